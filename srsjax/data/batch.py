@@ -1,0 +1,45 @@
+"""The packed batch: the contract between data and model.
+
+R rows, L token slots, I context slots and C candidate slots a row, T tasks. All shapes are static for a run.
+In a training step every array carries a leading axis A of micro-batches: [A, R / A, ...].
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PackedBatch(NamedTuple):
+    """Numpy arrays on the host, jax arrays on devices; a pytree either way."""
+
+    tokens: np.ndarray
+    """[R, L] int32, token ids; the pad id in empty slots."""
+    positions: np.ndarray
+    """[R, L] int32, position ids, counted from 0 (an encoder adds its own offset). In `cross` the candidate's run on."""
+    token_types: np.ndarray
+    """[R, L] int32, token type ids as the tokenizer's pair template gives them (BERT: 0 context, 1 candidate; a pair
+    without context fields is a single sequence, all 0; RoBERTa: all 0)."""
+    segment: np.ndarray
+    """[R, L] int32, context slot + 1 of each token; 0 = pad. In `cross` each pair is a segment with its own copy of the
+    context."""
+    candidate: np.ndarray
+    """[R, L] int32, candidate slot + 1; 0 = context token or pad."""
+    context_readout: np.ndarray
+    """[R, I] int32, slot of each context's first token; 0 in empty slots. In `cross` I = C."""
+    readout: np.ndarray
+    """[R, C] int32, slot of each candidate's first token; 0 in empty slots."""
+    context_of: np.ndarray
+    """[R, C] int32, context slot of each candidate; 0 in empty slots."""
+    group: np.ndarray
+    """[R, C] int32, candidates of one impression share a number within the batch, whatever their row; -1 in empty
+    slots."""
+    labels: np.ndarray
+    """[R, C, T] float32."""
+    weights: np.ndarray
+    """[R, C, T] float32; 0 = empty slot or unknown label."""
+    context_features: dict[str, np.ndarray]
+    """[R, I, ...] arrays by feature name."""
+    candidate_features: dict[str, np.ndarray]
+    """[R, C, ...] arrays by feature name."""

@@ -1,0 +1,1 @@
+"""Scoring: batches of pairs, ranking one context, files of scores."""

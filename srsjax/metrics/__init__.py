@@ -1,0 +1,1 @@
+"""Exact metrics in float64 numpy; no device is needed."""

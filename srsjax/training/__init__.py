@@ -1,0 +1,1 @@
+"""Training: step, losses, optimizers, sharding, checkpoints and the loop."""
