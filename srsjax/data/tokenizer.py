@@ -1,0 +1,314 @@
+"""Text to token ids: tokenizers from Hugging Face folders or the hub, and fresh WordPiece vocabularies.
+
+Everything goes through one `tokenizers.Tokenizer` without truncation, padding or special tokens: cutting to budgets and
+putting [CLS] and [SEP] around a pair is done on integers later, by the `PairTemplate` found out here. `transformers` takes
+seconds to import, so it is used only for folders that plain `tokenizers` cannot be trusted to read alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from srsjax.data.ragged import Ragged
+from srsjax.errors import InputError
+
+# Roles a token can have, as tokenizer_config.json names them ("pad" -> "pad_token").
+ROLES = ("pad", "unk", "cls", "sep", "mask")
+BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+# Texts encoded at a time, so that the Python objects of a large chunk are not all alive at once.
+ENCODE_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class PairTemplate:
+    """The special tokens a tokenizer puts around texts, as ids.
+
+    A pair is `prefix + context + between` with token type 0, then `candidate + suffix` with token type
+    `candidate_type`. A single text is `prefix + candidate + suffix`, all of type 0.
+    """
+
+    prefix: tuple[int, ...]
+    """Before everything: [CLS]."""
+    between: tuple[int, ...]
+    """After the context: [SEP]; RoBERTa has two."""
+    suffix: tuple[int, ...]
+    """After the candidate: [SEP]."""
+    candidate_type: int
+    """Token type of the candidate and the suffix in a pair: 1 for BERT, 0 for RoBERTa."""
+    separator: int
+    """Put between the fields of one side."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A tokenizer as the token store needs it. Safe to use from several threads; made by the functions below."""
+
+    tokenizer: Tokenizer
+    """Without truncation and padding."""
+    special: dict[str, str]
+    """The token of each of `ROLES`, where the tokenizer has one."""
+    template: PairTemplate
+    """The special tokens around a pair."""
+
+    def encode(self, texts: Sequence[str | None], max_tokens: int) -> tuple[Ragged, int]:
+        """Token ids of each text, without special tokens, cut at the end to at most `max_tokens`.
+
+        A text that spells a special token ("[SEP]") is read as those letters. None is an empty text.
+
+        Returns the ids ([n] ragged int32) and how many texts were cut.
+        """
+        rows: list[list[int]] = []
+        for start in range(0, len(texts), ENCODE_BATCH):
+            batch = [text or "" for text in texts[start : start + ENCODE_BATCH]]
+            rows += [encoding.ids for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+        cut = sum(len(row) > max_tokens for row in rows)
+        return Ragged.from_rows([row[:max_tokens] for row in rows], np.int32), cut
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return self.tokenizer.token_to_id(self.special["pad"])
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of the unknown-word token; None where the tokenizer has none."""
+        return self._id("unk")
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id of the mask token; None where the tokenizer has none."""
+        return self._id("mask")
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the serialised tokenizer: equal fingerprints give equal ids."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder that `load_tokenizer` and `transformers.AutoTokenizer` load, with the same ids."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs = ["input_ids", "attention_mask"]
+        if self.template.candidate_type:
+            inputs.insert(1, "token_type_ids")
+        # PreTrainedTokenizerFast takes tokenizer.json as it is; the class of a model would build its own from the words.
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        config |= {f"{role}_token": token for role, token in self.special.items()}
+        _write(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True))
+        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+
+    def _id(self, role: str) -> int | None:
+        return self.tokenizer.token_to_id(self.special[role]) if role in self.special else None
+
+
+def load_tokenizer(source: str | Path) -> TextEncoder:
+    """The tokenizer of a Hugging Face folder or hub name (`bert-base-uncased`, `org/model`), of BERT's or RoBERTa's kind.
+
+    Raises InputError where there is no such folder or hub name, no tokenizer in it, one that only exists as Python
+    code, or one that does not put special tokens around pairs as BERT and RoBERTa do.
+    """
+    folder = _folder(str(source))
+    tokenizer, special = _read_plain(folder) or _read_with_transformers(folder)
+    return _text_encoder(tokenizer, special, f"{source}")
+
+
+def train_tokenizer(texts: Iterable[str | None], vocab_size: int, lowercase: bool) -> TextEncoder:
+    """A fresh BERT tokenizer: a WordPiece vocabulary of at most `vocab_size` trained on `texts`.
+
+    Words are split at spaces and punctuation and every Chinese character is a word; with `lowercase`, text is
+    lower-cased and accents are stripped. The same texts give the same vocabulary, whatever their order.
+    """
+    tokenizer = _bert_tokenizer(models.WordPiece(unk_token=BERT_TOKENS["unk"]), lowercase=lowercase)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(BERT_TOKENS.values()), show_progress=False
+    )
+    tokenizer.train_from_iterator((text for text in texts if text), trainer)
+    tokenizer.post_processor = _bert_template(tokenizer)
+    return _text_encoder(tokenizer, BERT_TOKENS, "trained tokenizer")
+
+
+def _text_encoder(tokenizer: Tokenizer, special: dict[str, str], name: str) -> TextEncoder:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a product title is text, not structure
+    if "pad" not in special:
+        raise InputError(f"{name}: the tokenizer names no pad_token; add it to tokenizer_config.json")
+    return TextEncoder(tokenizer, special, _find_template(tokenizer, name))
+
+
+def _find_template(tokenizer: Tokenizer, name: str) -> PairTemplate:
+    """Reads the template off one encoded pair and checks it on both the pair and a single text."""
+    pair, single = tokenizer.encode("one", "two"), tokenizer.encode("one")
+    side = np.array([-1 if s is None else s for s in pair.sequence_ids])
+    in_first, in_second = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
+    if len(in_first) and len(in_second):
+        prefix = tuple(pair.ids[: in_first[0]])
+        between = tuple(pair.ids[in_first[-1] + 1 : in_second[0]])
+        suffix = tuple(pair.ids[in_second[-1] + 1 :])
+        kind = pair.type_ids[in_second[0]]
+        types = [0] * int(in_second[0]) + [kind] * (len(pair.ids) - int(in_second[0]))
+        alone = [*prefix, *(pair.ids[i] for i in in_first), *suffix]
+        if (
+            prefix
+            and between
+            and suffix
+            and pair.type_ids == types
+            and single.ids == alone
+            and not any(single.type_ids)
+        ):
+            return PairTemplate(prefix, between, suffix, kind, separator=suffix[0])
+    raise InputError(
+        f"{name}: the tokenizer makes {' '.join(pair.tokens)} of a pair, expected [CLS] one [SEP] two [SEP]; "
+        "use a tokenizer of BERT's or RoBERTa's kind"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- reading folders
+
+
+def _folder(source: str) -> Path:
+    """The folder itself, or the hub's tokenizer files downloaded into the local cache."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+            raise InputError(f"{source}: no tokenizer in this folder, expected tokenizer.json or vocab.txt")
+        return folder
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise InputError(f"{source}: no such folder; give a folder with tokenizer.json or vocab.txt, or a hub name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=[*TOKENIZER_FILES, *SETTINGS_FILES]))
+    except Exception as error:  # the hub's client raises its own, httpx's and OSError's kinds
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{source}: neither a folder here nor a model the hub gives ({type(error).__name__}: {reason}); "
+            "check the name and the connection, or give a folder with tokenizer.json or vocab.txt"
+        ) from error
+
+
+def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
+    """Reads the folder without transformers, or None where only transformers knows what the files mean together."""
+    settings = _read_json(folder / "tokenizer_config.json")
+    kind = settings.get("tokenizer_class") or _read_json(folder / "config.json").get("model_type", "bert")
+    kind = kind.removesuffix("Fast")
+    special = _special_tokens(folder, settings)
+    if kind in ("PreTrainedTokenizer", "TokenizersBackend") and (folder / "tokenizer.json").exists():
+        return _from_file(folder / "tokenizer.json"), special
+    if kind not in ("BertTokenizer", "bert") or (folder / "added_tokens.json").exists():
+        return None
+    # As in transformers, a BERT's settings stand in tokenizer_config.json and win over those in tokenizer.json.
+    options = {
+        "lowercase": settings.get("do_lower_case", True),
+        "chinese": settings.get("tokenize_chinese_chars", True),
+        "strip_accents": settings.get("strip_accents"),
+    }
+    special = BERT_TOKENS | special
+    if (folder / "tokenizer.json").exists():
+        tokenizer = _from_file(folder / "tokenizer.json")
+        expected = _bert_tokenizer(tokenizer.model, **options)
+        same = _parts(tokenizer) == _parts(expected) and tokenizer.post_processor is not None
+        return (tokenizer, special) if same else None
+    if not (folder / "vocab.txt").exists():
+        return None
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    tokenizer = _bert_tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(words)}, unk_token=special["unk"]), **options
+    )
+    missing = [special[role] for role in ROLES if tokenizer.token_to_id(special[role]) is None]
+    if missing:
+        raise InputError(
+            f"{folder / 'vocab.txt'}: found no {', '.join(missing)}, expected a BERT vocabulary with these words"
+        )
+    tokenizer.add_special_tokens([AddedToken(special[role], special=True, normalized=False) for role in ROLES])
+    tokenizer.post_processor = _bert_template(tokenizer, special)
+    return tokenizer, special
+
+
+def _read_with_transformers(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
+    from transformers import AutoTokenizer
+
+    advice = "save it as tokenizer.json (a fast tokenizer) or use another tokenizer"
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its readers run into
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{folder}: transformers cannot load this tokenizer ({reason}); {advice}") from error
+    if not loaded.is_fast:
+        raise InputError(f"{folder}: {type(loaded).__name__} exists only as Python code; {advice}")
+    tokens = {role: getattr(loaded, f"{role}_token", None) for role in ROLES}
+    return loaded.backend_tokenizer, {role: str(token) for role, token in tokens.items() if token is not None}
+
+
+def _special_tokens(folder: Path, settings: dict) -> dict[str, str]:
+    named = _read_json(folder / "special_tokens_map.json") | settings
+    tokens = {role: named.get(f"{role}_token") for role in ROLES}
+    texts = {role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items()}
+    return {role: text for role, text in texts.items() if text}
+
+
+def _from_file(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust parser raises bare Exception
+        raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error}); get the file again") from error
+
+
+def _read_json(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); get the file again") from error
+
+
+# ---------------------------------------------------------------------------------------------- BERT's tokenizer
+
+
+def _bert_tokenizer(
+    model: models.Model, lowercase: bool, chinese: bool = True, strip_accents: bool | None = None
+) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _bert_template(tokenizer: Tokenizer, special: dict[str, str] = BERT_TOKENS) -> processors.PostProcessor:
+    cls, sep = special["cls"], special["sep"]
+    return processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+
+
+def _parts(tokenizer: Tokenizer) -> tuple[bytes | None, ...]:
+    """What decides how text becomes words, in a form that can be compared."""
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
+    return tuple(part and part.__getstate__() for part in parts)
+
+
+def _write(path: Path, text: str) -> None:
+    whole = path.with_name(path.name + ".tmp")
+    whole.write_text(text, encoding="utf-8")
+    whole.replace(path)
