@@ -1,15 +1,17 @@
 """Text to token ids: tokenizers from Hugging Face folders or the hub, and fresh WordPiece vocabularies.
 
-Everything goes through one `tokenizers.Tokenizer` without truncation, padding or special tokens: cutting to budgets and
-putting [CLS] and [SEP] around a pair is done on integers later, by the `PairTemplate` found out here. `transformers` takes
-seconds to import, so it is used only for folders that plain `tokenizers` cannot be trusted to read alike.
+Everything goes through one `tokenizers.Tokenizer` without truncation, padding or special tokens: cutting to budgets
+and putting [CLS] and [SEP] around a pair is done on integers later, by the `PairTemplate` found out here.
+`transformers` takes seconds to import, so it is used only for folders that plain `tokenizers` might read differently.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,48 +108,101 @@ class TextEncoder:
         inputs = ["input_ids", "attention_mask"]
         if self.template.candidate_type:
             inputs.insert(1, "token_type_ids")
-        # PreTrainedTokenizerFast takes tokenizer.json as it is; the class of a model would build its own from the words.
+        # PreTrainedTokenizerFast takes tokenizer.json as it is; a model's own class would build another one.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
         config |= {f"{role}_token": token for role, token in self.special.items()}
         _write(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True))
         _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
     def _id(self, role: str) -> int | None:
-        return self.tokenizer.token_to_id(self.special[role]) if role in self.special else None
+        token = self.special.get(role)
+        return None if token is None else self.tokenizer.token_to_id(token)
 
 
 def load_tokenizer(source: str | Path) -> TextEncoder:
-    """The tokenizer of a Hugging Face folder or hub name (`bert-base-uncased`, `org/model`), of BERT's or RoBERTa's kind.
+    """The tokenizer of a Hugging Face folder or hub name (`org/model`), of BERT's or RoBERTa's kind.
 
     Raises InputError where there is no such folder or hub name, no tokenizer in it, one that only exists as Python
     code, or one that does not put special tokens around pairs as BERT and RoBERTa do.
     """
     folder = _folder(str(source))
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        raise InputError(f"{source}: no tokenizer there, expected tokenizer.json or vocab.txt")
     tokenizer, special = _read_plain(folder) or _read_with_transformers(folder)
     return _text_encoder(tokenizer, special, f"{source}")
 
 
 def train_tokenizer(texts: Iterable[str | None], vocab_size: int, lowercase: bool) -> TextEncoder:
-    """A fresh BERT tokenizer: a WordPiece vocabulary of at most `vocab_size` trained on `texts`.
+    """A fresh BERT tokenizer: a WordPiece vocabulary of at most `vocab_size` trained on `texts` (read once, streamed).
 
     Words are split at spaces and punctuation and every Chinese character is a word; with `lowercase`, text is
-    lower-cased and accents are stripped. The same texts give the same vocabulary, whatever their order.
+    lower-cased and accents are stripped. The same texts give the same vocabulary, whatever their order. At most half
+    of it goes to single characters, commonest first; a word with a rarer one becomes [UNK].
+
+    Raises InputError where `vocab_size` leaves no room for characters or the texts hold no word.
     """
-    tokenizer = _bert_tokenizer(models.WordPiece(unk_token=BERT_TOKENS["unk"]), lowercase=lowercase)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(BERT_TOKENS.values()), show_progress=False
-    )
-    tokenizer.train_from_iterator((text for text in texts if text), trainer)
+    if vocab_size < 100:
+        raise InputError(f"tokenizer.vocab_size: found {vocab_size}, expected at least 100")
+    plain = _bert_tokenizer(models.WordPiece(unk_token=BERT_TOKENS["unk"]), lowercase=lowercase)
+    words = _count_words(texts, plain)
+    if not words:
+        raise InputError("tokenizer: no text to train a vocabulary on; check the text columns of the schema")
+    tokenizer = _bert_tokenizer(_train_wordpiece(words, vocab_size), lowercase=lowercase)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in BERT_TOKENS.values()])
     tokenizer.post_processor = _bert_template(tokenizer)
     return _text_encoder(tokenizer, BERT_TOKENS, "trained tokenizer")
+
+
+def _count_words(texts: Iterable[str | None], tokenizer: Tokenizer) -> Counter[str]:
+    words: Counter[str] = Counter()
+    for batch in itertools.batched((text for text in texts if text), 1000):
+        text = tokenizer.normalizer.normalize_str("\n".join(batch))
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    return words
+
+
+def _train_wordpiece(words: Counter[str], vocab_size: int) -> models.WordPiece:
+    """A WordPiece model from word counts; the same counts give the same model.
+
+    The trainer of `tokenizers` numbers "##x" pieces in the order of a hash map that differs from run to run, and breaks
+    ties by those numbers. Naming them all beforehand, as special tokens, fixes the order; it needs the words counted
+    first, and takes them back as lines of repeated words.
+    """
+    pieces: Counter[str] = Counter()
+    for word, count in words.items():
+        for at, character in enumerate(word):
+            pieces["##" + character if at else character] += count
+    ranked = sorted(pieces, key=lambda piece: (-pieces[piece], piece))
+    kept = sorted(ranked[: vocab_size // 2 - len(BERT_TOKENS)])
+    characters = sorted({piece.removeprefix("##") if len(piece) > 1 else piece for piece in kept})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[*BERT_TOKENS.values(), *kept],
+        initial_alphabet=characters,
+        limit_alphabet=len(characters),
+        show_progress=False,
+    )
+    bare = Tokenizer(models.WordPiece(unk_token=BERT_TOKENS["unk"]))
+    bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bare.train_from_iterator(_repeated(words), trainer)
+    return models.WordPiece(bare.get_vocab(), unk_token=BERT_TOKENS["unk"])
+
+
+def _repeated(words: Counter[str], line: int = 1000) -> Iterator[str]:
+    """Every word as often as it was counted, at most `line` times a line."""
+    for word, count in sorted(words.items()):
+        for start in range(0, count, line):
+            yield " ".join([word] * min(line, count - start))
 
 
 def _text_encoder(tokenizer: Tokenizer, special: dict[str, str], name: str) -> TextEncoder:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # "[SEP]" in a product title is text, not structure
+    special = {role: token for role, token in special.items() if tokenizer.token_to_id(token) is not None}
     if "pad" not in special:
-        raise InputError(f"{name}: the tokenizer names no pad_token; add it to tokenizer_config.json")
+        raise InputError(f"{name}: the tokenizer has no padding token; name one as pad_token in tokenizer_config.json")
     return TextEncoder(tokenizer, special, _find_template(tokenizer, name))
 
 
@@ -185,8 +240,6 @@ def _folder(source: str) -> Path:
     """The folder itself, or the hub's tokenizer files downloaded into the local cache."""
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
-            raise InputError(f"{source}: no tokenizer in this folder, expected tokenizer.json or vocab.txt")
         return folder
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise InputError(f"{source}: no such folder; give a folder with tokenizer.json or vocab.txt, or a hub name")
@@ -205,12 +258,12 @@ def _folder(source: str) -> Path:
 def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
     """Reads the folder without transformers, or None where only transformers knows what the files mean together."""
     settings = _read_json(folder / "tokenizer_config.json")
-    kind = settings.get("tokenizer_class") or _read_json(folder / "config.json").get("model_type", "bert")
+    kind = settings.get("tokenizer_class") or _read_json(folder / "config.json").get("model_type", "")
     kind = kind.removesuffix("Fast")
     special = _special_tokens(folder, settings)
     if kind in ("PreTrainedTokenizer", "TokenizersBackend") and (folder / "tokenizer.json").exists():
         return _from_file(folder / "tokenizer.json"), special
-    if kind not in ("BertTokenizer", "bert") or (folder / "added_tokens.json").exists():
+    if kind not in ("BertTokenizer", "bert", "") or (folder / "added_tokens.json").exists():
         return None
     # As in transformers, a BERT's settings stand in tokenizer_config.json and win over those in tokenizer.json.
     options = {
@@ -223,18 +276,15 @@ def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
         tokenizer = _from_file(folder / "tokenizer.json")
         expected = _bert_tokenizer(tokenizer.model, **options)
         same = _parts(tokenizer) == _parts(expected) and tokenizer.post_processor is not None
-        return (tokenizer, special) if same else None
+        return (tokenizer, special) if same or not kind else None
     if not (folder / "vocab.txt").exists():
         return None
     words = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    tokenizer = _bert_tokenizer(
-        models.WordPiece({word: i for i, word in enumerate(words)}, unk_token=special["unk"]), **options
-    )
-    missing = [special[role] for role in ROLES if tokenizer.token_to_id(special[role]) is None]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    missing = [special[role] for role in ROLES if special[role] not in vocabulary]
     if missing:
-        raise InputError(
-            f"{folder / 'vocab.txt'}: found no {', '.join(missing)}, expected a BERT vocabulary with these words"
-        )
+        raise InputError(f"{folder / 'vocab.txt'}: found no {', '.join(missing)}; expected a BERT vocabulary")
+    tokenizer = _bert_tokenizer(models.WordPiece(vocabulary, unk_token=special["unk"]), **options)
     tokenizer.add_special_tokens([AddedToken(special[role], special=True, normalized=False) for role in ROLES])
     tokenizer.post_processor = _bert_template(tokenizer, special)
     return tokenizer, special
