@@ -12,37 +12,272 @@ A command reads
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import inspect
+import itertools
+import json
+import os
+import re
+import sys
+import traceback
+import types
+import typing
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
+import srsjax.config
 from srsjax.config import TrainConfig
+from srsjax.config_io import (
+    Leaf,
+    check,
+    field_docs,
+    from_json,
+    from_text,
+    leaves,
+    nearest,
+    required,
+    type_hints,
+    with_field,
+)
+from srsjax.errors import InputError
 
-Arguments = TypeVar("Arguments")
+
+@dataclass(frozen=True)
+class ConfigArgument:
+    """What is trained."""
+
+    config: str
+    """A config file, or the name of one in `configs/` (`ctr.py` or `ctr`)."""
 
 
 def load_config(argv: list[str] | None, command: str, description: str = "") -> tuple[TrainConfig, str]:
     """The config that `--config` names, with the fields that the command line sets, and its name (`ctr`).
 
-    Raises InputError; `--help` prints every field with its documentation and exits.
+    `argv` is by default the program's; `description` opens the help, which prints every field and exits.
+    Raises InputError for an unknown field, a value of the wrong type, and whatever is wrong in the config file.
     """
-    raise NotImplementedError
+    config, arguments = _parse(ConfigArgument, argv, command, description, lambda found: read_config(found.config))
+    return config, Path(arguments.config).stem
 
 
-def load_run(
+def load_run[Arguments](
     arguments: type[Arguments], argv: list[str] | None, command: str, description: str = ""
 ) -> tuple[TrainConfig, Arguments]:
-    """For commands on a finished run: `arguments` is a dataclass with a field `run`, the run folder.
+    """For commands on a run: `arguments` is a documented dataclass with a field `run: str`, the run folder.
 
     Returns the run's config (`config.json`) with the fields that the command line sets, and the arguments.
+    Raises InputError as `load_config` does.
     """
-    raise NotImplementedError
+    return _parse(arguments, argv, command, description, lambda found: read_run_config(found.run))
 
 
-def parse(arguments: type[Arguments], argv: list[str] | None, command: str, description: str = "") -> Arguments:
-    """The arguments of a command that needs no config: a documented dataclass, its fields as options."""
-    raise NotImplementedError
+def parse[Arguments](
+    arguments: type[Arguments], argv: list[str] | None, command: str, description: str = ""
+) -> Arguments:
+    """The arguments of a command without a config: `arguments` is a documented dataclass, its fields the options.
+
+    Raises InputError for an unknown option or a value of the wrong type.
+    """
+    return _parse(arguments, argv, command, description, None)[1]
+
+
+def read_run_config(folder: str | Path) -> TrainConfig:
+    """The resolved config of a run folder. Raises InputError where there is none or it cannot be read."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json, expected the folder of a run")
+    try:
+        return from_json(json.loads(path.read_text("utf-8")), str(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def read_config(name: str) -> TrainConfig:
+    """The checked config of a config file, given by path or by its name in `configs/`.
+
+    Raises InputError, with the line where there is one, for whatever is wrong in the file.
+    """
+    path = find_config(name)
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{path}: no get_config, expected def get_config() -> TrainConfig")
+        config = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_explain(error, path)) from error
+    return check(config, TrainConfig, str(path))
+
+
+def find_config(name: str) -> Path:
+    """The file that `--config` means: a path, else a name in `configs/` here, else in `configs/` of the checkout.
+
+    Raises InputError that lists the names there are.
+    """
+    folders = [Path("configs"), Path(srsjax.config.__file__).parents[1] / "configs"]
+    stem = Path(name).name.removesuffix(".py")
+    for path in (Path(name), *(folder / f"{stem}.py" for folder in folders)):
+        if path.is_file():
+            return path
+    names = sorted({path.stem for folder in folders for path in folder.glob("*.py")})
+    known = f"there are {', '.join(names)}; nearest: {nearest(stem, names)}" if names else "there are none"
+    raise InputError(f"--config {name}: no such file, and no such name in {' or '.join(map(str, folders))}; {known}")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command's `main` and exits: 0 done, or what it returns; 2 wrong input, said in one line; 130 Ctrl-C."""
-    raise NotImplementedError
+    """Runs a command and exits: 0 or what `main` returns; 2 wrong input, said in one line; 130 interrupted.
+
+    Any other exception is a bug and keeps its traceback (exit code 1).
+    """
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `... --help | head`; what is still buffered must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are InputErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def _parse(
+    own: type, argv: list[str] | None, command: str, description: str, base: Callable[[Any], TrainConfig] | None
+) -> tuple[TrainConfig | None, Any]:
+    """The command's own arguments, and the config that `base` makes of them with the fields that `argv` sets.
+
+    Two passes, because the fields that can be set (`schema.context.0...`) are known only once the config is read.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    first = _Parser(add_help=False, allow_abbrev=False)
+    _add_options(first, _options(own))
+    given = first.parse_known_args(argv)[0]
+    if {"-h", "--help"} & set(argv) and any(getattr(given, name) is None for name in required(own)):
+        arguments, config = None, base and TrainConfig()
+    else:
+        arguments = _arguments(own, given)
+        config = base and base(arguments)
+
+    parser = _Parser(
+        prog=f"python -m srsjax.{command}",
+        usage="%(prog)s " + "".join(f"--{name} {name.upper()} " for name in required(own)) + "[--FIELD VALUE ...]",
+        description=description.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_options(parser, _options(own))
+    fields = list(leaves(config)) if config else []
+    for owner, group in itertools.groupby(fields, lambda leaf: leaf.name.rpartition(".")[0]):
+        group = list(group)
+        title = f"{owner} ({group[0].owner.__name__})" if owner else "fields of the config"
+        _add_options(parser.add_argument_group(title, inspect.getdoc(group[0].owner)), group)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise InputError(_unknown(unknown[0], [f"--{leaf.name}" for leaf in _options(own) + fields]))
+    for leaf in fields:
+        if (words := getattr(given, leaf.name)) is not None:
+            config = with_field(config, leaf.name, from_text(words, leaf.type, f"--{leaf.name}"))
+    return config, arguments
+
+
+def _options(own: type) -> list[Leaf]:
+    """The fields of a dataclass of arguments."""
+    hints, docs = type_hints(own), field_docs(own)
+    defaults = {field.name: field.default for field in dataclasses.fields(own)}
+    defaults |= dict.fromkeys(required(own), "")
+    return [Leaf(name, hint, defaults[name], docs[name], own) for name, hint in hints.items()]
+
+
+def _arguments[Arguments](own: type[Arguments], given: argparse.Namespace) -> Arguments:
+    """A dataclass of arguments from the words given for each field."""
+    values = {}
+    for leaf in _options(own):
+        if (words := getattr(given, leaf.name)) is not None:
+            values[leaf.name] = from_text(words, leaf.type, f"--{leaf.name}")
+        elif leaf.name in required(own):
+            raise InputError(f"--{leaf.name} is missing: {leaf.doc}")
+    return own(**values)
+
+
+def _add_options(parser: argparse._ActionsContainer, options: list[Leaf]) -> None:
+    """Adds `--name` for each; what is parsed is the list of words that follow it, or None."""
+    for leaf in options:
+        words, metavar = _form(leaf.type)
+        default = f" (default: {shown})" if (shown := _shown(leaf.value)) else ""
+        text = (leaf.doc + default).replace("%", "%%")
+        parser.add_argument(f"--{leaf.name}", nargs=words, action=_Words, metavar=metavar, help=text)
+
+
+class _Words(argparse.Action):
+    """Keeps the words after an option as a list; an option that may stand alone means true."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        words = values if isinstance(values, list) else ["true" if values is None else values]
+        setattr(namespace, self.dest, words)
+
+
+def _form(expected: Any) -> tuple[int | str, str]:
+    """How many words a field of this type takes (argparse's `nargs`), and what the help calls one."""
+    arguments = typing.get_args(expected)
+    match typing.get_origin(expected):
+        case typing.Literal:
+            return 1, "{" + ",".join(arguments) + "}"
+        case origin if origin is dict:
+            return "*", f"NAME={arguments[1].__name__.upper()}"
+        case origin if origin is tuple:
+            return ("*" if Ellipsis in arguments else len(arguments)), arguments[0].__name__.upper()
+        case None:
+            return ("?", "true|false") if expected is bool else (1, expected.__name__.upper())
+    return "+", arguments[0].__name__.upper()  # str | tuple[str, ...]
+
+
+def _shown(value: Any) -> str:
+    """A default as one would write it on the command line; empty where there is nothing to write."""
+    if isinstance(value, tuple):
+        return " ".join(value)
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unknown(word: str, options: list[str]) -> str:
+    """What to say of a word that no option takes."""
+    if not word.startswith("-"):
+        return f'unexpected argument "{word}", expected --FIELD VALUE'
+    word = word.partition("=")[0]
+    return f"unknown field {word}, nearest: --{nearest(word.lstrip('-'), [option[2:] for option in options])}"
+
+
+# ---------------------------------------------------------------------------------------------- config files
+
+
+def _explain(error: Exception, path: Path) -> str:
+    """One line about an exception raised by a config file: the file, the line, what is wrong."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    keyword = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    cls = getattr(srsjax.config, keyword[1], None) if keyword else None
+    if cls is not None:
+        return f"{where}: {keyword[1]} has no field {keyword[2]}, nearest: {nearest(keyword[2], type_hints(cls))}"
+    return f"{where}: {''.join(traceback.format_exception_only(error))}"
