@@ -49,12 +49,12 @@ class Ragged:
         rows = np.asarray(rows, np.int64)
         starts = np.where(rows < 0, 0, self.offsets[np.maximum(rows, 0)])
         lengths = np.where(rows < 0, 0, self.offsets[np.maximum(rows, 0) + 1] - starts)
-        return Ragged.from_lengths(self.values[_spans(starts, lengths)], lengths)
+        return Ragged.from_lengths(self.values[spans(starts, lengths)], lengths)
 
     def truncate(self, limit: int | np.ndarray) -> Ragged:
         """Each row cut at its end to at most `limit` values."""
         lengths = np.minimum(self.lengths, limit)
-        return Ragged.from_lengths(self.values[_spans(self.offsets[:-1], lengths)], lengths)
+        return Ragged.from_lengths(self.values[spans(self.offsets[:-1], lengths)], lengths)
 
     def regroup(self, outer: np.ndarray) -> Ragged:
         """Consecutive rows joined: new row j is rows outer[j]:outer[j + 1] one after another."""
@@ -78,12 +78,12 @@ def join(parts: list[Ragged], separator: int | None = None) -> Ragged:
         if separator is not None:
             values[at[before]] = separator
         at += before
-        values[_spans(at, length)] = part.values[_spans(part.offsets[:-1], length)]
+        values[spans(at, length)] = part.values[spans(part.offsets[:-1], length)]
         at += length
     return Ragged(values, out)
 
 
-def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Indices start, start + 1, ... of every span, one after another (int64)."""
     total = int(lengths.sum())
     ends = np.cumsum(lengths)
