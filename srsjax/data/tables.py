@@ -1,38 +1,73 @@
 """Reading tables: Parquet, CSV, TSV and JSON-lines files as a stream of record batches that know where they come from.
 
-Memory stays flat whatever the size of the files. Rows are named for people by file and 1-based data row (the header of a
-CSV file is not counted): `items.parquet row 1203`.
+Memory stays flat whatever the size of the files. Rows are named for people by file and 1-based data row (the header
+of a CSV file is not counted): `items.parquet row 1203`.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
+import difflib
+import functools
+import glob
+import io
+import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 
 from srsjax import config
+from srsjax.data import jsonl
+from srsjax.errors import InputError
+
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+# Bytes read at a time. A row of CSV must fit in a block, so this is also the size of the largest one.
+BLOCK_BYTES = 4 << 20
+
+# What "surrogateescape" puts for bytes that are not of the encoding.
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of one file."""
+    """Rows of one file, in its order."""
 
     path: Path
     first_row: int
-    """Row of the file (from 0) that the first row of the batch is."""
+    """Row of the file (from 0) that the first row of the batch was read from."""
     batch: pa.RecordBatch
-    parents: np.ndarray | None = None
-    """[n] int64 after `columns.explode`: row of the file, counted from `first_row`, that each row of the batch was in."""
+    rows: np.ndarray | None = None
+    """[n] int64, row of the file (from 0) of each row of the batch; None where they are consecutive."""
 
     def __len__(self) -> int:
         return self.batch.num_rows
 
     def where(self, row: int) -> str:
         """File and row (from 1) of a row of the batch (from 0): `items.parquet row 1203`."""
-        raise NotImplementedError
+        return f"{self.path} row {self.file_row(row) + 1}"
+
+    def file_row(self, row: int) -> int:
+        """Row of the file (from 0) of a row of the batch (from 0)."""
+        return int(self.first_row + row if self.rows is None else self.rows[row])
+
+    def take(self, rows: np.ndarray) -> Chunk:
+        """The rows of these numbers [m], in this order; they still know where they come from."""
+        source = self.first_row + rows if self.rows is None else self.rows[rows]
+        return Chunk(self.path, self.first_row, self.batch.take(pa.array(rows)), source)
+
+
+# ---------------------------------------------------------------------------------------------- which files
 
 
 def expand(files: str | tuple[str, ...]) -> list[Path]:
@@ -40,20 +75,69 @@ def expand(files: str | tuple[str, ...]) -> list[Path]:
 
     Raises InputError for a path that does not exist, a glob that matches nothing, an unset variable.
     """
-    raise NotImplementedError
+    patterns = (files,) if isinstance(files, str) else tuple(files)
+    if not any(patterns):
+        raise InputError("a table names no files; set its `files` to a path or a glob")
+    return sorted({path for pattern in patterns for path in _match(pattern)})
+
+
+def _match(pattern: str) -> list[Path]:
+    name = os.path.expanduser(re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], pattern), pattern))
+    if os.path.isdir(name):
+        raise InputError(f"{name}: a folder, expected files; name them, as in {os.path.join(name, '*.parquet')}")
+    if os.path.exists(name):
+        return [Path(name)]
+    found = [Path(path) for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+    if not found:
+        reason = "no file matches" if glob.has_magic(name) else "no such file"
+        raise InputError(f"{name}: {reason}; the working folder is {os.getcwd()}")
+    return found
+
+
+def _variable(name: str, pattern: str) -> str:
+    if name not in os.environ:
+        raise InputError(f"{pattern}: the environment variable {name} is not set")
+    return os.environ[name]
+
+
+def _format(path: Path, table: config.Table) -> str:
+    if table.format != "auto":
+        return table.format
+    suffix = Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+    if suffix not in FORMATS:
+        raise InputError(
+            f"{path}: the name does not say the format, expected {', '.join(FORMATS)} and, where compressed, "
+            f"{' or '.join(COMPRESSIONS)} after it; or set it, as in Table(files, format='csv')"
+        )
+    return FORMATS[suffix]
+
+
+# ---------------------------------------------------------------------------------------------- reading
 
 
 def read(table: config.Table, columns: Sequence[str] | None = None, batch_rows: int = 32768) -> Iterator[Chunk]:
     """Streams a table in file and row order, in chunks of 1 to `batch_rows` rows.
 
-    `columns` are those to read (None: all), in this order. Cells of CSV and JSON-lines are text, so that no type depends
-    on the rows read first: an empty CSV cell is null, a JSON number is text as it is written, true and false are `true`
-    and `false`; JSON lists are lists and JSON objects structs of such text. `columns.py` casts them.
+    `columns` are those to read (None: all), in this order. Cells of CSV and JSON-lines are text, so that no type
+    depends on the rows read first: an empty CSV cell is null, a JSON number is text as it is written, true and false
+    are `true` and `false`; JSON lists are lists and JSON objects structs of such text. `columns.py` casts them.
 
-    Raises InputError for whatever is wrong with the files: missing, empty, truncated, of another format or encoding, with
-    other columns than the first file, with a broken row, or with no row in all of them.
+    Raises InputError for whatever is wrong with the files: missing, empty, truncated, of another format or encoding,
+    with other columns than the first file, with a broken row, or with no row in all of them.
     """
-    raise NotImplementedError
+    columns = list(table_schema(table)) if columns is None else require_columns(table, columns)
+    empty = True
+    for path in expand(table.files):
+        first_row = 0
+        with _one_line_errors(path):
+            for batch in _batches(path, table, columns, batch_rows):
+                for start in range(0, batch.num_rows, batch_rows):
+                    part = batch.slice(start, batch_rows)
+                    yield Chunk(path, first_row, part)
+                    first_row += part.num_rows
+                    empty = False
+    if empty:
+        raise InputError(f"{path}: no rows, expected at least one")
 
 
 def table_schema(table: config.Table) -> dict[str, pa.DataType]:
@@ -62,7 +146,15 @@ def table_schema(table: config.Table) -> dict[str, pa.DataType]:
     Parquet footers and CSV headers say it; JSON-lines files are read through once, since any line may bring a new key
     (kept until the file changes). Raises InputError for a file whose columns are not those of the first.
     """
-    raise NotImplementedError
+    _check_encoding(table)
+    paths = expand(table.files)
+    schemas = [_file_schema(path, table) for path in paths]
+    for path, schema in zip(paths, schemas, strict=True):
+        if missing := [name for name in schemas[0].names if name not in schema.names]:
+            raise InputError(f"{path}: no column {missing[0]!r}, expected the columns of {paths[0]}")
+        if extra := [name for name in schema.names if name not in schemas[0].names]:
+            raise InputError(f"{path}: column {extra[0]!r}, which {paths[0]} has not; expected the same columns")
+    return {field.name: field.type for field in schemas[0]}
 
 
 def require_columns(table: config.Table, names: Sequence[str], explode: Sequence[str] = ()) -> list[str]:
@@ -71,4 +163,165 @@ def require_columns(table: config.Table, names: Sequence[str], explode: Sequence
     A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`. Raises InputError
     for a name that is not there: it names the file, the nearest existing column and all columns.
     """
-    raise NotImplementedError
+    schema = table_schema(table)
+    holder = {name: name for name in schema}
+    for column in explode:
+        holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
+    for name in names:
+        if name not in holder:
+            near = "".join(
+                f"did you mean {near!r}? " for near in difflib.get_close_matches(name, holder, 1, cutoff=0.0)
+            )
+            raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
+    return list(dict.fromkeys(holder[name] for name in names))
+
+
+def _struct_fields(kind: pa.DataType | None) -> list[str]:
+    """Fields of a list of structs; none for any other type."""
+    if kind is None or not hasattr(kind, "value_type") or not pa.types.is_struct(kind.value_type):
+        return []
+    return [field.name for field in kind.value_type]
+
+
+# ---------------------------------------------------------------------------------------------- one file
+
+
+def _file_schema(path: Path, table: config.Table) -> pa.Schema:
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path}: an empty file (0 bytes), expected a table")
+    with _one_line_errors(path):
+        match _format(path, table):
+            case "parquet":
+                with _open_parquet(path) as file:
+                    schema = file.schema_arrow
+            case "jsonl":
+                schema = _jsonl_schema(path, os.stat(path).st_mtime_ns)
+            case _:
+                schema = pa.schema([(name, pa.string()) for name in _csv_header(path, table)])
+    if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise InputError(f"{path}: column {repeated[0]!r} stands there twice, expected unique names")
+    return schema
+
+
+def _batches(path: Path, table: config.Table, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    match _format(path, table):
+        case "parquet":
+            with _open_parquet(path) as file:
+                for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
+                    yield batch.select(columns)
+        case "jsonl":
+            schema = _jsonl_schema(path, os.stat(path).st_mtime_ns)
+            with _open(path) as file:
+                yield from jsonl.batches(path, file, pa.schema([schema.field(name) for name in columns]), BLOCK_BYTES)
+        case _:
+            yield from _csv_batches(path, table, columns)
+
+
+@functools.cache
+def _jsonl_schema(path: Path, modified: int) -> pa.Schema:
+    with _open(path) as file:
+        return jsonl.schema(path, file)
+
+
+def _open(path: Path) -> io.BufferedReader:
+    """The bytes of a file, decompressed as its name says."""
+    return io.BufferedReader(pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)))
+
+
+@contextmanager
+def _one_line_errors(path: Path):
+    """Turns what Arrow and the codecs say of a file that they cannot read into an InputError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write or copy it again") from error
+
+
+def _open_parquet(path: Path) -> pa.parquet.ParquetFile:
+    with open(path, "rb") as file:
+        head = file.read(4)
+        file.seek(max(0, os.path.getsize(path) - 4))
+        tail = file.read(4)
+    if head != b"PAR1":
+        raise InputError(f"{path}: not a Parquet file; say its format, as in Table(files, format='csv')")
+    if tail != b"PAR1":
+        raise InputError(f"{path}: a truncated Parquet file (its end is missing); write or copy it again")
+    # Pages are read one by one: with the defaults a file of one large row group would be held whole.
+    return pa.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+
+
+# ---------------------------------------------------------------------------------------------- CSV and TSV
+
+
+def _check_encoding(table: config.Table) -> None:
+    try:
+        "".encode(table.encoding)
+    except LookupError:
+        raise InputError(
+            f"{table.files}: unknown encoding {table.encoding!r}, expected one such as utf-8, utf-16, gb18030, cp1252"
+        ) from None
+
+
+def _is_utf8(table: config.Table) -> bool:
+    return codecs.lookup(table.encoding).name in ("utf-8", "utf-8-sig")
+
+
+def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    header = _csv_header(path, table)
+    # Arrow decodes UTF-8 itself and drops its byte order mark; other encodings go through Python's codecs.
+    encoding = "utf8" if _is_utf8(table) else table.encoding
+    try:
+        with pa.csv.open_csv(
+            _open(path),
+            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=encoding),
+            pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
+            pa.csv.ConvertOptions(
+                column_types={name: pa.string() for name in header},
+                include_columns=columns,
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        ) as reader:
+            yield from reader
+    except (pa.ArrowInvalid, UnicodeError) as error:
+        _name_bad_row(path, table)
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from error
+
+
+def _delimiter(path: Path, table: config.Table) -> str:
+    return "\t" if _format(path, table) == "tsv" else ","
+
+
+def _csv_header(path: Path, table: config.Table) -> list[str]:
+    for _, cells in _csv_rows(path, table):
+        if any(_NOT_TEXT.search(cell) for cell in cells):
+            raise InputError(f"{path}: the header has bytes that are not {table.encoding}; set the table's encoding")
+        return cells
+    raise InputError(f"{path}: no header, expected a first line of column names")
+
+
+def _csv_rows(path: Path, table: config.Table) -> Iterator[tuple[int, list[str]]]:
+    """Line number (from 1) and cells of each row, header included; bytes that are not text become lone surrogates."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    encoding = "utf-8-sig" if _is_utf8(table) else table.encoding
+    with io.TextIOWrapper(_open(path), encoding, errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=_delimiter(path, table))
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+
+
+def _name_bad_row(path: Path, table: config.Table) -> None:
+    """Raises InputError for the first row that has another number of fields than the header, or bytes that are not
+    of the encoding. The slow reader serves only to name what the fast one refused."""
+    rows = _csv_rows(path, table)
+    _, header = next(rows)
+    for row, (line, cells) in enumerate(rows, 1):
+        where = f"{path} row {row} (line {line})"
+        for name, cell in zip(header, cells, strict=False):
+            if _NOT_TEXT.search(cell):
+                raise InputError(
+                    f"{where}, column {name}: bytes that are not {table.encoding}; set the table's encoding"
+                )
+        if len(cells) != len(header):
+            raise InputError(f"{where}: found {len(cells)} field(s), expected {len(header)} as in the header")
