@@ -1,0 +1,153 @@
+"""Trains a click model: `python -m srsjax.train --config ctr.py`.
+
+Prepares the data if it has changed, trains (or goes on where a run was stopped), evaluates the best checkpoint on the
+test split and says how to score with it. The run folder holds everything evaluate, score and export need.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+
+import jax
+from rich.console import Console
+
+from srsjax import cli
+from srsjax.config import TrainConfig
+from srsjax.data.loader import train_batches
+from srsjax.data.prepare import prepare
+from srsjax.data.store import Store
+from srsjax.data.tokenizer import load_tokenizer
+from srsjax.jax_version import check_jax
+from srsjax.model import ctr, hf
+from srsjax.training import losses, optimizers, show
+from srsjax.training.checkpoints import load_params
+from srsjax.training.evaluation import BatchShape, evaluation_rows, predict_split, split_metrics, split_references
+from srsjax.training.loop import NonFiniteLoss, Stopped, fit
+from srsjax.training.run_folder import RunFolder, write_json
+from srsjax.training.session import Session, open_session, reads_context, target
+from srsjax.training.sharding import state_shardings
+from srsjax.training.step import TrainState, jit_train_step, make_train_step
+
+STOPPED = 75
+"""Exit code: stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    config, name = cli.load_config(argv, "train", __doc__)
+    check_jax()
+    console = Console()
+    config = replace(config, run_dir=config.run_dir or f"runs/{name}")
+    folder = RunFolder(config.run_dir)
+    folder.open(config)
+    if folder.finished:
+        show.finished(console, folder, config)
+        return 0
+
+    store = prepare(config, log=console.print)
+    shutil.copytree(store.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
+    write_json(folder.manifest_file, store.manifest)
+    text = load_tokenizer(str(folder.tokenizer))
+
+    bert = ctr.encoder_config(config.model, text.vocab_size)
+    write_json(folder.encoder_file, asdict(bert))
+    session = open_session(config, bert)
+    batches = train_batches(
+        store.split("train"),
+        store.items,
+        text.template,
+        text.pad_id,
+        config.batch,
+        pair=reads_context(config),
+        whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    shape = BatchShape(
+        text.template,
+        text.pad_id,
+        config.batch.tokens,
+        batches.candidates,
+        reads_context(config),
+        evaluation_rows(config, session.mesh),
+    )
+    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    state = initial_state(config, session, optimizer, console)
+    shardings = jax.tree.map(lambda array: array.sharding, state)
+    train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
+    show.start(console, config, session, batches)
+
+    valid = store.split("valid") if has_split(store, "valid") else None
+
+    def evaluate(params) -> dict[str, float]:
+        if valid is None:
+            return {}
+        logits = predict_split(session.predict_step, params, valid, store.items, shape, session.mesh)
+        return split_metrics(config, valid, logits)
+
+    try:
+        progress = fit(
+            config,
+            state,
+            jit_train_step(train_step, session.mesh, shardings),
+            batches,
+            evaluate,
+            optimizers.schedule(config.optimizer, batches.steps),
+            folder,
+            session.mesh,
+            console,
+        )
+    except NonFiniteLoss as error:
+        cli.complain(str(error))
+        return 1
+    except Stopped as stopped:
+        console.print(f"stopped: {stopped}")
+        return STOPPED
+    finally:
+        batches.close()
+    report(config, session, store, shape, folder, progress)
+    show.finished(console, folder, config)
+    return 0
+
+
+def initial_state(config: TrainConfig, session: Session, optimizer, console: Console) -> TrainState:
+    """Fresh state, born sharded: pre-trained weights where the config names them, the rest drawn from the seed."""
+    params = jax.jit(session.init, out_shardings=session.shardings)(jax.random.key(config.seed))
+    if config.model.pretrained:
+        weights, loading = hf.load_weights(config.model.pretrained, session.bert)
+        show.loading(console, config.model.pretrained, loading)
+        for path, value in weights.items():
+            params[path] = jax.device_put(value, session.shardings[path])
+    opt_shapes = jax.eval_shape(optimizer.init, params)
+    opt = jax.jit(optimizer.init, out_shardings=state_shardings(session.mesh, session.shardings, opt_shapes))(params)
+    whole = jax.sharding.NamedSharding(session.mesh, jax.sharding.PartitionSpec())
+    return TrainState(jax.device_put(jax.numpy.int32(0), whole), params, opt)
+
+
+def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:
+    """Evaluates the best checkpoint on valid and test and writes `report.json`, which ends the run."""
+    params = load_params(folder.checkpoints, progress.best_step, target(session))
+    result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
+    result |= {"candidates": shape.candidates}
+    for name in ("valid", "test"):
+        result[name], result[f"{name}_references"] = {}, {}
+        if has_split(store, name):
+            split = store.split(name)
+            logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
+            result[name] = split_metrics(config, split, logits)
+            result[f"{name}_references"] = split_references(config, store.split("train"), split, store.items)
+    if jax.process_index() == 0:
+        write_json(folder.report_file, result)
+
+
+def has_split(store: Store, name: str) -> bool:
+    """Whether a split holds any impression (its share may have been set to 0)."""
+    return len(store.split(name)) > 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

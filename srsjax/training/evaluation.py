@@ -1,0 +1,79 @@
+"""Metrics of a model on a split: predict every candidate, then the exact report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from srsjax.config import TrainConfig
+from srsjax.data.loader import eval_batches
+from srsjax.data.store import Items, Split
+from srsjax.data.tokenizer import PairTemplate
+from srsjax.metrics import report
+from srsjax.training.predict import predict
+from srsjax.training.sharding import row_divisor
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What the assembly of batches needs besides the data: fixed for a run."""
+
+    template: PairTemplate
+    pad_id: int
+    tokens: int
+    """Token slots L."""
+    candidates: int
+    """Candidate slots C."""
+    pair: bool
+    """Whether the schema has context text, so that sequences are pairs."""
+    eval_rows: int
+    """Rows R of an evaluation batch."""
+
+
+def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
+    """Rows of an evaluation batch: `batch.eval_rows` or one micro-batch, rounded up to what the mesh divides."""
+    rows = config.batch.eval_rows or config.batch.rows // config.batch.micro_batches
+    return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
+
+
+def predict_split(
+    step: Callable, params: dict, split: Split, items: Items, shape: BatchShape, mesh: jax.sharding.Mesh, **progress
+) -> np.ndarray:
+    """Logits [M, T] float32 of every candidate of a split, with a step from `jit_predict_step`."""
+    batches = eval_batches(
+        split,
+        items,
+        shape.template,
+        shape.pad_id,
+        rows=shape.eval_rows,
+        tokens=shape.tokens,
+        candidates=shape.candidates,
+        pair=shape.pair,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return predict(step, params, batches, mesh, split.labels.shape, **progress)
+
+
+def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict[str, float]:
+    """The report of every task: the first task's metrics by name, those of further tasks as `task/metric`."""
+    settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
+    metrics = {}
+    for t, task in enumerate(config.schema.tasks):
+        values = report.evaluate_split(logits[:, t], split, t, **settings)
+        metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
+    return metrics
+
+
+def split_references(config: TrainConfig, train: Split, split: Split, items: Items) -> dict[str, dict[str, float]]:
+    """What the model is compared with on a split: item popularity, and the best attainable where it is known.
+
+    Popularity needs items that recur, so it is given only where the candidates come from a catalogue.
+    """
+    settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
+    found = report.references(train, split, len(items.tokens), **settings)
+    recurring = any(catalogue.side == "candidate" for catalogue in config.data.catalogues)
+    return {name: values for name, values in found.items() if name != "popularity" or recurring}

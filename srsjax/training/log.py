@@ -1,0 +1,90 @@
+"""What a run says: a progress bar and tables for people, JSON lines and TensorBoard for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from srsjax.training.run_folder import RunFolder
+
+
+class RunLog:
+    """Writes scalars of a run; a context manager. Lines after `step` (of a run that was cut off) are dropped first."""
+
+    def __init__(self, folder: RunFolder, step: int, total: int, console: Console):
+        self.console = console
+        drop_lines_after(folder.metrics_file, step)
+        self._file = open(folder.metrics_file, "a", buffering=1)
+        self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+        self._bar = Progress(
+            TextColumn("[bold]step {task.completed:>{task.fields[width]}}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total, completed=step, said="compiling", width=len(str(total)))
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+        self._tensorboard.close()
+        self._file.close()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """One line `{"kind", "step", **values}` and the TensorBoard scalars `kind/name`."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **_plain(values)}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def said(self, step: int, total: int, values: dict[str, float]) -> None:
+        """The bar's text; where there is no terminal, a plain line."""
+        text = (
+            f"loss {values['loss']:.4f}  lr {values['learning_rate']:.1e}  {values['examples_per_second']:,.0f} examples/s  "
+            f"{values['tokens_per_second']:,.0f} tokens/s  input wait {values['input_wait']:.0%}"
+        )
+        self._bar.update(self._task, completed=step, said=text)
+        if not self.console.is_terminal:
+            self.console.print(f"step {step:>{len(str(total))}}/{total}  {text}", highlight=False)
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the JSON lines of steps up to `step`, so that a resumed run's file is that of an uninterrupted one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            whole = line.endswith("\n") and json.loads(line)["step"] <= step
+        except ValueError:
+            whole = False  # cut off while it was written
+        if whole:
+            kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def _plain(values: dict) -> dict:
+    """NaN and infinity are not JSON: they become strings, so that a reader is told rather than broken."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }

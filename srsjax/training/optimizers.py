@@ -1,0 +1,122 @@
+"""From `config.Optimizer` to an Optax transformation: schedule, clipping, decay mask, layer-wise rates."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+
+import optax
+
+from srsjax.config import Optimizer
+from srsjax.errors import InputError
+from srsjax.training.rules import match
+
+# Decoupled weight decay is for matrices that multiply; shifts, scales and tables of positions and types are spared.
+DECAY = [
+    (r"(^|/)(bias|scale)$", False),
+    (r"embeddings/(position|token_type)/", False),
+    (r"(^|/)(kernel|embedding)$", True),
+]
+
+
+def schedule(config: Optimizer, steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up to `learning_rate`, then the shape named, ending at 0 after `steps`.
+
+    Raises InputError where the warm-up is not shorter than the run.
+    """
+    warmup = round(config.warmup * steps) if config.warmup < 1 else int(config.warmup)
+    if warmup >= steps > 1:
+        raise InputError(
+            f"optimizer.warmup: found {config.warmup:g} ({warmup} steps), expected fewer than the run's {steps}"
+        )
+    peak, rest = config.learning_rate, max(steps - warmup, 1)
+    shapes = {
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "constant": lambda: optax.constant_schedule(peak),
+    }
+    # Step 0 already learns: the ramp reaches the peak at step `warmup`, from peak / (warmup + 1).
+    ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    return optax.join_schedules([ramp, shapes[config.schedule]()], [warmup]) if warmup else shapes[config.schedule]()
+
+
+def learning_rate_multipliers(config: Optimizer, paths: list[str]) -> dict[str, float]:
+    """Multiplier of each parameter's update: layer i of n has layer_decay ** (n - i), embeddings n + 1, the rest 1.
+
+    Layer-wise learning-rate decay as in ULMFiT and ELECTRA; a head parameter has `head_multiplier`.
+    """
+    layers = [int(found.group(1)) for path in paths if (found := re.search(r"layers/(\d+)/", path))]
+    depth = max(layers, default=-1) + 1
+    multipliers = {}
+    for path in paths:
+        layer = re.search(r"layers/(\d+)/", path)
+        if layer:
+            multipliers[path] = config.layer_decay ** (depth - int(layer.group(1)))
+        elif "embeddings/" in path:
+            multipliers[path] = config.layer_decay ** (depth + 1)
+        else:
+            multipliers[path] = config.head_multiplier if path.startswith("head/") else 1.0
+    return multipliers
+
+
+def make_optimizer(config: Optimizer, steps: int, paths: list[str]) -> optax.GradientTransformation:
+    """The whole chain for a flat dict of parameters with these paths: clip, optimizer, per-parameter rate.
+
+    The global norm is clipped before the optimizer sees the gradient. Raises InputError for an unknown optimizer or
+    an argument it does not take.
+    """
+    make = _find(config.name)
+    arguments = dict(config.args)
+    accepted = inspect.signature(make).parameters
+    if "weight_decay" in accepted:
+        arguments.setdefault("weight_decay", config.weight_decay)
+    mask_name = next((name for name in ("mask", "weight_decay_mask") if name in accepted), None)
+    if mask_name and "weight_decay" in accepted:
+        arguments[mask_name] = match(DECAY, paths, "weight-decay")
+    unknown = [name for name in arguments if name not in accepted]
+    if unknown:
+        raise InputError(
+            f"optimizer.args: {config.name} takes no {unknown[0]!r}{_nearest(unknown[0], accepted)}; "
+            f"it takes {', '.join(name for name in accepted if name != 'learning_rate')}"
+        )
+    multipliers = learning_rate_multipliers(config, paths)
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    parts.append(make(learning_rate=schedule(config, steps), **arguments))
+    if any(multiplier != 1.0 for multiplier in multipliers.values()):
+        parts.append(_scale_each(multipliers))
+    return optax.chain(*parts)
+
+
+def _scale_each(multipliers: dict[str, float]) -> optax.GradientTransformation:
+    def update(updates, params=None):
+        del params
+        return {path: update * multipliers[path] for path, update in updates.items()}
+
+    return optax.stateless(update)
+
+
+def _find(name: str):
+    for module in (optax, optax.contrib):
+        make = getattr(module, name, None)
+        if callable(make) and "learning_rate" in _parameters(make):
+            return make
+    names = {
+        each
+        for module in (optax, optax.contrib)
+        for each in dir(module)
+        if not each.startswith("_") and "learning_rate" in _parameters(getattr(module, each))
+    }
+    raise InputError(f"optimizer.name: found {name!r}, expected an optimizer of optax{_nearest(name, names)}")
+
+
+def _parameters(make) -> dict:
+    try:
+        return inspect.signature(make).parameters if callable(make) else {}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _nearest(name: str, names) -> str:
+    found = difflib.get_close_matches(name, list(names), 1)
+    return f", nearest: {found[0]!r}" if found else ""

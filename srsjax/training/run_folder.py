@@ -1,0 +1,113 @@
+"""The run folder: the one thing that evaluate, score and export need.
+
+config.json      the resolved config            metrics.jsonl    one JSON line a log step and an evaluation
+encoder.json     the encoder's shape            tensorboard/     the same as scalars
+manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
+tokenizer/       a Hugging Face tokenizer       report.json      final metrics; written last: the run is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from srsjax.config import TrainConfig
+from srsjax.config_io import from_json, to_json
+from srsjax.errors import InputError
+
+# Fields that do not change what is computed, so a run may go on under another value of them.
+FREE = (
+    "overwrite",
+    "run_dir",
+    "log_every",
+    "checkpoints",
+    "mesh",
+    "data.store",
+    "batch.workers",
+    "batch.micro_batches",
+)
+FREE += ("batch.eval_rows",)
+
+
+class RunFolder:
+    """Paths and small JSON files of a run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.encoder_file = self.path / "encoder.json"
+        self.manifest_file = self.path / "manifest.json"
+        self.report_file = self.path / "report.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.tokenizer = self.path / "tokenizer"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.report_file.exists()
+
+    def open(self, config: TrainConfig) -> None:
+        """Makes the folder for this config, or goes on with it where it holds the same run.
+
+        Raises InputError where it holds another run, or files that are not a run, unless `config.overwrite`.
+        """
+        if config.overwrite and self.config_file.exists():
+            shutil.rmtree(self.path)
+        if self.config_file.exists():
+            changed = differences(to_json(self.config()), to_json(config))
+            if changed:
+                raise InputError(
+                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, or "
+                    f"--overwrite True to delete it"
+                )
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise InputError(
+                f"{self.path}: holds files but no config.json, so it is not a run; choose another --run_dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_file, to_json(config))
+
+    def config(self) -> TrainConfig:
+        """The resolved config. Raises InputError where the folder is not a run."""
+        return from_json(self.read(self.config_file), str(self.config_file))
+
+    def read(self, file: Path) -> dict:
+        """One of the folder's JSON files. Raises InputError where it is missing or broken."""
+        try:
+            return json.loads(file.read_text())
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: no {file.name}, expected a run folder written by srsjax.train") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: not readable as JSON ({error})") from None
+
+    def best_step(self) -> int:
+        """The step whose checkpoint the report is about. Raises InputError where the run is not finished."""
+        if not self.finished:
+            raise InputError(f"{self.path}: not finished (no report.json); run the same train command again to go on")
+        return int(self.read(self.report_file)["best_step"])
+
+
+def write_json(path: Path, data) -> None:
+    """Writes a file under a temporary name and renames it when whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Fields that differ and change the result, each as `batch.rows 32 there, 64 here`."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        name = prefix + key
+        if name in FREE or old.get(key) == new.get(key):
+            continue
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+            found += differences(old[key], new[key], name + ".")
+        else:
+            found.append(f"{name} {old.get(key)!r} there, {new.get(key)!r} here")
+    return found

@@ -1,0 +1,65 @@
+"""What training, evaluation and scoring all set up the same way: mesh, model, shardings, jitted prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+from jax.sharding import NamedSharding
+
+from srsjax.config import TrainConfig
+from srsjax.model import ctr
+from srsjax.model.bert import BertConfig
+from srsjax.training.checkpoints import load_params
+from srsjax.training.run_folder import RunFolder
+from srsjax.training.sharding import make_mesh, parameter_shardings
+from srsjax.training.step import jit_predict_step
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model on a mesh, without parameters."""
+
+    mesh: jax.sharding.Mesh
+    bert: BertConfig
+    forward: Callable
+    """(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
+    init: Callable
+    """key -> parameters, a flat dict of float32 arrays."""
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    shardings: dict[str, NamedSharding]
+    predict_step: Callable
+    """Jitted (params, batch [R, ...]) -> logits."""
+
+
+def open_session(config: TrainConfig, bert: BertConfig) -> Session:
+    """Builds the model for a config; nothing is computed yet, and parameters are known by shape alone."""
+    mesh = make_mesh(config.mesh)
+    tasks = len(config.schema.tasks)
+    init = partial(ctr.init, config.model, bert, tasks)
+    forward = partial(ctr.forward, ctr.build(config.model, bert, tasks))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = parameter_shardings(mesh, shapes)
+    return Session(mesh, bert, forward, init, shapes, shardings, jit_predict_step(forward, mesh, shardings))
+
+
+def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a restored parameter must be: shape, dtype and sharding."""
+    return {
+        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=session.shardings[path])
+        for path, shape in session.shapes.items()
+    }
+
+
+def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str, jax.Array]]:
+    """The model of a finished run with its best parameters. Raises InputError where the run is not finished."""
+    step = folder.best_step()
+    session = open_session(config, BertConfig(**folder.read(folder.encoder_file)))
+    return session, load_params(folder.checkpoints, step, target(session))
+
+
+def reads_context(config: TrainConfig) -> bool:
+    """Whether the schema has context text, so that sequences are pairs."""
+    return any(type(feature).__name__ in ("Text", "History") for feature in config.schema.context)

@@ -1,0 +1,83 @@
+"""What a run prints for a person at its start and at its end."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from srsjax.config import TrainConfig
+from srsjax.metrics import report
+from srsjax.training.run_folder import RunFolder
+from srsjax.training.session import Session
+
+
+def start(console: Console, config: TrainConfig, session: Session, batches) -> None:
+    """Mesh, parameters, and the shape and filling of the batches."""
+    sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
+    kind = jax.devices()[0].device_kind
+    console.print(f"mesh: {sizes} on {jax.device_count()} x {kind}, {jax.process_count()} process(es)", highlight=False)
+    console.print(_parameters(session))
+    console.print(
+        f"batches: {batches.steps:,} steps of {config.batch.rows} rows x {config.batch.tokens} tokens "
+        f"({batches.candidates} candidate slots a row, {config.batch.micro_batches} micro-batch(es)), "
+        f"{batches.padding_share:.1%} padding",
+        highlight=False,
+    )
+    if batches.split_impressions:
+        console.print(
+            f"note: {batches.split_impressions:,} impressions are longer than a row and are cut; their softmax runs over "
+            f"each part (raise batch.tokens to keep them whole)",
+            highlight=False,
+        )
+    unread = [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]
+    if unread:
+        console.print(f"note: the model reads text only; stored but not read: {', '.join(unread)}", highlight=False)
+
+
+def loading(console: Console, source: str, said: str) -> None:
+    """What was loaded from a checkpoint, and every weight that was left out or made fresh."""
+    console.print(f"weights: {source}: {said}", highlight=False)
+
+
+def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
+    """The test table and the commands that use the run."""
+    result = folder.read(folder.report_file)
+    console.print(
+        f"\nbest checkpoint: {folder.checkpoints / str(result['best_step'])} "
+        f"(valid {config.evaluate.monitor} {result['best_value'] or math.nan:.4f})",
+        highlight=False,
+    )
+    for name in ("test", "valid"):
+        if result[name]:
+            console.print(report.table({"model": result[name], **result[f"{name}_references"]}, title=f"{name} split"))
+            break
+    new = config.data.log.files if isinstance(config.data.log.files, str) else config.data.log.files[0]
+    console.print("Score with it:", style="bold")
+    for line in (
+        f"python -m srsjax.score --run {folder.path} --input '{new}' --output scores/",
+        f"python -m srsjax.evaluate --run {folder.path} --split test",
+    ):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _parameters(session: Session) -> Table:
+    """One line a kind of parameter: layers are told together."""
+    table = Table("parameter", "shape", "sharding", "count", title="parameters", title_justify="left")
+    kinds: dict[tuple, list[str]] = {}
+    for path, shape in session.shapes.items():
+        kind = re.sub(r"layers/\d+/", "layers/*/", path)
+        kinds.setdefault((kind, shape.shape, str(tuple(session.shardings[path].spec))), []).append(path)
+    for (kind, shape, spec), paths in kinds.items():
+        name = kind.replace("layers/*/", f"layers/0-{len(paths) - 1}/") if len(paths) > 1 else kind
+        table.add_row(name, " x ".join(map(str, shape)), spec, f"{len(paths) * math.prod(shape):,}")
+    total = sum(math.prod(shape.shape) for shape in session.shapes.values())
+    table.add_row("all, float32, trainable", "", "", f"{total:,}", style="bold")
+    return table
+
+
+def _is_text(feature) -> bool:
+    return type(feature).__name__ in ("Text", "History")

@@ -1,0 +1,101 @@
+"""The jitted training and prediction steps, and the state they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from srsjax.config import Task
+from srsjax.data.batch import PackedBatch
+from srsjax.training import losses
+from srsjax.training.sharding import ROWS
+
+Parameters = dict[str, jax.Array]
+Forward = Callable[..., jax.Array]
+"""forward(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes; all of it is in a checkpoint, and with the seed it determines the rest of the run."""
+
+    step: jax.Array
+    """int32 scalar, optimizer steps done."""
+    params: Parameters
+    """float32."""
+    opt: optax.OptState
+    """Optimizer state, float32."""
+
+
+class StepMetrics(NamedTuple):
+    """Scalars of one step, on device until they are logged."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    tokens: jax.Array
+    """Real (non-padding) tokens, int32."""
+    candidates: jax.Array
+    """Candidates in the batch, int32."""
+
+
+def make_train_step(forward: Forward, tasks: tuple[Task, ...], optimizer: optax.GradientTransformation, seed: int):
+    """The pure function (state, batch [A, R / A, ...]) -> (state, StepMetrics); jit it with `jit_train_step`.
+
+    Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result.
+    """
+
+    def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
+        normaliser = losses.normalisers(tasks, batch)
+        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def micro_loss(params, part: PackedBatch, index):
+            logits = forward(params, part, dropout_key=jax.random.fold_in(step_key, index))
+            return losses.total_loss(tasks, logits, part, normaliser)
+
+        parts = batch.tokens.shape[0]
+        if parts == 1:
+            loss, gradients = jax.value_and_grad(micro_loss)(state.params, jax.tree.map(lambda x: x[0], batch), 0)
+        else:
+
+            def add(carry, part_and_index):
+                loss, gradients = jax.value_and_grad(micro_loss)(state.params, *part_and_index)
+                return jax.tree.map(jnp.add, carry, (loss, gradients)), None
+
+            zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+            (loss, gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(parts)))
+
+        updates, opt = optimizer.update(gradients, state.opt, state.params)
+        metrics = StepMetrics(
+            loss=loss,
+            grad_norm=optax.global_norm(gradients),
+            tokens=jnp.sum(batch.segment > 0, dtype=jnp.int32),
+            candidates=jnp.sum(batch.group >= 0, dtype=jnp.int32),
+        )
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt), metrics
+
+    return train_step
+
+
+def jit_train_step(train_step, mesh: jax.sharding.Mesh, shardings: TrainState):
+    """`train_step` jitted once: state donated and kept where it is, rows divided, metrics whole on every device."""
+    whole = NamedSharding(mesh, P())
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, NamedSharding(mesh, P(None, ROWS))),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )
+
+
+def jit_predict_step(forward: Forward, mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding]):
+    """(params, batch [R, ...]) -> logits [R, C, T] float32, whole on every device so that any host can read them."""
+    return jax.jit(
+        lambda params, batch: forward(params, batch),
+        in_shardings=(parameters, NamedSharding(mesh, P(ROWS))),
+        out_shardings=NamedSharding(mesh, P()),
+    )
