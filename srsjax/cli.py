@@ -50,7 +50,8 @@ class ConfigArgument:
     """What is trained."""
 
     config: str
-    """A config file, or the name of one in `configs/` (`ctr.py` or `ctr`)."""
+    """A config file, or the name of one in `configs/` (`ctr.py` or `ctr`); with it, `--help` lists the fields of its
+    features too."""
 
 
 def load_config(argv: list[str] | None, command: str, description: str = "") -> tuple[TrainConfig, str]:
@@ -139,7 +140,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = main() or 0
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -148,6 +149,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
+
+
+def complain(message: str) -> None:
+    """Says in one line on standard error why a command ends."""
+    print(f"error: {message}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------- arguments
