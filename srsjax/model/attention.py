@@ -1,0 +1,67 @@
+"""Which token sees which, and the attention that obeys it: the one function a faster backend replaces."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from srsjax.model.dense import contract
+from srsjax.model.dropout import dropout
+
+# Added to the score of an invisible key: exp(-1e9 - max) is exactly 0, and a token that sees nothing (padding)
+# averages over everything instead of dividing by zero.
+INVISIBLE = -1e9
+
+
+class Visibility(NamedTuple):
+    """Who sees whom, as ids of tokens: small, exact, and what block-sparse and flash kernels take."""
+
+    query: jax.Array
+    """[R, Q] int32, segment of each query token; 0 = pad."""
+    key: jax.Array
+    """[R, L] int32, segment of each key token; 0 = pad."""
+
+    @classmethod
+    def cross(cls, segment: jax.Array) -> Visibility:
+        """`cross`: every token of a pair sees every token of the same pair, from `segment` [R, L]."""
+        return cls(segment, segment)
+
+    def at(self, slots: jax.Array) -> Visibility:
+        """The same for the queries at `slots` [R, Q] int32 only."""
+        return Visibility(jnp.take_along_axis(self.query, slots, axis=1), self.key)
+
+    def mask(self) -> jax.Array:
+        """[R, Q, L] bool, True where the query sees the key."""
+        query, key = self.query[:, :, None], self.key[:, None, :]
+        return (query == key) & (query > 0)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    visibility: Visibility,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, equation 1) over visible keys.
+
+    Args:
+      query: [R, Q, H, Dh] float32 or bfloat16.
+      key: [R, L, H, Dh], same dtype.
+      value: [R, L, H, Dh], same dtype.
+      visibility: of Q queries and L keys.
+      dropout_rate: of the attention probabilities.
+      dropout_key: None for no dropout.
+
+    Returns:
+      [R, Q, H, Dh] in the dtype of `query`. Scores, softmax and probabilities are float32 up to the product with
+      `value`. A query that sees nothing gets finite numbers of no meaning.
+    """
+    query = query * query.shape[-1] ** -0.5
+    bias = jnp.where(visibility.mask(), 0.0, INVISIBLE)[:, None]  # [R, 1, Q, L]
+    scores = contract("rqhd,rlhd->rhql", query, key) + bias
+    probabilities = dropout(jax.nn.softmax(scores), dropout_rate, dropout_key).astype(query.dtype)
+    return contract("rhql,rlhd->rqhd", probabilities, value).astype(query.dtype)

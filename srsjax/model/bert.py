@@ -1,0 +1,233 @@
+"""The BERT encoder (Devlin et al. 2019) over packed rows; RoBERTa differs only in its configuration."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from srsjax.errors import InputError
+from srsjax.model.attention import Visibility, attend
+from srsjax.model.dense import Dense, contract
+from srsjax.model.dropout import dropout
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Sizes and constants of an encoder. Raises InputError where they do not fit together."""
+
+    vocab_size: int
+    """Token embeddings V."""
+    hidden_size: int = 128
+    """Width D."""
+    num_layers: int = 2
+    """Layers."""
+    num_heads: int = 4
+    """Attention heads H; divides D."""
+    intermediate_size: int = 512
+    """Width of the feed-forward network."""
+    max_positions: int = 512
+    """Rows of the position table, the offset included."""
+    type_vocab_size: int = 2
+    """Token types."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in layer normalisation."""
+    activation: str = "gelu"
+    """Of the feed-forward network: `gelu` (exact), `gelu_new` or `gelu_pytorch_tanh` (the tanh form), `relu`."""
+    hidden_dropout: float = 0.1
+    """Dropout of embeddings and of what each sublayer adds."""
+    attention_dropout: float = 0.1
+    """Dropout of attention probabilities."""
+    initializer_range: float = 0.02
+    """Standard deviation of fresh weights."""
+    position_offset: int = 0
+    """Row of the position table that position 0 reads: 0 for BERT, pad id + 1 = 2 for RoBERTa."""
+    has_pooler: bool = True
+    """Whether there is a dense + tanh layer over the first token."""
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads:
+            raise InputError(f"hidden_size {self.hidden_size}: expected a multiple of num_heads {self.num_heads}")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"activation {self.activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 0.99:
+                raise InputError(f"{name} {getattr(self, name)}: expected at least 0 and less than 0.99")
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a pair that the position table can number."""
+        return self.max_positions - self.position_offset
+
+
+class Bert(nnx.Module):
+    """Embeddings, layers and, where the configuration has one, the pooler."""
+
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, dtype, rngs)
+        self.layers = nnx.List([Layer(config, rngs) for _ in range(config.num_layers)])
+        if config.has_pooler:
+            self.pooler = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        token_types: jax.Array,
+        visibility: Visibility,
+        *,
+        at: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states after the last layer.
+
+        Args:
+          tokens, positions, token_types: [R, L] int32; positions count from 0.
+          visibility: of the L tokens.
+          at: [R, C] int32, the slots to return; the last layer computes only these, with the same result.
+          dropout_key: None for evaluation.
+
+        Returns:
+          [R, L, D], or [R, C, D] with `at`, in the compute dtype.
+        """
+        x = self.embeddings(tokens, positions, token_types, _site(dropout_key, 0))
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            x = layer(x, visibility, at=at if last else None, dropout_key=_site(dropout_key, i + 1))
+        return x
+
+    def pool(self, first: jax.Array) -> jax.Array:
+        """[R, C, D] -> [R, C, D]: tanh(W x + b) of the pairs' first tokens."""
+        return jnp.tanh(self.pooler(first))
+
+
+class Embeddings(nnx.Module):
+    """Sum of token, position and token type embeddings, normalised."""
+
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.token = Table(config.vocab_size, config, rngs)
+        self.position = Table(config.max_positions, config, rngs)
+        self.token_type = Table(config.type_vocab_size, config, rngs)
+        self.norm = LayerNorm(config)
+        self.position_offset = config.position_offset
+        self.dropout_rate = config.hidden_dropout
+        self.dtype = dtype
+
+    def __call__(self, tokens, positions, token_types, dropout_key) -> jax.Array:
+        """[R, L] int32 three times -> [R, L, D] in the compute dtype."""
+        x = self.token(tokens) + self.position(positions + self.position_offset) + self.token_type(token_types)
+        return dropout(self.norm(x).astype(self.dtype), self.dropout_rate, dropout_key)
+
+
+class Table(nnx.Module):
+    """Embeddings of ids, [n, D] float32."""
+
+    def __init__(self, size: int, config: BertConfig, rngs: nnx.Rngs):
+        shape = (size, config.hidden_size)
+        self.embedding = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """[R, L] int32 -> [R, L, D] float32; NaN for an id outside the table, so that it cannot pass unseen."""
+        return jnp.take(self.embedding[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation (Ba et al. 2016) over the last axis, in float32."""
+
+    def __init__(self, config: BertConfig):
+        self.scale = nnx.Param(jnp.ones(config.hidden_size))
+        self.bias = nnx.Param(jnp.zeros(config.hidden_size))
+        self.eps = config.layer_norm_eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[R, L, D] -> [R, L, D], dtype of `x`."""
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """Self-attention and feed-forward network, each added to its input and then normalised (post-norm)."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        self.attention = SelfAttention(config, rngs)
+        self.mlp = FeedForward(config, rngs)
+
+    def __call__(self, x, visibility: Visibility, *, at: jax.Array | None, dropout_key) -> jax.Array:
+        """[R, L, D] -> [R, L, D]; with `at` [R, C], only those slots: [R, C, D]."""
+        x = self.attention(x, visibility, at=at, dropout_key=_site(dropout_key, 0))
+        return self.mlp(x, _site(dropout_key, 1))
+
+
+class SelfAttention(nnx.Module):
+    """Attention sublayer. The middle axis of the fused kernel [D, 3, D] is query, key, value; heads are contiguous in
+    its last axis, which can therefore be sharded by heads."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        self.qkv = QueryKeyValue(config, rngs)
+        self.out = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs)
+        self.norm = LayerNorm(config)
+        self.hidden_dropout, self.attention_dropout = config.hidden_dropout, config.attention_dropout
+
+    def __call__(self, x, visibility: Visibility, *, at: jax.Array | None, dropout_key) -> jax.Array:
+        """[R, L, D] -> [R, L, D] or, with `at` [R, C], [R, C, D]."""
+        if at is None:
+            query, key, value = self.qkv(x, 0, 3)
+        else:
+            (key, value) = self.qkv(x, 1, 3)
+            x = jnp.take_along_axis(x, at[:, :, None], axis=1)
+            (query,) = self.qkv(x, 0, 1)
+            visibility = visibility.at(at)
+        seen = attend(query, key, value, visibility, self.attention_dropout, _site(dropout_key, 0))
+        y = self.out(seen.reshape(x.shape))
+        return self.norm(x + dropout(y, self.hidden_dropout, _site(dropout_key, 1)))
+
+
+class QueryKeyValue(nnx.Module):
+    """The three projections of self-attention, kernel [D, 3, D] and bias [3, D]."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        shape = (config.hidden_size, 3, config.hidden_size)
+        self.kernel = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(shape[1:]))
+        self.num_heads = config.num_heads
+
+    def __call__(self, x: jax.Array, first: int, last: int) -> tuple[jax.Array, ...]:
+        """[R, L, D] -> projections first..last-1 of (query, key, value), each [R, L, H, Dh]."""
+        kernel, bias = self.kernel[:, first:last], self.bias[first:last]
+        projected = (contract("rld,dpe->rlpe", x, kernel) + bias).astype(x.dtype)
+        heads = projected.reshape(*projected.shape[:3], self.num_heads, -1)
+        return tuple(heads[:, :, p] for p in range(last - first))
+
+
+class FeedForward(nnx.Module):
+    """Feed-forward sublayer."""
+
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+        self.up = Dense(config.hidden_size, config.intermediate_size, config.initializer_range, rngs)
+        self.down = Dense(config.intermediate_size, config.hidden_size, config.initializer_range, rngs)
+        self.norm = LayerNorm(config)
+        self.activation = config.activation
+        self.dropout_rate = config.hidden_dropout
+
+    def __call__(self, x: jax.Array, dropout_key) -> jax.Array:
+        """[R, L, D] -> [R, L, D]."""
+        y = self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return self.norm(x + dropout(y, self.dropout_rate, dropout_key))
+
+
+def _site(key: jax.Array | None, site: int) -> jax.Array | None:
+    """The dropout key of a numbered part; None stays None."""
+    return None if key is None else jax.random.fold_in(key, site)

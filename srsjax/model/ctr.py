@@ -1,0 +1,117 @@
+"""The click model: encoder, read-out and head as one pure function of a flat dict of parameters.
+
+bert = encoder_config(config.model, vocab_size)
+graphdef = build(config.model, bert, num_tasks)
+params = init(config.model, bert, num_tasks, jax.random.key(0))
+logits = jax.jit(forward, static_argnums=0)(graphdef, params, batch)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from srsjax import config
+from srsjax.data.batch import PackedBatch
+from srsjax.errors import InputError
+from srsjax.model import hf
+from srsjax.model.attention import Visibility
+from srsjax.model.bert import Bert, BertConfig
+from srsjax.model.heads import Head, segment_mean
+
+Params = dict[str, jax.Array]
+
+
+def encoder_config(model: config.Model, vocab_size: int) -> BertConfig:
+    """Sizes of the encoder: the checkpoint's where `model.pretrained` names one, else those of `model`.
+
+    Args:
+      model: dropouts at or above 0 override the checkpoint's; only the `pooled` read-out has a pooler.
+      vocab_size: number of token ids of the tokenizer.
+
+    Raises:
+      InputError: the checkpoint cannot be read, or has fewer token embeddings than the tokenizer has ids.
+    """
+    if model.pretrained:
+        bert = hf.load_config(model.pretrained)
+        if vocab_size > bert.vocab_size:
+            raise InputError(
+                f"{model.pretrained}: {bert.vocab_size} token embeddings, but the tokenizer has {vocab_size} ids; use "
+                "the tokenizer of the same checkpoint"
+            )
+    else:
+        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
+        bert = BertConfig(vocab_size, **{name: getattr(model, name) for name in sizes})
+    dropouts = ("hidden_dropout", "attention_dropout")
+    changes = {name: getattr(model, name) for name in dropouts if getattr(model, name) >= 0}
+    return dataclasses.replace(bert, has_pooler=model.readout == "pooled", **changes)
+
+
+def build(model: config.Model, bert: BertConfig, num_tasks: int) -> nnx.GraphDef:
+    """The model without its parameters: hashable, static under `jax.jit`, made without computing anything."""
+    return nnx.graphdef(nnx.eval_shape(lambda: ClickModel(model, bert, num_tasks, nnx.Rngs(0))))
+
+
+def init(model: config.Model, bert: BertConfig, num_tasks: int, key: jax.Array) -> Params:
+    """Fresh parameters, float32, by path (`bert/layers/0/attention/qkv/kernel`).
+
+    Pure: give it to `jax.eval_shape` for shapes, or to `jax.jit` with `out_shardings` so that they are born sharded.
+    """
+    state = nnx.state(ClickModel(model, bert, num_tasks, nnx.Rngs(key)), nnx.Param)
+    return {"/".join(map(str, path)): param.get_value() for path, param in nnx.to_flat_state(state)}
+
+
+def forward(
+    graphdef: nnx.GraphDef, params: Params, batch: PackedBatch, *, dropout_key: jax.Array | None = None
+) -> jax.Array:
+    """Logits [R, C, T] float32 of every candidate slot; empty slots get finite numbers of no meaning.
+
+    Args:
+      graphdef: from `build`.
+      params: as `init` returns them.
+      batch: [R, ...] arrays of one micro-batch.
+      dropout_key: None for evaluation.
+    """
+    leaves = [
+        (tuple(int(part) if part.isdigit() else part for part in path.split("/")), params[path]) for path in params
+    ]
+    return nnx.merge(graphdef, nnx.from_flat_state(leaves))(batch, dropout_key)
+
+
+class ClickModel(nnx.Module):
+    """Encoder, read-out and head."""
+
+    def __init__(self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs):
+        self.bert = Bert(bert, compute_dtype(model), rngs)
+        self.head = Head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
+        self.readout = model.readout
+
+    def __call__(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
+        """Logits [R, C, T] float32."""
+        encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        return self.head(self.read(batch, encoder_key), head_key)
+
+    def read(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
+        """One vector a candidate, [R, C, D] in the compute dtype."""
+        visibility = Visibility.cross(batch.segment)
+        first = jnp.take_along_axis(batch.context_readout, batch.context_of, axis=1)  # [R, C]
+        at = None if self.readout == "mean" else first
+        text = (batch.tokens, batch.positions, batch.token_types)
+        hidden = self.bert(*text, visibility, at=at, dropout_key=dropout_key)
+        match self.readout:
+            case "pooled":
+                return self.bert.pool(hidden)
+            case "first":
+                return hidden
+            case "mean":
+                return segment_mean(hidden, batch.segment, batch.context_of + 1)
+
+
+def compute_dtype(model: config.Model) -> jnp.dtype:
+    """The compute dtype of `model.dtype`; `auto` is bfloat16 on GPU and TPU and float32 on CPU."""
+    if model.dtype == "auto":
+        return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return jnp.dtype(model.dtype)

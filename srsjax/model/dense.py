@@ -1,0 +1,54 @@
+"""Matrix products in the compute dtype with float32 accumulation, and the dense layer made of them."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def contract(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`einsum(spec, a, b)` with operands in `a.dtype`, accumulated and returned in float32.
+
+    Its gradient is its own because the derivative of a product with a float32 result would multiply a float32
+    cotangent by the bfloat16 operand, in float32 and at a fraction of the speed. Here the cotangent is cast to
+    `a.dtype` first; the gradients have the dtypes of `a` and `b`, so that a float32 kernel gets a float32 gradient.
+
+    Args:
+      spec: two operands with explicit letters, each letter of an operand in the other operand or the output.
+      a: float32 or bfloat16.
+      b: any float dtype; cast to `a.dtype`.
+    """
+    return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
+
+
+def _contract_forward(spec, a, b):
+    return contract(spec, a, b), (a, b)
+
+
+def _contract_backward(spec, operands, gradient):
+    a, b = operands
+    inputs, out = spec.split("->")
+    a_spec, b_spec = inputs.split(",")
+    gradient = gradient.astype(a.dtype)
+    to_a = jnp.einsum(f"{out},{b_spec}->{a_spec}", gradient, b.astype(a.dtype), preferred_element_type=jnp.float32)
+    to_b = jnp.einsum(f"{a_spec},{out}->{b_spec}", a, gradient, preferred_element_type=jnp.float32)
+    return to_a.astype(a.dtype), to_b.astype(b.dtype)
+
+
+contract.defvjp(_contract_forward, _contract_backward)
+
+
+class Dense(nnx.Module):
+    """y = x W + b; kernel [in, out] and bias [out] are float32, the product runs in the dtype of `x`."""
+
+    def __init__(self, size_in: int, size_out: int, stddev: float, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (size_in, size_out)))
+        self.bias = nnx.Param(jnp.zeros(size_out))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[R, L, in] -> [R, L, out], dtype of `x`."""
+        return (contract("rli,io->rlo", x, self.kernel[...]) + self.bias[...]).astype(x.dtype)
