@@ -1,4 +1,4 @@
-"""What every test finds: JAX on eight CPU devices, weights and data sets where they are, commands as a user runs them."""
+"""What every test finds: JAX on eight CPU devices, weights, data sets, and commands as a user runs them."""
 
 from __future__ import annotations
 
