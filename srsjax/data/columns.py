@@ -8,6 +8,7 @@ choice. A value that is there but cannot be read is a problem: it stops the run 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ class Problems:
         """Reports the rows where `bad` [n] bool is true: `column` does not hold what was `expected` (the end of a
         sentence, advice included: `a number; clean it or set Numeric("price", missing="median")`). Also for checks of
         the caller, such as missing values under `missing="error"`."""
+        file_rows = chunk.file_rows + 1
         for row in np.flatnonzero(bad).tolist():
             found = _shown(chunk.batch[column][row].as_py())
-            problem = Problem(str(chunk.path), chunk.file_row(row) + 1, column, found, expected)
+            problem = Problem(str(chunk.path), int(file_rows[row]), column, found, expected)
             if self.on_bad_row == "error":
                 raise InputError(str(problem))
             self.by_row.setdefault(row, problem)
@@ -105,7 +107,7 @@ def non_negative(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndar
 
 def texts(chunk: Chunk, column: str, problems: Problems) -> pa.Array:
     """[n] string, null where missing. Numbers, booleans, dates and timestamps become text the obvious way; a float that
-    is a whole number is written as one (`3`), so that keys join whatever the type they were stored in."""
+    is a whole number (below 2**53) is written as one, `3`, so that keys join whatever the type they were stored in."""
     values, bad = _texts(chunk.batch[column])
     problems.report(chunk, bad, column, "text")
     return values
@@ -206,21 +208,25 @@ def explode(chunk: Chunk, columns: Sequence[str], problems: Problems) -> tuple[C
             out |= dict(zip(names, values.flatten(), strict=True))
         else:
             out[column] = values
-    rows = np.array([chunk.file_row(row) for row in range(len(chunk))], np.int64)[parent]
-    return Chunk(chunk.path, chunk.first_row, pa.RecordBatch.from_pydict(out), rows), parent
+    batch = pa.RecordBatch.from_pydict(out)
+    return Chunk(chunk.path, chunk.first_row, batch, chunk.file_rows[parent]), parent
 
 
 # ---------------------------------------------------------------------------------------------- arrays
 
 
 def _plain(array: pa.Array) -> pa.Array:
-    """Dictionaries and extension types decoded; the several string types as `string`."""
+    """Dictionaries and extension types decoded; the several string types, and bytes that are UTF-8, as `string`."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
+    kind = array.type
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         array = array.cast(pa.string())
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # some writers leave out that it is text
+        with contextlib.suppress(pa.ArrowInvalid):
+            array = array.cast(pa.string())
     return array
 
 
@@ -261,17 +267,30 @@ def _numbers_in_text(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _texts(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """Texts [n] string (null where missing or bad) and bad [n] bool."""
     array = _plain(array)
-    kind = array.type
-    if pa.types.is_floating(kind):
+    if pa.types.is_floating(array.type):
         array = _texts_of_floats(array)
-    elif pa.types.is_nested(kind) or pa.types.is_binary(kind):
-        return pa.nulls(len(array), pa.string()), _unreadable(array)
-    array = array.cast(pa.string())
-    blank = pc.equal(pc.utf8_trim_whitespace(array), "")
-    return pc.if_else(blank, None, array), np.zeros(len(array), bool)
+    try:
+        texts = array.cast(pa.string())
+        bad = np.zeros(len(array), bool)
+    except pa.ArrowNotImplementedError:  # lists, structs
+        texts = pa.nulls(len(array), pa.string())
+        bad = _unreadable(array)
+    except pa.ArrowInvalid:  # bytes
+        texts = pa.array([_text_of_bytes(cell) for cell in array.to_pylist()], pa.string())
+        bad = _numpy(pc.and_(array.is_valid(), texts.is_null()))
+    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts), bad
+
+
+def _text_of_bytes(cell: bytes | None) -> str | None:
+    """UTF-8 text, or None where it is not."""
+    try:
+        return None if cell is None else cell.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _texts_of_floats(array: pa.Array) -> pa.Array:
+    array = array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
     array = pc.if_else(pc.is_nan(array), None, array)
     whole = pc.and_(pc.equal(array, pc.trunc(array)), pc.less(pc.abs(array), 2.0**53))
     return pc.if_else(whole, pc.if_else(whole, array, None).cast(pa.int64()).cast(pa.string()), array.cast(pa.string()))

@@ -32,8 +32,8 @@ from srsjax.errors import InputError
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# Bytes read at a time. A row of CSV must fit in a block, so this is also the size of the largest one.
-BLOCK_BYTES = 4 << 20
+# Bytes read at a time. A row of CSV must fit in a block; Arrow reads up to 32 blocks of CSV ahead.
+BLOCK_BYTES = 2 << 20
 
 # What "surrogateescape" puts for bytes that are not of the encoding.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
@@ -53,18 +53,18 @@ class Chunk:
     def __len__(self) -> int:
         return self.batch.num_rows
 
+    @property
+    def file_rows(self) -> np.ndarray:
+        """[n] int64, row of the file (from 0) of each row of the batch."""
+        return np.arange(self.first_row, self.first_row + len(self)) if self.rows is None else self.rows
+
     def where(self, row: int) -> str:
         """File and row (from 1) of a row of the batch (from 0): `items.parquet row 1203`."""
-        return f"{self.path} row {self.file_row(row) + 1}"
-
-    def file_row(self, row: int) -> int:
-        """Row of the file (from 0) of a row of the batch (from 0)."""
-        return int(self.first_row + row if self.rows is None else self.rows[row])
+        return f"{self.path} row {self.file_rows[row] + 1}"
 
     def take(self, rows: np.ndarray) -> Chunk:
         """The rows of these numbers [m], in this order; they still know where they come from."""
-        source = self.first_row + rows if self.rows is None else self.rows[rows]
-        return Chunk(self.path, self.first_row, self.batch.take(pa.array(rows)), source)
+        return Chunk(self.path, self.first_row, self.batch.take(pa.array(rows)), self.file_rows[rows])
 
 
 # ---------------------------------------------------------------------------------------------- which files
@@ -169,9 +169,8 @@ def require_columns(table: config.Table, names: Sequence[str], explode: Sequence
         holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
     for name in names:
         if name not in holder:
-            near = "".join(
-                f"did you mean {near!r}? " for near in difflib.get_close_matches(name, holder, 1, cutoff=0.0)
-            )
+            near = difflib.get_close_matches(name, holder, 1, cutoff=0.0)
+            near = f"did you mean {near[0]!r}? " if near else ""
             raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
     return list(dict.fromkeys(holder[name] for name in names))
 
@@ -195,7 +194,7 @@ def _file_schema(path: Path, table: config.Table) -> pa.Schema:
                 with _open_parquet(path) as file:
                     schema = file.schema_arrow
             case "jsonl":
-                schema = _jsonl_schema(path, os.stat(path).st_mtime_ns)
+                schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
             case _:
                 schema = pa.schema([(name, pa.string()) for name in _csv_header(path, table)])
     if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
@@ -210,7 +209,7 @@ def _batches(path: Path, table: config.Table, columns: list[str], batch_rows: in
                 for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
                     yield batch.select(columns)
         case "jsonl":
-            schema = _jsonl_schema(path, os.stat(path).st_mtime_ns)
+            schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
             with _open(path) as file:
                 yield from jsonl.batches(path, file, pa.schema([schema.field(name) for name in columns]), BLOCK_BYTES)
         case _:
@@ -218,7 +217,7 @@ def _batches(path: Path, table: config.Table, columns: list[str], batch_rows: in
 
 
 @functools.cache
-def _jsonl_schema(path: Path, modified: int) -> pa.Schema:
+def _jsonl_schema(path: Path, modified: int, size: int) -> pa.Schema:
     with _open(path) as file:
         return jsonl.schema(path, file)
 
@@ -285,7 +284,10 @@ def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterato
             yield from reader
     except (pa.ArrowInvalid, UnicodeError) as error:
         _name_bad_row(path, table)
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from error
+        raise InputError(
+            f"{path}: cannot be read as CSV ({error}); look for a quote that is not closed "
+            f"(a row may have {BLOCK_BYTES >> 20} MiB)"
+        ) from error
 
 
 def _delimiter(path: Path, table: config.Table) -> str:

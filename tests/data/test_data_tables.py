@@ -1,0 +1,256 @@
+"""Reading tables: every format and compression gives the same rows, in flat memory, and bad files one line."""
+
+import gzip
+import json
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from srsjax.config import Table
+from srsjax.data import tables
+from srsjax.errors import InputError
+
+ROWS = [
+    {"id": str(i), "title": f'Läufer {i}, 红色 "{i}"' + ("\nzweite Zeile" if i % 7 == 0 else ""), "price": None}
+    | ({"price": f"{i}.50"} if i % 3 else {})
+    for i in range(100)
+]
+NAMES = list(ROWS[0])
+
+
+def write(path, rows=ROWS):
+    """Writes a table in the format and compression of the name."""
+    table = pa.Table.from_pylist(rows)
+    format_, compression = [*path.name.split("."), ""][1:3]
+    if format_ == "parquet":
+        pa.parquet.write_table(table, path, row_group_size=500)
+        return path
+    if format_ == "jsonl":
+        # An absent key and a null are the same: nulls are left out here.
+        lines = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    else:
+        sink = pa.BufferOutputStream()
+        pa.csv.write_csv(table, sink, pa.csv.WriteOptions(delimiter="\t" if format_ == "tsv" else ","))
+        data = sink.getvalue().to_pybytes()
+    if compression == "gz":
+        data = gzip.compress(data)
+    elif compression == "zst":
+        data = pa.Codec("zstd").compress(data, asbytes=True)
+    path.write_bytes(data)
+    return path
+
+
+def contents(table, columns=None, batch_rows=32768):
+    return [row for chunk in tables.read(table, columns, batch_rows) for row in chunk.batch.to_pylist()]
+
+
+def error(table, columns=None) -> str:
+    with pytest.raises(InputError) as caught:
+        contents(table, columns)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.parquet", *(f"a.{text}{zipped}" for text in ("csv", "tsv", "jsonl") for zipped in ("", ".gz", ".zst"))],
+)
+@pytest.mark.parametrize("batch_rows", [1, 7, 32768])
+def test_every_format_gives_the_same_rows(tmp_path, name, batch_rows, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 512)  # so that the file is many blocks
+    table = Table(str(write(tmp_path / name)))
+    assert contents(table, batch_rows=batch_rows) == ROWS
+    assert contents(table, ["price", "id"], batch_rows) == [{"price": row["price"], "id": row["id"]} for row in ROWS]
+    assert list(tables.table_schema(table)) == NAMES
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl"])
+def test_a_chunk_knows_where_its_rows_are(tmp_path, name):
+    path = write(tmp_path / name)
+    seen = [
+        (int(row_id), chunk.where(row))
+        for chunk in tables.read(Table(str(path)), ["id"], 7)
+        for row, row_id in enumerate(chunk.batch["id"].to_pylist())
+    ]
+    assert seen == [(i, f"{path} row {i + 1}") for i in range(100)]
+    first = next(tables.read(Table(str(path)), ["id"], 50))
+    twice = first.take(np.array([40, 9, 4])).take(np.array([1]))
+    assert twice.where(0) == f"{path} row 10" and twice.batch["id"].to_pylist() == ["9"]
+
+
+def test_globs_variables_and_several_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGS", str(tmp_path))
+    for i in (2, 0, 1):
+        write(tmp_path / f"part{i}.csv", ROWS[i * 10 : i * 10 + 10])
+    paths = [tmp_path / f"part{i}.csv" for i in range(3)]
+    assert tables.expand("${LOGS}/part*.csv") == paths
+    assert tables.expand((str(paths[2]), "${LOGS}/part[01].csv", "${LOGS}/part0.csv")) == paths
+    assert contents(Table("${LOGS}/*.csv")) == ROWS[:30]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "utf-8-sig", "gb18030", "utf-16"])
+def test_encodings(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes("id,title\n1,红色连衣裙\n2,跑鞋\n".encode(encoding))
+    assert contents(Table(str(path), encoding=encoding)) == [
+        {"id": "1", "title": "红色连衣裙"},
+        {"id": "2", "title": "跑鞋"},
+    ]
+
+
+def test_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "a.csv").write_bytes("a,b\n1,2\n".encode("utf-8-sig"))
+    (tmp_path / "a.jsonl").write_bytes('{"a": 1, "b": 2}\n'.encode("utf-8-sig"))
+    assert contents(Table(f"{tmp_path}/a.csv")) == contents(Table(f"{tmp_path}/a.jsonl")) == [{"a": "1", "b": "2"}]
+
+
+def test_cells_of_csv(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('a,b\n1,"x, ""y""\nz"\n\n,""\n007,1.0\n')
+    assert contents(Table(str(path))) == [
+        {"a": "1", "b": 'x, "y"\nz'},
+        {"a": None, "b": None},
+        {"a": "007", "b": "1.0"},
+    ]
+
+
+def test_json_types_do_not_depend_on_the_lines_read_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 16)  # one line a block
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"x": null, "l": [], "c": []}\n'
+        '{"x": 3, "l": [1, 2.50, null], "c": [{"id": 1}]}\n'
+        "\n"
+        '{"x": "drei", "c": [{"id": "b", "label": true}, null], "late": 1e3}\n'
+    )
+    schema = tables.table_schema(Table(str(path)))
+    struct = pa.struct([("id", pa.string()), ("label", pa.string())])
+    assert schema == {"x": pa.string(), "l": pa.list_(pa.string()), "c": pa.list_(struct), "late": pa.string()}
+    assert contents(Table(str(path))) == [
+        {"x": None, "l": [], "c": [], "late": None},
+        {"x": "3", "l": ["1", "2.50", None], "c": [{"id": "1", "label": None}], "late": None},
+        {"x": "drei", "l": None, "c": [{"id": "b", "label": "true"}, None], "late": "1e3"},
+    ]
+    assert tables.require_columns(Table(str(path)), ["c.label", "x", "c.id"], explode=["c"]) == ["c", "x"]
+
+
+def test_a_changed_json_file_is_read_again(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n')
+    assert contents(Table(str(path))) == [{"a": "1"}]
+    path.write_text('{"a": [1], "b": 2}\n')
+    assert contents(Table(str(path))) == [{"a": ["1"], "b": "2"}]
+
+
+def test_missing_column_names_the_nearest(tmp_path):
+    table = Table(str(write(tmp_path / "a.csv")))
+    assert tables.require_columns(table, ["price", "id", "price"]) == ["price", "id"]
+    assert (
+        error(table, ["titel"])
+        == f"{tmp_path}/a.csv: no column 'titel'; did you mean 'title'? It has: id, title, price"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- bad files
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.csv", b"", "an empty file (0 bytes)"),
+        ("a.parquet", b"", "an empty file (0 bytes)"),
+        ("a.jsonl", b"", "an empty file (0 bytes)"),
+        ("a.csv", b"a,b\n", "no rows"),
+        ("a.jsonl", b"\n", "no rows"),
+        ("a.csv", b"\n\n", "no header"),
+        ("a.csv", b"a,a\n1,2\n", "column 'a' stands there twice"),
+        ("a.csv", b'a,b\n1,"x\ny"\n\n3\n', "a.csv row 2 (line 5): found 1 field(s), expected 2"),
+        ("a.csv", b"a,b\n1,2\n3,4,5\n", "a.csv row 2 (line 3): found 3 field(s), expected 2"),
+        ("a.csv", b"a,b\n1,2\n3,\xff\n", "a.csv row 2 (line 3), column b: bytes that are not utf-8"),
+        ("a.csv", b"a,\xff\n1,2\n", "header has bytes that are not utf-8"),
+        ("a.csv.gz", b"a,b\n1,2\n", "cannot be read"),
+        ("a.csv.gz", gzip.compress(bytes(range(256)) * 100)[:-20], "cannot be read"),
+        ("a.jsonl.zst", b'{"a": 1}\n', "cannot be read"),
+        ("a.parquet", b"a,b\n1,2\n", "not a Parquet file"),
+        ("a.parquet", b"a", "not a Parquet file"),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": 2,\n', "a.jsonl line 3: Expecting property name"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', "a.jsonl line 2: found a list"),
+        ("a.jsonl", b'{"a": 1}\n{"a": [1]}\n', "a.jsonl line 2, key a: found a list, expected a scalar"),
+        ("a.jsonl", b'{"a": [{"b": [1]}]}\n{"a": [{"b": 1}]}\n', "line 2, key a.b: found a scalar, expected a list"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl line 2: 'utf-8' codec can't decode"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\\ud83d"}\n', "a.jsonl line 2: 'utf-8' codec can't encode"),
+        ("a.txt", b"a,b\n1,2\n", "the name does not say the format"),
+    ],
+)
+def test_bad_files_get_one_line(tmp_path, name, data, expected):
+    (tmp_path / name).write_bytes(data)
+    message = error(Table(str(tmp_path / name)))
+    assert message.startswith(str(tmp_path / name))
+    assert expected in message
+
+
+def test_truncated_and_damaged_parquet(tmp_path):
+    whole = write(tmp_path / "whole.parquet", ROWS * 50).read_bytes()
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(whole[: len(whole) // 2])
+    assert error(Table(str(cut))).startswith(f"{cut}: a truncated Parquet file")
+    cut.write_bytes(whole[:100] + whole[600:])  # the footer is there, pages are not
+    assert error(Table(str(cut))).startswith(f"{cut}: cannot be read")
+
+
+def test_missing_files(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    assert f"{tmp_path}/a.csv: no such file" in error(Table(f"{tmp_path}/a.csv"))
+    assert f"{tmp_path}/*.csv: no file matches" in error(Table(f"{tmp_path}/*.csv"))
+    assert "a folder, expected files" in error(Table(str(tmp_path)))
+    assert "the environment variable NOT_SET is not set" in error(Table("${NOT_SET}/a.csv"))
+    assert "names no files" in error(Table(""))
+
+
+def test_unknown_encoding(tmp_path):
+    path = write(tmp_path / "a.csv")
+    assert error(Table(str(path), encoding="utf-88")).startswith(f"{path}: unknown encoding 'utf-88'")
+    assert "unknown encoding 'hex'" in error(Table(str(path), encoding="hex"))  # a codec, but not of text
+
+
+def test_files_of_a_table_have_the_same_columns(tmp_path):
+    write(tmp_path / "a.csv", [{"x": "1", "y": "2"}])
+    write(tmp_path / "b.csv", [{"y": "4", "x": "3"}])
+    both = Table((f"{tmp_path}/a.csv", f"{tmp_path}/b.csv"))
+    assert contents(both) == [{"x": "1", "y": "2"}, {"x": "3", "y": "4"}]
+    write(tmp_path / "b.csv", [{"x": "3"}])
+    assert error(both) == f"{tmp_path}/b.csv: no column 'y', expected the columns of {tmp_path}/a.csv"
+    write(tmp_path / "b.csv", [{"x": "3", "y": "4", "z": "5"}])
+    assert error(both).startswith(f"{tmp_path}/b.csv: column 'z', which {tmp_path}/a.csv has not")
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.csv.gz", "a.jsonl"])
+def test_memory_is_flat_when_rows_grow_tenfold(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 1 << 12)
+
+    def peak(rows: int) -> int:
+        """Most bytes that Arrow and Python held at once while the file was read."""
+        path = tmp_path / f"{rows}{name}"
+        write(path, [{"id": str(i), "title": f"title {i} " * 5} for i in range(rows)])
+        before, arrow, read = pa.total_allocated_bytes(), 0, 0
+        tracemalloc.start()
+        for chunk in tables.read(Table(str(path)), batch_rows=200):
+            arrow = max(arrow, pa.total_allocated_bytes() - before)
+            read += len(chunk)
+        python = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert read == rows
+        return arrow + python
+
+    peak(100)  # what is imported and cached at first use
+    small, large = peak(2000), peak(20_000)
+    # The large file has 1.5 MB of text more; what may differ is how many of 32 blocks of 4 kB were read ahead.
+    assert large < small + 150_000
