@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 # Batches made ahead: by the threads of this process, and by each worker process.
 THREADS, THREAD_BUFFER, WORKER_BUFFER = 1, 4, 2
+# Workers send arrays through a pipe. Grain would put each into shared memory and unmap it when the array is deleted,
+# while a device may still read it; and containers often have little shared memory.
+BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=2**62)
 
 
 class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
@@ -97,7 +100,8 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; their defaults are right here
         workers = grain.MultiprocessingOptions(self._workers, WORKER_BUFFER)
-        return iter(steps.to_iter_dataset(grain.ReadOptions(0, 0)).mp_prefetch(workers))
+        batches = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(grain.ReadOptions(0, 0)), BY_PIPE)
+        return iter(batches.mp_prefetch(workers))
 
 
 def train_batches(
