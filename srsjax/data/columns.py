@@ -269,15 +269,13 @@ def _texts(array: pa.Array) -> tuple[pa.Array, np.ndarray]:
     array = _plain(array)
     if pa.types.is_floating(array.type):
         array = _texts_of_floats(array)
-    try:
-        texts = array.cast(pa.string())
-        bad = np.zeros(len(array), bool)
-    except pa.ArrowNotImplementedError:  # lists, structs
-        texts = pa.nulls(len(array), pa.string())
-        bad = _unreadable(array)
-    except pa.ArrowInvalid:  # bytes
+    if pa.types.is_binary(array.type):
         texts = pa.array([_text_of_bytes(cell) for cell in array.to_pylist()], pa.string())
-        bad = _numpy(pc.and_(array.is_valid(), texts.is_null()))
+    elif pa.types.is_nested(array.type):
+        texts = pa.nulls(len(array), pa.string())
+    else:
+        texts = array.cast(pa.string())
+    bad = _numpy(pc.and_(array.is_valid(), texts.is_null()))
     return pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts), bad
 
 

@@ -14,7 +14,6 @@ import glob
 import io
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -222,9 +221,9 @@ def _jsonl_schema(path: Path, modified: int, size: int) -> pa.Schema:
         return jsonl.schema(path, file)
 
 
-def _open(path: Path) -> io.BufferedReader:
+def _open(path: Path, reader: type[io.BufferedReader] = io.BufferedReader) -> io.BufferedReader:
     """The bytes of a file, decompressed as its name says."""
-    return io.BufferedReader(pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)))
+    return reader(pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)))
 
 
 @contextmanager
@@ -265,13 +264,25 @@ def _is_utf8(table: config.Table) -> bool:
     return codecs.lookup(table.encoding).name in ("utf-8", "utf-8-sig")
 
 
+class _QuoteCounter(io.BufferedReader):
+    """Counts quotes as it reads: Arrow does not say that a quote is still open at the end of a file."""
+
+    quotes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = super().read(size)
+        self.quotes += data.count(b'"')
+        return data
+
+
 def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
     header = _csv_header(path, table)
+    file = _open(path, _QuoteCounter)
     # Arrow decodes UTF-8 itself and drops its byte order mark; other encodings go through Python's codecs.
     encoding = "utf8" if _is_utf8(table) else table.encoding
     try:
         with pa.csv.open_csv(
-            _open(path),
+            file,
             pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=encoding),
             pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
             pa.csv.ConvertOptions(
@@ -284,10 +295,9 @@ def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterato
             yield from reader
     except (pa.ArrowInvalid, UnicodeError) as error:
         _name_bad_row(path, table)
-        raise InputError(
-            f"{path}: cannot be read as CSV ({error}); look for a quote that is not closed "
-            f"(a row may have {BLOCK_BYTES >> 20} MiB)"
-        ) from error
+        raise InputError(f"{path}: cannot be read as CSV ({error}); a row may have {BLOCK_BYTES >> 20} MiB") from error
+    if file.quotes % 2:
+        _name_bad_row(path, table)
 
 
 def _delimiter(path: Path, table: config.Table) -> str:
@@ -304,18 +314,23 @@ def _csv_header(path: Path, table: config.Table) -> list[str]:
 
 def _csv_rows(path: Path, table: config.Table) -> Iterator[tuple[int, list[str]]]:
     """Line number (from 1) and cells of each row, header included; bytes that are not text become lone surrogates."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(2**31 - 1)
     encoding = "utf-8-sig" if _is_utf8(table) else table.encoding
     with io.TextIOWrapper(_open(path), encoding, errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path, table))
-        for cells in reader:
-            if cells:
-                yield reader.line_num, cells
+        reader = csv.reader(file, delimiter=_delimiter(path, table), strict=True)
+        line = 1
+        try:
+            for cells in reader:
+                if cells:
+                    yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(f"{path} line {line}: {error}, expected a row of CSV; look for a stray quote") from None
 
 
 def _name_bad_row(path: Path, table: config.Table) -> None:
     """Raises InputError for the first row that has another number of fields than the header, or bytes that are not
-    of the encoding. The slow reader serves only to name what the fast one refused."""
+    of the encoding, or a quote that is not closed. The slow reader serves only to name what the fast one refused."""
     rows = _csv_rows(path, table)
     _, header = next(rows)
     for row, (line, cells) in enumerate(rows, 1):

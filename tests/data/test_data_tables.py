@@ -119,6 +119,11 @@ def test_cells_of_csv(tmp_path):
     ]
 
 
+def test_a_quote_within_a_cell_is_a_quote(tmp_path):
+    (tmp_path / "a.csv").write_text('size,name\n5" disc,"the ""big"" one"\n')
+    assert contents(Table(f"{tmp_path}/a.csv")) == [{"size": '5" disc', "name": 'the "big" one'}]
+
+
 def test_json_types_do_not_depend_on_the_lines_read_first(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BLOCK_BYTES", 16)  # one line a block
     path = tmp_path / "a.jsonl"
@@ -172,6 +177,7 @@ def test_missing_column_names_the_nearest(tmp_path):
         ("a.csv", b'a,b\n1,"x\ny"\n\n3\n', "a.csv row 2 (line 5): found 1 field(s), expected 2"),
         ("a.csv", b"a,b\n1,2\n3,4,5\n", "a.csv row 2 (line 3): found 3 field(s), expected 2"),
         ("a.csv", b"a,b\n1,2\n3,\xff\n", "a.csv row 2 (line 3), column b: bytes that are not utf-8"),
+        ("a.csv", b'a,b\n1,2\n3,"x\n5,6\n', "a.csv line 3: unexpected end of data"),
         ("a.csv", b"a,\xff\n1,2\n", "header has bytes that are not utf-8"),
         ("a.csv.gz", b"a,b\n1,2\n", "cannot be read"),
         ("a.csv.gz", gzip.compress(bytes(range(256)) * 100)[:-20], "cannot be read"),
