@@ -10,10 +10,11 @@ import shutil
 from dataclasses import asdict, replace
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from srsjax import cli
-from srsjax.config import TrainConfig
+from srsjax.config import History, Text, TrainConfig
 from srsjax.data.loader import train_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.store import Store
@@ -22,12 +23,11 @@ from srsjax.jax_version import check_jax
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers, show
 from srsjax.training.checkpoints import load_params
-from srsjax.training.evaluation import BatchShape, evaluation_rows, predict_split, split_metrics, split_references
+from srsjax.training.evaluation import BatchShape, batch_shape, predict_split, split_metrics, split_references
 from srsjax.training.loop import NonFiniteLoss, Stopped, fit
 from srsjax.training.run_folder import RunFolder, write_json
-from srsjax.training.session import Session, open_session, reads_context, target
-from srsjax.training.sharding import state_shardings
-from srsjax.training.step import TrainState, jit_train_step, make_train_step
+from srsjax.training.session import Session, initial_state, open_session, target
+from srsjax.training.step import jit_train_step, make_train_step
 
 STOPPED = 75
 """Exit code: stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)."""
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         text.template,
         text.pad_id,
         config.batch,
-        pair=reads_context(config),
+        pair=any(isinstance(feature, Text | History) for feature in config.schema.context),
         whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
         seed=config.seed,
         epochs=config.epochs,
@@ -67,16 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    shape = BatchShape(
-        text.template,
-        text.pad_id,
-        config.batch.tokens,
-        batches.candidates,
-        reads_context(config),
-        evaluation_rows(config, session.mesh),
-    )
+    shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
-    state = initial_state(config, session, optimizer, console)
+    state = initial_state(session, optimizer, config.seed, pretrained(config, session, console))
     shardings = jax.tree.map(lambda array: array.sharding, state)
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
     show.start(console, config, session, batches)
@@ -114,18 +107,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def initial_state(config: TrainConfig, session: Session, optimizer, console: Console) -> TrainState:
-    """Fresh state, born sharded: pre-trained weights where the config names them, the rest drawn from the seed."""
-    params = jax.jit(session.init, out_shardings=session.shardings)(jax.random.key(config.seed))
-    if config.model.pretrained:
-        weights, loading = hf.load_weights(config.model.pretrained, session.bert)
-        show.loading(console, config.model.pretrained, loading)
-        for path, value in weights.items():
-            params[path] = jax.device_put(value, session.shardings[path])
-    opt_shapes = jax.eval_shape(optimizer.init, params)
-    opt = jax.jit(optimizer.init, out_shardings=state_shardings(session.mesh, session.shardings, opt_shapes))(params)
-    whole = jax.sharding.NamedSharding(session.mesh, jax.sharding.PartitionSpec())
-    return TrainState(jax.device_put(jax.numpy.int32(0), whole), params, opt)
+def pretrained(config: TrainConfig, session: Session, console: Console) -> dict[str, np.ndarray]:
+    """The checkpoint's weights by parameter path; none for a fresh encoder."""
+    if not config.model.pretrained:
+        return {}
+    weights, loading = hf.load_weights(config.model.pretrained, session.bert)
+    console.print(f"weights: {loading}", highlight=False)
+    return weights
 
 
 def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from srsjax.config import TrainConfig
+from srsjax.config import History, Text, TrainConfig
 from srsjax.data.loader import eval_batches
 from srsjax.data.store import Items, Split
-from srsjax.data.tokenizer import PairTemplate
+from srsjax.data.tokenizer import PairTemplate, TextEncoder
 from srsjax.metrics import report
 from srsjax.training.predict import predict
 from srsjax.training.sharding import row_divisor
@@ -37,6 +37,18 @@ def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
     """Rows of an evaluation batch: `batch.eval_rows` or one micro-batch, rounded up to what the mesh divides."""
     rows = config.batch.eval_rows or config.batch.rows // config.batch.micro_batches
     return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
+
+
+def batch_shape(config: TrainConfig, text: TextEncoder, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
+    """The shape of a run's batches; C was chosen when training began."""
+    return BatchShape(
+        text.template,
+        text.pad_id,
+        config.batch.tokens,
+        candidates,
+        any(isinstance(feature, Text | History) for feature in config.schema.context),
+        evaluation_rows(config, mesh),
+    )
 
 
 def predict_split(

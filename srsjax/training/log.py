@@ -19,7 +19,7 @@ class RunLog:
     def __init__(self, folder: RunFolder, step: int, total: int, console: Console):
         self.console = console
         drop_lines_after(folder.metrics_file, step)
-        self._file = open(folder.metrics_file, "a", buffering=1)
+        self._file = open(folder.metrics_file, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
         self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
         self._bar = Progress(
             TextColumn("[bold]step {task.completed:>{task.fields[width]}}/{task.total}"),
@@ -57,7 +57,8 @@ class RunLog:
     def said(self, step: int, total: int, values: dict[str, float]) -> None:
         """The bar's text; where there is no terminal, a plain line."""
         text = (
-            f"loss {values['loss']:.4f}  lr {values['learning_rate']:.1e}  {values['examples_per_second']:,.0f} examples/s  "
+            f"loss {values['loss']:.4f}  lr {values['learning_rate']:.1e}  "
+            f"{values['examples_per_second']:,.0f} examples/s  "
             f"{values['tokens_per_second']:,.0f} tokens/s  input wait {values['input_wait']:.0%}"
         )
         self._bar.update(self._task, completed=step, said=text)

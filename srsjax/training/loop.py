@@ -164,9 +164,10 @@ class _Meter:
         }
         self.log.scalars("train", steps[-1], line)
         if wrong:
+            named = ", ".join(map(str, wrong[:10])) + (" ..." if len(wrong) > 10 else "")
             raise NonFiniteLoss(
-                f"the loss is not finite at step {', '.join(map(str, wrong[:10]))}{' ...' if len(wrong) > 10 else ''}; lower "
-                f"optimizer.learning_rate, keep optimizer.clip_norm above 0, or look at the labels and weights"
+                f"the loss is not finite at step {named}; lower optimizer.learning_rate, keep optimizer.clip_norm "
+                f"above 0, or look at the labels and weights"
             )
         self.log.said(steps[-1], self.total, line)
         self.recent.clear()

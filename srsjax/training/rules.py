@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
-def match(rules: Sequence[tuple[str, T]], paths: Iterable[str], purpose: str) -> dict[str, T]:
+def match[T](rules: Sequence[tuple[str, T]], paths: Iterable[str], purpose: str) -> dict[str, T]:
     """The value of the first rule found in each path. Raises ValueError naming every path without one."""
     found, missing = {}, []
     for path in paths:

@@ -61,8 +61,8 @@ class RunFolder:
             changed = differences(to_json(self.config()), to_json(config))
             if changed:
                 raise InputError(
-                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, or "
-                    f"--overwrite True to delete it"
+                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, "
+                    f"or --overwrite True to delete it"
                 )
             return
         if self.path.exists() and any(self.path.iterdir()):

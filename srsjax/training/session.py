@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
-from jax.sharding import NamedSharding
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.config import TrainConfig
 from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
 from srsjax.training.checkpoints import load_params
 from srsjax.training.run_folder import RunFolder
-from srsjax.training.sharding import make_mesh, parameter_shardings
-from srsjax.training.step import jit_predict_step
+from srsjax.training.sharding import make_mesh, parameter_shardings, state_shardings
+from srsjax.training.step import TrainState, jit_predict_step
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Session:
     """Jitted (params, batch [R, ...]) -> logits."""
 
 
-def open_session(config: TrainConfig, bert: BertConfig) -> Session:
-    """Builds the model for a config; nothing is computed yet, and parameters are known by shape alone."""
-    mesh = make_mesh(config.mesh)
+def open_session(config: TrainConfig, bert: BertConfig, devices: Sequence[jax.Device] | None = None) -> Session:
+    """Builds the model for a config on `devices` (default all); nothing is computed, parameters are shapes so far."""
+    mesh = make_mesh(config.mesh, devices)
     tasks = len(config.schema.tasks)
     init = partial(ctr.init, config.model, bert, tasks)
     forward = partial(ctr.forward, ctr.build(config.model, bert, tasks))
@@ -60,6 +62,13 @@ def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str,
     return session, load_params(folder.checkpoints, step, target(session))
 
 
-def reads_context(config: TrainConfig) -> bool:
-    """Whether the schema has context text, so that sequences are pairs."""
-    return any(type(feature).__name__ in ("Text", "History") for feature in config.schema.context)
+def initial_state(
+    session: Session, optimizer: optax.GradientTransformation, seed: int, weights: dict[str, np.ndarray] | None = None
+) -> TrainState:
+    """Fresh state, born sharded: parameters drawn from the seed, those of `weights` put in their place."""
+    params = jax.jit(session.init, out_shardings=session.shardings)(jax.random.key(seed))
+    for path, value in (weights or {}).items():
+        params[path] = jax.device_put(value, session.shardings[path])
+    shapes = jax.eval_shape(optimizer.init, params)
+    opt = jax.jit(optimizer.init, out_shardings=state_shardings(session.mesh, session.shardings, shapes))(params)
+    return TrainState(jax.device_put(np.int32(0), NamedSharding(session.mesh, PartitionSpec())), params, opt)

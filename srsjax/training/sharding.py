@@ -68,7 +68,8 @@ def parameter_shardings(mesh: jax.sharding.Mesh, shapes: dict[str, jax.ShapeDtyp
         largest = sorted(whole, key=lambda path: -_bytes(shapes[path]))[:3]
         raise InputError(
             f"mesh.fsdp {mesh.shape['fsdp']}: {share:.1%} of parameter bytes would be whole on every device "
-            f"(largest: {', '.join(largest)}), expected at most {MOST_REPLICATED:.0%}; choose sizes that divide the widths"
+            f"(largest: {', '.join(largest)}), expected at most {MOST_REPLICATED:.0%}; choose sizes that divide the "
+            f"widths"
         )
     return shardings
 

@@ -29,18 +29,13 @@ def start(console: Console, config: TrainConfig, session: Session, batches) -> N
     )
     if batches.split_impressions:
         console.print(
-            f"note: {batches.split_impressions:,} impressions are longer than a row and are cut; their softmax runs over "
-            f"each part (raise batch.tokens to keep them whole)",
+            f"note: {batches.split_impressions:,} impressions are longer than a row and are cut; their softmax runs "
+            f"over each part (raise batch.tokens to keep them whole)",
             highlight=False,
         )
     unread = [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]
     if unread:
         console.print(f"note: the model reads text only; stored but not read: {', '.join(unread)}", highlight=False)
-
-
-def loading(console: Console, source: str, said: str) -> None:
-    """What was loaded from a checkpoint, and every weight that was left out or made fresh."""
-    console.print(f"weights: {source}: {said}", highlight=False)
 
 
 def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:

@@ -72,7 +72,7 @@ def make_train_step(forward: Forward, tasks: tuple[Task, ...], optimizer: optax.
         updates, opt = optimizer.update(gradients, state.opt, state.params)
         metrics = StepMetrics(
             loss=loss,
-            grad_norm=optax.global_norm(gradients),
+            grad_norm=optax.tree.norm(gradients),
             tokens=jnp.sum(batch.segment > 0, dtype=jnp.int32),
             candidates=jnp.sum(batch.group >= 0, dtype=jnp.int32),
         )

@@ -1,0 +1,64 @@
+"""Evaluates a run: `python -m srsjax.evaluate --run runs/ctr --split test` (or `--input 'new/*.parquet'`).
+
+Repeats the report of a split, or makes it for any labelled files with the columns of the training log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from srsjax import cli
+from srsjax.config import TrainConfig
+from srsjax.data.prepare import prepare
+from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer
+from srsjax.metrics import report
+from srsjax.training.evaluation import split_metrics, split_references
+from srsjax.training.run_folder import write_json
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command takes besides the fields of the run's config."""
+
+    run: str = ""
+    """Run folder written by srsjax.train."""
+    split: str = "test"
+    """Split of the run's data: train, valid or test."""
+    input: str = ""
+    """Path or glob of labelled rows to evaluate instead of a split."""
+    output: str = ""
+    """JSON file to write the metrics to."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__)
+    scorer = Scorer.load(arguments.run, config.mesh, config)
+    if arguments.input:
+        results = on_files(scorer, config, arguments.input)
+    else:
+        results = on_split(scorer, config, arguments.split)
+    Console().print(report.table(results, title=arguments.input or f"{arguments.split} split"))
+    if arguments.output:
+        write_json(Path(arguments.output), results)
+    return 0
+
+
+def on_split(scorer: Scorer, config: TrainConfig, name: str) -> dict[str, dict[str, float]]:
+    """Metrics of the model and of what it compares with, on a split of the run's data (prepared again if need be)."""
+    store = prepare(config)
+    split = store.split(name)
+    if not len(split):
+        raise InputError(f"{store.folder}: the {name} split is empty")
+    model = split_metrics(config, split, scorer.logits(split, store.items))
+    return {"model": model, **split_references(config, store.split("train"), split, store.items)}
+
+
+def on_files(scorer: Scorer, config: TrainConfig, files: str) -> dict[str, dict[str, float]]:
+    """Metrics of the model on labelled files: cleaned and grouped as the run's data, all of it one split."""
+    data = replace(config.data, log=replace(config.data.log, files=files))
+    raise NotImplementedError

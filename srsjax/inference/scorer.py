@@ -1,0 +1,160 @@
+"""The scorer: a finished run as a function from pairs to probabilities, and from candidates to a ranking.
+
+Shapes and conventions are those of sentence-transformers' `CrossEncoder`: `predict` takes one pair or a list of them
+and gives a float or an array; `rank` gives dicts with `corpus_id` and `score`, best first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from srsjax.config import Mesh, TrainConfig
+from srsjax.data.encode import Encoder, Value, load_encoder
+from srsjax.data.loader import eval_batches
+from srsjax.data.store import Items, Split
+from srsjax.jax_version import check_jax
+from srsjax.training.evaluation import BatchShape, batch_shape
+from srsjax.training.predict import predict
+from srsjax.training.run_folder import RunFolder
+from srsjax.training.session import Session, load_run
+from srsjax.training.sharding import row_divisor
+
+
+class Scorer:
+    """The best checkpoint of a run, its encoder of rows and its jitted batch function."""
+
+    def __init__(
+        self, config: TrainConfig, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape
+    ):
+        self.config, self.session, self.params, self.encoder, self.shape = config, session, params, encoder, shape
+
+    @classmethod
+    def load(cls, run: str | Path, mesh: Mesh | None = None, config: TrainConfig | None = None) -> Scorer:
+        """Loads a run folder.
+
+        Args:
+          run: folder written by `srsjax.train`.
+          mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
+          config: the run's config with changes, such as other catalogue files; by default as it is.
+
+        Raises:
+          InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
+        """
+        check_jax()
+        folder = RunFolder(run)
+        config = replace(config or folder.config(), mesh=mesh or Mesh())
+        session, params = load_run(folder, config)
+        encoder = load_encoder(config, folder.path)
+        slots = folder.read(folder.report_file)["candidates"]
+        return cls(config, session, params, encoder, batch_shape(config, encoder.text, slots, session.mesh))
+
+    def predict(self, pairs: Sequence, batch_size: int = 0) -> np.ndarray | float:
+        """Probabilities of the first task, or of every task where there are several.
+
+        Args:
+          pairs: `(context, candidate)` pairs, or a single such tuple. Each side is a text, where that side of the
+            schema has one Text feature, or a mapping of column names to values (`{"query": ...}`, `{"item_id": 7}`,
+            `{"title": ...}`). Where the schema has no context features, plain candidates instead of pairs.
+          batch_size: most pairs encoded at a time; 0 means all (the device batch is fixed by the run).
+
+        Returns:
+          [n] float32 for n pairs, [n, T] with T > 1 tasks; for a single pair a float, or [T].
+
+        Raises:
+          InputError: a missing column or an unknown key.
+        """
+        single = self._is_single(pairs)
+        pairs = [pairs] if single else list(pairs)
+        contexts, candidates = self._sides(pairs)
+        size = batch_size or max(len(pairs), 1)
+        parts = [
+            self._probabilities(contexts[at : at + size], [[c] for c in candidates[at : at + size]])
+            for at in range(0, len(pairs), size)
+        ]
+        tasks = len(self.config.schema.tasks)
+        scores = np.concatenate(parts) if parts else np.zeros((0, tasks), np.float32)
+        scores = scores[:, 0] if tasks == 1 else scores
+        if single:
+            return float(scores[0]) if tasks == 1 else scores[0]
+        return scores
+
+    def rank(
+        self,
+        context: Value,
+        candidates: Sequence[Value],
+        top_k: int | None = None,
+        return_documents: bool = False,
+    ) -> list[dict]:
+        """The candidates of one context by falling probability of the first task; equal ones in the order given.
+
+        Args:
+          context: as in `predict`; ignored (`None` or `""`) where the schema has no context features.
+          candidates: N candidates, as in `predict`.
+          top_k: how many to return; None means all.
+          return_documents: whether each dict also holds the candidate, as `text`.
+
+        Returns:
+          `[{"corpus_id": position in candidates, "score": probability, ...}, ...]`, best first.
+        """
+        candidates = list(candidates)
+        if not candidates:
+            return []
+        scores = self._probabilities([context or {}], [candidates])[:, 0]
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        ranked = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
+        if return_documents:
+            for entry in ranked:
+                entry["text"] = candidates[entry["corpus_id"]]
+        return ranked
+
+    def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """Logits [M, T] float32 of the candidates of any split, in its order."""
+        shape = self.shape
+        batches = eval_batches(
+            split,
+            items,
+            shape.template,
+            shape.pad_id,
+            rows=shape.eval_rows,
+            tokens=shape.tokens,
+            candidates=shape.candidates,
+            pair=shape.pair,
+        )
+        mesh = self.session.mesh
+        trimmed = (_trim(batch, where, row_divisor(mesh)) for batch, where in batches)
+        return predict(self.session.predict_step, self.params, trimmed, mesh, split.labels.shape, progress)
+
+    def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
+        chunk = self.encoder.encode_values(contexts, candidates)
+        return probabilities(self.logits(chunk.split, chunk.items))
+
+    def _is_single(self, pairs) -> bool:
+        """A single pair is a tuple of two sides (or, without context features, one candidate)."""
+        if not self.config.schema.context:
+            return isinstance(pairs, str | Mapping)
+        return isinstance(pairs, tuple) and len(pairs) == 2 and all(isinstance(side, str | Mapping) for side in pairs)
+
+    def _sides(self, pairs: list) -> tuple[list[Value], list[Value]]:
+        if not self.config.schema.context:
+            return [{}] * len(pairs), pairs
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logistic function of logits, float32, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))).astype(np.float32)
+
+
+def _trim(batch, where: np.ndarray, divisor: int):
+    """Cuts empty rows off the end, down to a power of two times `divisor`: small requests are fast, shapes few."""
+    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
+    rows = divisor
+    while rows < used:
+        rows *= 2
+    rows = min(rows, len(where))
+    return jax.tree.map(lambda array: array[:rows], batch), where[:rows]

@@ -1,0 +1,88 @@
+"""Scores new rows: `python -m srsjax.score --run runs/ctr --input 'new/*.parquet' --output scores/`.
+
+Writes the key columns of the input and `score`, the probability of the first task (`score_<task>` for further tasks),
+one row a candidate in input order, as Parquet files. Catalogues are read where the run's config has them; give other
+files with `--data.catalogues.0.files`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from srsjax import cli
+from srsjax.config import TrainConfig
+from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer, probabilities
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command takes besides the fields of the run's config."""
+
+    run: str = ""
+    """Run folder written by srsjax.train."""
+    input: str = ""
+    """Path or glob of the rows to score: the columns of the training log, labels not needed."""
+    output: str = "scores"
+    """Folder for the files of scores; it must not hold any yet."""
+    overwrite: bool = False
+    """Replace the files of scores that the folder holds."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    config, arguments = cli.load_run(Arguments, argv, "score", __doc__)
+    console = Console()
+    output = Path(arguments.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file, expected a folder for the files of scores")
+    if output.exists() and any(output.iterdir()) and not arguments.overwrite:
+        raise InputError(f"{output}: not empty; choose another --output, or --overwrite True")
+    if not arguments.input:
+        raise InputError("--input: missing, expected a path or glob of the rows to score")
+
+    scorer = Scorer.load(arguments.run, config.mesh, config)
+    started, rows = time.monotonic(), 0
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for number, table in enumerate(scores(scorer, config, arguments.input)):
+            pq.write_table(table, partial / f"part-{number:05d}.parquet", compression="zstd")
+            rows += len(table)
+        if arguments.overwrite:
+            shutil.rmtree(output, ignore_errors=True)
+        elif output.exists():
+            output.rmdir()
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    seconds = time.monotonic() - started
+    console.print(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}", highlight=False)
+    return 0
+
+
+def scores(scorer: Scorer, config: TrainConfig, files: str) -> Iterator[pa.Table]:
+    """Tables of key columns and scores, in input order, one for each chunk of rows read."""
+    names = ["score", *(f"score_{task.name}" for task in config.schema.tasks[1:])]
+    for chunk in scorer.encoder.encode_files(replace(config.data.log, files=files), labels=False):
+        clash = [name for name in names if name in chunk.keys.schema.names]
+        if clash:
+            raise InputError(f"{files}: column {clash[0]!r} is a key column and the name of a score; set data.keys")
+        values = probabilities(scorer.logits(chunk.split, chunk.items))
+        table = pa.Table.from_batches([chunk.keys])
+        for t, name in enumerate(names):
+            table = table.append_column(name, pa.array(values[:, t]))
+        yield table
+
+
+if __name__ == "__main__":
+    cli.run(main)
