@@ -1,0 +1,97 @@
+"""Order within an impression: NDCG@k and mean reciprocal rank, exact under tied scores.
+
+Ties are averaged over all their orders (McSherry and Najork 2008, "Computing Information Retrieval Performance
+Measures Efficiently in the Presence of Tied Scores"), so a model that scores all candidates alike gets what a random
+order gets, not what the order of the file gives. A candidate stands once on its page: weights only say which labels
+are known (above 0), and every impression counts alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from srsjax.metrics.sorting import GroupMean, known, sort_rows
+
+
+def ndcg(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray, k: int) -> GroupMean:
+    """Normalized discounted cumulative gain at k, averaged over groups that have a label above 0.
+
+        DCG@k = sum over ranks r = 1..k of (2^y_r - 1) / log2(r + 1),   NDCG@k = DCG@k / (DCG@k of the best order)
+
+    Burges et al. 2005, "Learning to Rank using Gradient Descent" (the gain); Jarvelin and Kekalainen 2002.
+
+    Args:
+        scores: [M], only their order counts.
+        labels: [M] >= 0, binary, soft or graded.
+        weights: [M]; 0 leaves a candidate out.
+        groups: [M] int64 group numbers, in any order.
+        k: ranks that count, >= 1.
+
+    Returns:
+        Value in [0, 1], groups averaged, and their share of all groups.
+    """
+    weights, scores, labels, groups = known(weights, scores, labels, groups)
+    if not len(scores):
+        return GroupMean(float("nan"), 0, float("nan"))
+    gains = np.exp2(labels) - 1
+    reached, best = _dcg(scores, gains, groups, k), _dcg(gains, gains, groups, k)
+    some = best > 0
+    return _mean_over(reached[some] / best[some], len(best))
+
+
+def _dcg(scores: np.ndarray, gains: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+    """Expected DCG@k of each group, [G] float64, groups in ascending order of their number."""
+    rows = sort_rows(-scores, groups)
+    ranks = np.arange(1, min(k, rows.group_sizes.max()) + 1)
+    discounts = np.concatenate([[0], np.cumsum(1 / np.log2(ranks + 1))])  # [ranks + 1], summed over the first r ranks
+    first, last = rows.tie_ranks, rows.tie_ranks + rows.tie_sizes
+    # Every row of a tie takes each of its ranks equally often: the tie's mean gain at each rank it covers.
+    covered = discounts[np.minimum(last, len(ranks))] - discounts[np.minimum(first, len(ranks))]
+    return rows.group_sums(rows.tie_sums(gains) / rows.tie_sizes * covered)
+
+
+def mrr(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> GroupMean:
+    """Mean over groups of 1 / (rank of the first relevant candidate); a candidate is relevant from label 0.5 on.
+
+    Groups without a relevant candidate are left out. Under ties it is the expectation over their orders: with r rows
+    ranked above the first tie that holds a relevant one, m rows in it and p of them relevant,
+
+        E[1 / rank] = sum over j = 1 .. m - p + 1 of  C(m - j, p - 1) / C(m, p) / (r + j)
+
+    Voorhees 1999, "The TREC-8 Question Answering Track Report". Arguments as in `ndcg`.
+
+    Returns:
+        Value in [0, 1], groups averaged, and their share of all groups.
+    """
+    weights, scores, labels, groups = known(weights, scores, labels, groups)
+    if not len(scores):
+        return GroupMean(float("nan"), 0, float("nan"))
+    rows = sort_rows(-scores, groups)
+    relevant = rows.tie_sums((labels >= 0.5).astype(np.int64))
+    first = (relevant > 0) & (rows.sums_before(relevant) == 0)
+    return _mean_over(
+        _expected_reciprocal(rows.tie_ranks[first], rows.tie_sizes[first], relevant[first]), len(rows.groups)
+    )
+
+
+def _expected_reciprocal(above: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """E[1 / rank of the first relevant row] of each tie, [G] float64, by the formula in `mrr`; arguments [G] int64."""
+    if not len(tied):
+        return np.zeros(0)
+    places = tied - relevant + 1  # where in the tie the first relevant row may stand
+    starts = np.cumsum(places) - places
+    above, tied, relevant = (np.repeat(x, places) for x in (above, tied, relevant))
+    j = np.arange(len(above)) - np.repeat(starts, places) + 1
+    log_factorial = np.concatenate([[0], np.cumsum(np.log(np.arange(1, tied.max() + 1)))])
+
+    def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+
+    chance = np.exp(log_choose(tied - j, relevant - 1) - log_choose(tied, relevant))
+    return np.add.reduceat(chance / (above + j), starts)
+
+
+def _mean_over(values: np.ndarray, groups: int) -> GroupMean:
+    """The mean of the groups in which a metric is defined, of `groups` altogether."""
+    value = float(values.mean()) if len(values) else float("nan")
+    return GroupMean(value, len(values), len(values) / groups)
