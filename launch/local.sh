@@ -36,7 +36,8 @@ fail() {
 # Runs a command, or prints it in a dry run.
 step() {
   if [[ $dry_run ]]; then
-    printf '%q ' "$@" && echo
+    printf '%q' "$1"
+    printf ' %q' "${@:2}" && echo
   else
     "$@"
   fi

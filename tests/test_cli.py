@@ -1,0 +1,346 @@
+"""Configs from files and command lines: every field can be set, every mistake is one line that says where."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import typing
+
+import pytest
+
+from srsjax import cli
+from srsjax.config import (
+    Batch,
+    Catalogue,
+    Categorical,
+    Data,
+    History,
+    Numeric,
+    Optimizer,
+    Schema,
+    Table,
+    Task,
+    Text,
+    TrainConfig,
+    Vector,
+)
+from srsjax.config_io import field_docs, leaves, to_json
+from srsjax.errors import InputError
+
+
+def get_config() -> TrainConfig:
+    return TrainConfig(
+        schema=Schema(
+            context=(Text("query", max_tokens=16), History("clicked"), Categorical("device")),
+            candidate=(Text("title", "items.title"), Numeric("price"), Vector("image", size=4)),
+            tasks=(Task("click"), Task("bought")),
+        ),
+        data=Data(
+            log=Table(("a.csv", "b.csv")),
+            catalogues=(Catalogue("items.parquet", key=("shop", "item")), Catalogue("users.csv", name="users")),
+            group_by="request",
+        ),
+        optimizer=Optimizer(args={"b2": 0.99}),
+    )
+
+
+CONFIG = "from srsjax.config import *\n\n" + inspect.getsource(get_config)
+EXPECTED = get_config()
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text: str = CONFIG) -> str:
+        path = tmp_path / "shop.py"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def another(expected, value) -> tuple[list[str], object]:
+    """Words for a field of this type that set it to something else than `value`, and what they set it to."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin is typing.Literal:
+        other = next((choice for choice in arguments if choice != value), arguments[0])
+        return [other], other
+    if origin is dict:
+        return ["b1=0.5", "eps=1e-06"], {"b1": 0.5, "eps": 1e-6}
+    if origin is tuple:
+        words = [f"word {i}" for i in range(3)]
+        return words, tuple(words)
+    simple = {bool: (["true"], True), int: (["-7"], -7), float: (["0.25"], 0.25), str: (["x y"], "x y")}
+    # What else there is takes one string or several.
+    return simple.get(expected, (["x", "y"], ("x", "y")))
+
+
+def field(config, name: str):
+    for part in name.split("."):
+        config = config[int(part)] if part.isdigit() else getattr(config, part)
+    return config
+
+
+FIELDS = {leaf.name: leaf for leaf in leaves(EXPECTED)}
+
+
+def test_every_field_can_be_set_on_the_command_line_and_alone(config_file):
+    path = config_file()
+    for name, leaf in FIELDS.items():
+        words, expected = another(leaf.type, leaf.value)
+        config, _ = cli.load_config(["--config", path, f"--{name}", *words], "train")
+        assert field(config, name) == expected, name
+        changed = {other for other in FIELDS if field(config, other) != FIELDS[other].value}
+        assert changed == ({name} if expected != leaf.value else set()), name
+
+
+def test_all_fields_at_once(config_file):
+    argv, expected = ["--config", config_file()], {}
+    for name, leaf in FIELDS.items():
+        words, expected[name] = another(leaf.type, leaf.value)
+        argv += [f"--{name}", *words]
+    config, _ = cli.load_config(argv, "train")
+    assert {name: field(config, name) for name in FIELDS} == expected
+
+
+def test_every_field_of_every_config_class_is_a_field_of_the_example():
+    """So that the walk above leaves none out."""
+    owners = {leaf.owner for leaf in FIELDS.values()}
+    seen = {(leaf.owner, leaf.name.rpartition(".")[2]) for leaf in FIELDS.values()}
+    for owner in owners:
+        for one in dataclasses.fields(owner):
+            holds_more = any(leaf.startswith(f"{one.name}.") or f".{one.name}." in leaf for leaf in FIELDS)
+            assert (owner, one.name) in seen or holds_more, (owner, one.name)
+    assert {Text, History, Categorical, Numeric, Vector, Task, Table, Catalogue} <= owners
+
+
+def test_every_field_is_documented():
+    for leaf in FIELDS.values():
+        assert leaf.doc.endswith((".", ")")), leaf.name
+    assert field_docs(Catalogue)["files"] == field_docs(Table)["files"]  # documentation is inherited with the field
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--overwrite"], True),
+        (["--overwrite", "false"], False),
+        (["--mesh.data", "-1"], -1),
+        (["--mesh.data=-1"], -1),
+        (["--optimizer.learning_rate", "1"], 1.0),
+        (["--data.group_by", ""], ""),
+        (["--data.keys"], ()),
+        (["--data.log.files", "logs/*.csv"], "logs/*.csv"),
+        (["--schema.context.0.max_tokens", "8", "--schema.context.0.max_tokens", "24"], 24),
+    ],
+)
+def test_forms_of_values(config_file, words, expected):
+    config, name = cli.load_config(["--config", config_file(), *words], "train")
+    assert field(config, words[0][2:].partition("=")[0]) == expected
+    assert name == "shop"
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (
+            ["--optimizer.lerning_rate", "1"],
+            "unknown field --optimizer.lerning_rate, nearest: --optimizer.learning_rate",
+        ),
+        (["--lerning_rate", "1"], "unknown field --lerning_rate, nearest: --optimizer.learning_rate"),
+        (["--run-dir", "x"], "unknown field --run-dir, nearest: --run_dir"),
+        (["--run", "x"], "unknown field --run, nearest: --run_dir"),  # no abbreviations
+        (["--schema.context.7.name", "x"], "unknown field --schema.context.7.name, nearest: --schema.context.0.name"),
+        (["--batch.rows", "many"], '--batch.rows: found "many", expected int'),
+        (["--batch.rows", "1.5"], '--batch.rows: found "1.5", expected int'),
+        (["--batch.rows"], "--batch.rows: expected 1 argument"),
+        (["--batch.rows", "1", "2"], 'unexpected argument "2", expected --FIELD VALUE'),
+        (["--optimizer.learning_rate", "nan"], '--optimizer.learning_rate: found "nan", expected finite number'),
+        (["--optimizer.args", "b2"], '--optimizer.args: found "b2", expected NAME=FLOAT'),
+        (["--optimizer.args", "b2=x"], '--optimizer.args b2: found "x", expected finite number'),
+        (["--overwrite", "maybe"], '--overwrite: found "maybe", expected true or false'),
+        (["--model.readout", "last"], '--model.readout: found "last", expected one of pooled, first, mean'),
+        (["--data.split.values", "a", "b"], "--data.split.values: expected 3 arguments"),
+    ],
+)
+def test_mistakes_on_the_command_line(config_file, words, expected):
+    assert message(cli.load_config, ["--config", config_file(), *words], "train") == expected
+
+
+def test_help_lists_every_field(config_file, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.load_config(["--config", config_file(), "--help"], "train", "Trains.\n\n  an example")
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Trains.\n\n  an example" in shown
+    assert all(f"--{name} " in shown for name in FIELDS)
+    said = " ".join(shown.split())
+    assert "Peak learning rate. (default: 3e-05)" in said
+    assert "Share of the softmax cross-entropy" in said
+
+
+def test_help_needs_no_config(capsys):
+    with pytest.raises(SystemExit):
+        cli.load_config(["--help"], "train")
+    assert "--optimizer.learning_rate" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- config files
+
+
+def test_a_config_file(config_file):
+    assert cli.read_config(config_file()) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["ctr", "ctr.py", "configs/ctr.py"])
+def test_a_name_in_configs(tmp_path, monkeypatch, name):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ctr.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    assert cli.load_config(["--config", name], "train") == (EXPECTED, "ctr")
+
+
+def test_the_names_of_the_checkout_are_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("reviews", "upworthy"):
+        assert cli.read_config(name).schema.candidate
+
+
+def test_an_unknown_name_lists_the_others(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    said = message(cli.read_config, "minee.py")
+    assert said.startswith("--config minee.py: no such file") and said.endswith("nearest: mine") and "reviews" in said
+
+
+def test_no_config_named():
+    assert message(cli.load_config, [], "train").startswith("--config is missing")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("import srsjax\n\ndef get_config(:\n    pass", ":3: invalid syntax"),
+        ("x = 1", ": no get_config, expected def get_config() -> TrainConfig"),
+        ("def get_config():\n    return None", ": found None, expected TrainConfig"),
+        ("from srsjax.config import *\ndef get_config():\n    return Batch()", ": found Batch, expected TrainConfig"),
+        (
+            "from srsjax.config import *\ndef get_config():\n    return Optimizer(lerning_rate=1)",
+            ":3: Optimizer has no field lerning_rate, nearest: learning_rate",
+        ),
+        ("def get_config():\n    return TrainConfig()", ":2: NameError: name 'TrainConfig' is not defined"),
+        ("import no_such_module\n", ":1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("from srsjax.config import *\n{}.x", ":2: AttributeError: 'dict' object has no attribute 'x'"),
+    ],
+)
+def test_mistakes_in_a_config_file(config_file, text, expected):
+    path = config_file(text)
+    assert message(cli.read_config, path) == path + expected
+
+
+@pytest.mark.parametrize(
+    "field, expected",
+    [
+        ('batch=Batch(rows="many")', 'batch.rows: found "many", expected int'),
+        ("batch=Batch(rows=1.0)", "batch.rows: found 1.0, expected int"),
+        ("batch=Batch(rows=True)", "batch.rows: found True, expected int"),
+        ("overwrite=1", "overwrite: found 1, expected true or false"),
+        ('model=Model(dtype="float16")', 'model.dtype: found "float16", expected one of auto, float32, bfloat16'),
+        ('optimizer=Optimizer(args={"b2": "x"})', 'optimizer.args.b2: found "x", expected finite number'),
+        ("optimizer=Adam", None),
+        ("data=Data(log=Table(files=1))", "data.log.files: found 1, expected str or tuple of str"),
+        ('data=Data(keys=("a", 2))', "data.keys.1: found 2, expected str"),
+        ('data=Data(split=Split(values=("a", "b")))', "data.split.values: found ('a', 'b'), expected tuple of 3 str"),
+        ("schema=Schema(context=Text())", None),
+        ('schema=Schema(context=Text("q"))', None),
+        ('schema=Schema(candidate=(History("h"),))', None),
+    ],
+)
+def test_values_of_the_wrong_type_in_a_config_file(config_file, field, expected):
+    path = config_file(f"from srsjax.config import *\ndef get_config():\n    return TrainConfig({field})")
+    said = message(cli.read_config, path)
+    assert said.startswith(path)
+    if expected is not None:
+        assert said == f"{path}: {expected}"
+
+
+def test_lists_become_tuples_and_whole_numbers_floats(config_file):
+    text = 'from srsjax.config import *\ndef get_config():\n    return TrainConfig(epochs=2, data=Data(keys=["a"]))'
+    config = cli.read_config(config_file(text))
+    assert config.data.keys == ("a",) and isinstance(config.epochs, float)
+
+
+# ---------------------------------------------------------------------------------------------- other arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of a command."""
+
+    run: str
+    """The run folder."""
+    input: tuple[str, ...] = ()
+    """Files."""
+    top: int = 10
+    """How many."""
+
+
+def test_arguments_of_a_command_without_config():
+    found = cli.parse(Arguments, ["--run", "r", "--input", "a", "b"], "score")
+    assert found == Arguments("r", ("a", "b"))
+    assert message(cli.parse, Arguments, ["--input", "a"], "score") == "--run is missing: The run folder."
+    assert message(cli.parse, Arguments, ["--run", "r", "--tp", "1"], "score") == "unknown field --tp, nearest: --top"
+
+
+def test_arguments_of_a_command_on_a_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(EXPECTED)))
+    argv = ["--run", str(tmp_path), "--top", "3", "--batch.eval_rows", "8"]
+    config, arguments = cli.load_run(Arguments, argv, "score")
+    assert arguments == Arguments(str(tmp_path), top=3)
+    assert config == dataclasses.replace(EXPECTED, batch=Batch(eval_rows=8))
+    assert message(cli.load_run, Arguments, ["--run", "nowhere"], "score").startswith("nowhere: no config.json")
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json: not JSON" in message(cli.load_run, Arguments, ["--run", str(tmp_path)], "score")
+
+
+# ---------------------------------------------------------------------------------------------- exit codes
+
+
+def raises(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "main, code, said",
+    [
+        (lambda: None, 0, ""),
+        (lambda: 75, 75, ""),
+        (raises(InputError("a.csv row 3:\n found x")), 2, "error: a.csv row 3: found x\n"),
+        (raises(KeyboardInterrupt()), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(main, code, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(raises(ZeroDivisionError()))
