@@ -1,0 +1,82 @@
+"""64-bit hashes of table columns: how keys, impressions, duplicates and users are told apart.
+
+Multilinear hashing of the UTF-8 bytes (Lemire & Kaser 2014, "Strongly universal string hashing is fast") with fixed
+multipliers and a final mix, so that a hash is the same on every machine and in every run. Among n different values some
+two collide with a probability of about n^2 / 2^65: 3e-6 for ten million, 3e-4 for a hundred million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NULL = np.uint64(0x6E756C6C)
+
+
+def hash_texts(texts: pa.Array) -> np.ndarray:
+    """Hashes of a string column, [n] uint64; all nulls have one hash, other than that of any text."""
+    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    texts = texts.cast(pa.large_string())
+    null = np.asarray(texts.is_null())
+    texts = pc.fill_null(texts, "")
+    _, offsets, data = texts.buffers()
+    offsets = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    lengths = np.diff(offsets)
+    if len(texts) == 0 or lengths.sum() == 0:
+        sums = np.zeros(len(texts), np.uint64)
+    else:
+        values = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64) + np.uint64(1)
+        place = np.arange(len(values)) - np.repeat(offsets[:-1] - offsets[0], lengths)
+        values *= _multipliers(int(lengths.max()))[place]
+        sums = _segment_sums(values, offsets - offsets[0])
+    return np.where(null, NULL, mix(sums + lengths.astype(np.uint64)))
+
+
+def hash_column(column: pa.Array) -> np.ndarray:
+    """Hashes of a column of texts, lists or structs of them, or any type with a text form, [n] uint64."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_struct(column.type):
+        return combine([hash_column(part) for part in column.flatten()])
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0), np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        values = hash_column(pc.list_flatten(column))
+        values *= _multipliers(int(lengths.max(initial=0)))[np.arange(len(values)) - np.repeat(offsets[:-1], lengths)]
+        return mix(_segment_sums(values, offsets) + lengths.astype(np.uint64))
+    return hash_texts(column if pa.types.is_large_string(column.type) else column.cast(pa.string()))
+
+
+def combine(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One hash for several columns, in their order, [n] uint64."""
+    total = np.zeros_like(parts[0])
+    for part, multiplier in zip(parts, _multipliers(len(parts)), strict=True):
+        total += mix(part) * multiplier
+    return mix(total)
+
+
+def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers in [0, 1), float64, that are independent between seeds."""
+    salt = mix(np.array([seed + 1], np.uint64))
+    return (mix(hashes + salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every bit of the input moves every bit of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _multipliers(count: int) -> np.ndarray:
+    """Odd multipliers of places 0, 1, ... (SplitMix64's sequence)."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return mix(steps) | np.uint64(1)
+
+
+def _segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Sums modulo 2^64 of values[offsets[i]:offsets[i + 1]]; unlike reduceat, right for empty segments."""
+    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
+    return running[offsets[1:]] - running[offsets[:-1]]
