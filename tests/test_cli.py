@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -211,9 +212,11 @@ def test_a_name_in_configs(tmp_path, monkeypatch, name):
     assert cli.load_config(["--config", name], "train") == (EXPECTED, "ctr")
 
 
-def test_the_names_of_the_checkout_are_found_from_elsewhere(tmp_path, monkeypatch):
+def test_every_config_of_the_checkout_is_whole_and_found_from_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("reviews", "upworthy"):
+    names = [path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py")]
+    assert names
+    for name in names:
         assert cli.read_config(name).schema.candidate
 
 
@@ -222,7 +225,7 @@ def test_an_unknown_name_lists_the_others(tmp_path, monkeypatch):
     (tmp_path / "configs" / "mine.py").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     said = message(cli.read_config, "minee.py")
-    assert said.startswith("--config minee.py: no such file") and said.endswith("nearest: mine") and "reviews" in said
+    assert said.startswith("--config minee.py: no such file") and said.endswith("nearest: mine")
 
 
 def test_no_config_named():
