@@ -34,6 +34,11 @@ class Catalogue:
     values: dict[Column, pa.Array]
     """Columns of V values each, null where missing."""
 
+    @classmethod
+    def of_values(cls, spec: config.Catalogue, values: dict[Column, pa.Array]) -> Catalogue:
+        """Rows without keys: they are known by their number only."""
+        return cls(spec, np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
+
     def __len__(self) -> int:
         return len(self.hashes)
 

@@ -98,10 +98,10 @@ class Cleaner:
             "example": self.rows_read + np.arange(len(chunk)),
             "impression": impression,
         }
-        rows = {name: self._join(chunk, name, problems, dropped) for name in self.joined}
+        rows = {name: self.join(chunk, name, problems, dropped) for name in self.joined}
         out |= {f"row:{name}": row for name, row in rows.items()}
         for feature in self.sources.features:
-            self._feature(chunk, feature, rows, problems, dropped, out)
+            self.feature(chunk, feature, rows, problems, dropped, out)
         if self.labels:
             self._labels(chunk, problems, out)
         if self.sources.user:
@@ -120,7 +120,7 @@ class Cleaner:
 
     # ------------------------------------------------------------------------------------------ parts of a row
 
-    def _join(self, chunk, name: str, problems: cells.Problems, dropped: dict[str, np.ndarray]) -> np.ndarray:
+    def join(self, chunk, name: str, problems: cells.Problems, dropped: dict[str, np.ndarray]) -> np.ndarray:
         """Rows of a catalogue, [n] int64; -1 where the key is missing or not there."""
         spec, on = self.catalogues[name].spec, self.sources.on(name)
         hashes, missing = key_hashes(chunk, on, problems)
@@ -138,7 +138,7 @@ class Cleaner:
             )
         return rows
 
-    def _feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
+    def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
         column = self.sources.column(feature)
         if column.table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,17 +21,16 @@ from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfi
 from srsjax.data import features as convert
 from srsjax.data.catalogue import Catalogue, read_catalogues
 from srsjax.data.clean import Cleaner
+from srsjax.data.columns import Problems
 from srsjax.data.features import CodedText
 from srsjax.data.fit import Fitted
 from srsjax.data.ragged import Ragged, join
 from srsjax.data.schema import Column, Sources
 from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import TextEncoder, load_tokenizer
+from srsjax.data.values import Value, chunk_of, require, stand_in
 from srsjax.errors import InputError
 
-# What a caller gives for one context or one candidate: values by column name of the log or of a catalogue, or the text
-# itself where that side has exactly one Text feature.
-Value = str | Mapping[str, object]
 Coder = Callable[[Column], CodedText]
 
 
@@ -87,6 +86,43 @@ class Encoder:
             keys = chunk.batch.select(list(self.sources.key_columns))
             yield Encoded(encoded.split, encoded.items, keys, encoded.cut)
 
+    def encode_values(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
+        """One impression for each of `contexts`, with its own list of candidates; labels and weights are 0.
+
+        A value is a mapping of column names to values. The columns of a catalogue are given as such (`{"title": ...}`)
+        or looked up by the key (`{"item_id": 7}`), in one way for all values of a side. A plain string stands for the
+        text of a side whose only feature is a Text. Raises InputError where a column is missing or a key is unknown.
+        """
+        counts = np.fromiter((len(own) for own in candidates), np.int64, len(candidates))
+        context_of = np.repeat(np.arange(len(contexts)), counts)
+        context, context_joined = self._value_columns("context", contexts)
+        candidate, candidate_joined = self._value_columns("candidate", [value for own in candidates for value in own])
+        rows = {"example": pa.array(np.arange(len(context_of))), "impression": pa.array(context_of)} | candidate
+        rows |= {name: values.take(pa.array(context_of)) for name, values in context.items()}
+        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined or None)
+
+    def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
+        """What one side adds to clean rows, one row a value, and the catalogues that its values stand in for."""
+        features = getattr(self.sources.schema, side)
+        if not features:
+            return {}, {}
+        chunk = chunk_of(self.sources, side, values)
+        tables = {self.sources.column(feature).table for feature in features} - {""}
+        stand_ins = {name: stand_in(self.sources, name, chunk, self.catalogues) for name in tables}
+        stand_ins = {name: catalogue for name, catalogue in stand_ins.items() if catalogue is not None}
+        catalogues = self.catalogues | stand_ins
+        cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
+        problems, out, rows = Problems(), {}, {}
+        for name in tables:
+            rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
+        for feature in features:
+            if not self.sources.column(feature).table:
+                require(chunk, self.sources.column(feature).name)
+            cleaner.feature(chunk, feature, rows, problems, {}, out)
+        out |= {f"row:{name}": pa.array(row) for name, row in rows.items()}
+        coded = self._coder(catalogues)
+        return out, {name: self._encode_catalogue(name, stand_ins[name], coded) for name in stand_ins}
+
     def encode(self, rows: pa.RecordBatch, joined: dict[str, Joined] | None = None) -> Encoded:
         """Clean rows (`srsjax.data.clean`) of whole impressions, which stand together, as arrays. `joined` stands in
         for catalogues where the rows bring their own."""
@@ -112,7 +148,7 @@ class Encoder:
             labels=self._per_task(rows, "label"),
             weights=self._per_task(rows, "weight"),
             example=rows["example"].to_numpy(),
-            user=heads["user"].to_numpy() if self.sources.user else np.arange(len(starts)),
+            user=heads["user"].to_numpy() if "user" in rows.schema.names else np.arange(len(starts)),
             oracle=rows["oracle"].to_numpy() if "oracle" in rows.schema.names else None,
             context_features=self._arrays(schema.context, heads, joined),
             candidate_features=self._arrays(own, rows, joined),

@@ -234,9 +234,8 @@ def _check_task(task: config.Task) -> None:
 
 def _check_split(split: config.Split) -> None:
     if split.valid < 0 or split.test < 0 or split.valid + split.test >= 1:
-        raise InputError(
-            f"data.split: found valid={split.valid} and test={split.test}, expected shares >= 0 that leave some for train"
-        )
+        shares = f"valid={split.valid} and test={split.test}"
+        raise InputError(f"data.split: found {shares}, expected shares >= 0 that leave some for train")
     if split.by in ("time", "column") and len(columns(split.column)) != 1:
         raise InputError(f"data.split: by={split.by!r} needs one column, found {len(columns(split.column))}")
     named = [value for value in split.values if value]
