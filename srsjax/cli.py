@@ -69,7 +69,8 @@ def load_run[Arguments](
 ) -> tuple[TrainConfig, Arguments]:
     """For commands on a run: `arguments` is a documented dataclass with a field `run: str`, the run folder.
 
-    Returns the run's config (`config.json`) with the fields that the command line sets, and the arguments.
+    Returns the run's config (`config.json`) with the fields that the command line sets, and the arguments. An argument
+    with the name of a config field (`overwrite`) stands for itself.
     Raises InputError as `load_config` does.
     """
     return _parse(arguments, argv, command, description, lambda found: read_run_config(found.run))
@@ -177,7 +178,7 @@ def _parse(
     first = _Parser(add_help=False, allow_abbrev=False)
     _add_options(first, _options(own))
     given = first.parse_known_args(argv)[0]
-    if {"-h", "--help"} & set(argv) and any(getattr(given, name) is None for name in required(own)):
+    if {"-h", "--help"} & set(argv) and not any(vars(given).values()):  # help without a config: the general fields
         arguments, config = None, base and TrainConfig()
     else:
         arguments = _arguments(own, given)
@@ -191,7 +192,7 @@ def _parse(
         allow_abbrev=False,
     )
     _add_options(parser, _options(own))
-    fields = list(leaves(config)) if config else []
+    fields = [leaf for leaf in leaves(config) if leaf.name not in vars(given)] if config else []
     for owner, group in itertools.groupby(fields, lambda leaf: leaf.name.rpartition(".")[0]):
         group = list(group)
         title = f"{owner} ({group[0].owner.__name__})" if owner else "fields of the config"

@@ -191,9 +191,12 @@ def test_help_lists_every_field(config_file, capsys):
     assert "Share of the softmax cross-entropy" in said
 
 
-def test_help_needs_no_config(capsys):
+@pytest.mark.parametrize(
+    "load", [lambda: cli.load_config(["--help"], "train"), lambda: cli.load_run(Arguments, ["--help"], "score")]
+)
+def test_help_needs_no_config(capsys, load):
     with pytest.raises(SystemExit):
-        cli.load_config(["--help"], "train")
+        load()
     assert "--optimizer.learning_rate" in capsys.readouterr().out
 
 
@@ -298,6 +301,8 @@ class Arguments:
     """Files."""
     top: int = 10
     """How many."""
+    overwrite: bool = False
+    """A name that the config has too."""
 
 
 def test_arguments_of_a_command_without_config():
@@ -309,9 +314,9 @@ def test_arguments_of_a_command_without_config():
 
 def test_arguments_of_a_command_on_a_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(to_json(EXPECTED)))
-    argv = ["--run", str(tmp_path), "--top", "3", "--batch.eval_rows", "8"]
+    argv = ["--run", str(tmp_path), "--top", "3", "--batch.eval_rows", "8", "--overwrite"]
     config, arguments = cli.load_run(Arguments, argv, "score")
-    assert arguments == Arguments(str(tmp_path), top=3)
+    assert arguments == Arguments(str(tmp_path), top=3, overwrite=True)
     assert config == dataclasses.replace(EXPECTED, batch=Batch(eval_rows=8))
     assert message(cli.load_run, Arguments, ["--run", "nowhere"], "score").startswith("nowhere: no config.json")
     (tmp_path / "config.json").write_text("{")
