@@ -203,9 +203,13 @@ class Cleaner:
                     out["split"][np.asarray(pc.equal(says, value).fill_null(False))] = code
             dropped[f"{data.split.column} is none of {', '.join(filter(None, data.split.values))}"] = out["split"] < 0
         else:
-            parts = [hashing.hash_texts(self._texts(chunk, column, rows, problems)) for column in self.sources.split]
-            share = hashing.uniform(hashing.combine(parts) if parts else whole, data.split.seed)
             held_out = data.split.valid + data.split.test
+            share = np.zeros(len(chunk))
+            if 0 < held_out < 1:
+                parts = [
+                    hashing.hash_texts(self._texts(chunk, column, rows, problems)) for column in self.sources.split
+                ]
+                share = hashing.uniform(hashing.combine(parts) if parts else whole, data.split.seed)
             out["split"] = np.select([share < data.split.test, share < held_out], [2, 1], 0).astype(np.int8)
         if group := columns(data.group_by):
             out["group"], missing = key_hashes(chunk, group, problems)

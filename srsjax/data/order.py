@@ -192,12 +192,11 @@ def kth_smallest(blocks: Callable[[], Iterator[np.ndarray]], k: int) -> float:
 # ---------------------------------------------------------------------------------------------- rows in order
 
 
-def as_they_come(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Clean rows that need no second look: each impression, which stands together, takes the split of its first row."""
+def by_impression(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Gives each impression, which stands together, the split of its first row (where that is not settled yet)."""
     for batch in batches:
         impression = batch["impression"].to_numpy()
-        first = np.searchsorted(impression, impression)
-        split = batch["split"].to_numpy()[first]
+        split = batch["split"].to_numpy()[np.searchsorted(impression, impression)]
         yield batch.set_column(batch.schema.get_field_index("split"), "split", pa.array(split))
 
 

@@ -6,19 +6,20 @@ import json
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from srsjax.config import TrainConfig, columns
+from srsjax.config import Schema, Split, Table, TrainConfig, columns
 from srsjax.data import fit, manifest, order, tables
-from srsjax.data.catalogue import Catalogue, read_catalogues
+from srsjax.data.catalogue import read_catalogues
 from srsjax.data.clean import Cleaner
 from srsjax.data.columns import Problem
-from srsjax.data.encode import Encoder
+from srsjax.data.encode import Encoder, refuse
 from srsjax.data.folders import building
 from srsjax.data.schema import Sources, check_schema
 from srsjax.data.shop import write_shop
@@ -51,123 +52,122 @@ def prepare(config: TrainConfig, log=print) -> Store:
     return store
 
 
-@dataclass
-class _Rows:
-    """The clean rows that go into the store."""
+def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
+    """A store of labelled files, for evaluation: all rows are its test split.
 
-    in_order: Iterator[pa.RecordBatch]
-    """Whole impressions, with their settled `split`."""
-    fitted: fit.Fitted = fit.Fitted()
-    text: TextEncoder | None = None
-    duplicates: int = 0
-    moved: int = 0
+    They are cleaned, joined and grouped as the encoder's config says, except that nothing is fitted and a bad row is an
+    error. Written into `folder`, which does not exist yet and is the caller's to remove.
+    """
+    folder = Path(folder)
+    data = replace(encoder.sources.data, log=table, split=Split(valid=0.0, test=1.0))
+    sources = Sources(encoder.sources.schema, data)
+    cleaner = Cleaner(sources, encoder.catalogues, refuse)
+    rows: Iterator[pa.RecordBatch] = (rows for _, rows in cleaner.read(table))
+    settled = None
+    if _must_wait(sources):
+        spill = order.Spill(folder / "scratch", rows)
+        settled = order.settle(spill, data.split.valid, data.split.test)
+        rows = order.in_impressions(spill, settled)
+    cut = _write_rows(folder, encoder, rows)
+    return _finish(folder, _counts(cleaner, encoder.fitted, settled, cut), sources.schema)
 
 
 def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None, described: dict, folder: Path) -> None:
-    """Writes the store into an empty folder."""
+    """Writes the store into an empty folder. `tokenizer` is None where one is to be trained."""
     began = time.monotonic()
+    fitted, settled = fit.Fitted(), None
     with _BadRows(folder / "bad_rows.jsonl") as bad_rows:
         catalogues = read_catalogues(sources, bad_rows.add)
         cleaner = Cleaner(sources, catalogues, bad_rows.add, on_bad_row=config.data.on_bad_row)
-        clean = (rows for _, rows in cleaner.read(config.data.log))
-        if _needs_second_look(sources, tokenizer):
-            rows = _look_twice(config, sources, catalogues, tokenizer, clean, cleaner, folder / "scratch")
-        else:
-            rows = _Rows(order.as_they_come(clean), text=tokenizer)
-        encoder = Encoder(sources, catalogues, rows.text, rows.fitted)
-        writer = StoreWriter(folder, sources, encoder.items)
-        for batch in rows.in_order:
-            split = batch["split"].to_numpy()
-            for number in np.unique(split).tolist():
-                writer.append(number, encoder.encode(batch.filter(pa.array(split == number))))
-        writer.close()
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
-    rows.text.save(folder / "tokenizer")
-    left_out = {"bad row": bad_rows.count} | cleaner.left_out | {"duplicate": rows.duplicates}
+        rows: Iterator[pa.RecordBatch] = (rows for _, rows in cleaner.read(config.data.log))
+        if _must_wait(sources) or fit.needs_fit(sources) or tokenizer is None:
+            spill = order.Spill(folder / "scratch", rows)
+            settled = order.settle(spill, config.data.split.valid, config.data.split.test)
+            if fit.needs_fit(sources):
+                fitted = fit.fit(sources, catalogues, order.training_rows(spill, settled), spill.folder)
+            if tokenizer is None:
+                texts = fit.training_texts(sources, catalogues, order.training_rows(spill, settled))
+                tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.lowercase)
+            rows = order.in_impressions(spill, settled)
+        cut = _write_rows(folder, Encoder(sources, catalogues, tokenizer, fitted), rows)
+    tokenizer.save(folder / "tokenizer")
     found = {
         "fingerprint": manifest.fingerprint(described),
         "input": described,
+        **_counts(cleaner, fitted, settled, cut),
+        "set_aside": bad_rows.count,
+        "tokenizer": {
+            "source": _tokenizer_source(config) or "trained on the training rows",
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "fitted": fitted.to_json(),
+    }
+    store = _finish(folder, found, sources.schema)
+    _check_splits(config, store.manifest)
+    _write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
+
+
+def _must_wait(sources: Sources) -> bool:
+    """Whether where a row belongs is only known once all are read; else the log is streamed straight through."""
+    data = sources.data
+    return bool(columns(data.group_by) or columns(data.unique)) or data.split.by == "time"
+
+
+def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch]) -> Counter[str]:
+    """Encodes and writes clean rows of whole impressions; returns what was cut."""
+    writer = StoreWriter(folder, encoder.sources, encoder.items)
+    for batch in order.by_impression(rows):
+        split = batch["split"].to_numpy()
+        for number in np.unique(split).tolist():
+            writer.append(number, encoder.encode(batch.filter(pa.array(split == number))))
+    writer.close()
+    return writer.cut
+
+
+def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
+    """What the manifest says of the rows."""
+    left_out = cleaner.left_out | Counter({"duplicate": settled.duplicates if settled else 0})
+    return {
         "rows": {
             "read": cleaner.rows_read,
             "log_rows": cleaner.impressions_read,
             "left_out": {reason: count for reason, count in left_out.items() if count},
-            "moved": rows.moved,
+            "moved": settled.moved if settled else 0,
         },
         "missing": {
-            feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, rows.fitted)}
-            for feature in sources.features
+            feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, fitted)}
+            for feature in cleaner.sources.features
             if cleaner.missing[feature.name]
         },
         "unknown_history_items": {name: count for name, count in cleaner.lost_items.items() if count},
-        "cut": {name: count for name, count in writer.cut.items() if count},
-        "tokenizer": {
-            "source": _tokenizer_source(config) or "trained on the training rows",
-            "fingerprint": rows.text.fingerprint,
-            "vocab_size": rows.text.vocab_size,
-        },
-        "fitted": rows.fitted.to_json(),
+        "cut": {name: count for name, count in cut.items() if count},
     }
+
+
+def _finish(folder: Path, found: dict, schema: Schema) -> Store:
+    """Completes a written store with its manifest, and opens it."""
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
     _write_json(folder / "manifest.json", found)
-    splits = manifest.describe_splits(open_store(folder), config.schema)
-    _check_splits(config, splits, found["rows"])
-    _write_json(folder / "manifest.json", found | {"splits": splits, "seconds": round(time.monotonic() - began, 2)})
+    _write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
+    return open_store(folder)
 
 
-# ---------------------------------------------------------------------------------------------- the second look
-
-
-def _needs_second_look(sources: Sources, tokenizer: TextEncoder | None) -> bool:
-    """Whether some rows must wait until all are read; without that the log is streamed straight through."""
-    data = sources.data
-    waits = columns(data.group_by) or columns(data.unique) or data.split.by == "time"
-    return bool(waits) or tokenizer is None or fit.needs_fit(sources)
-
-
-def _look_twice(
-    config: TrainConfig,
-    sources: Sources,
-    catalogues: dict[str, Catalogue],
-    tokenizer: TextEncoder | None,
-    clean: Iterator[pa.RecordBatch],
-    cleaner: Cleaner,
-    scratch: Path,
-) -> _Rows:
-    """Spills the clean rows, settles where each belongs, and fits what the training rows decide."""
-    spill = order.Spill(scratch, clean)
-    if not spill.rows:
-        raise InputError(_empty_split("train", config, [0, 0, 0], cleaner.rows_read, cleaner.left_out))
-    settled = order.settle(spill, config.data.split.valid, config.data.split.test)
-    fitted = fit.Fitted()
-    if fit.needs_fit(sources):
-        fitted = fit.fit(sources, catalogues, order.training_rows(spill, settled), scratch)
-    if tokenizer is None:
-        texts = fit.training_texts(sources, catalogues, order.training_rows(spill, settled))
-        tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.lowercase)
-    return _Rows(order.in_impressions(spill, settled), fitted, tokenizer, settled.duplicates, settled.moved)
-
-
-def _check_splits(config: TrainConfig, splits: dict, rows: dict) -> None:
+def _check_splits(config: TrainConfig, found: dict) -> None:
     """Raises InputError for an empty split: train always, the others if they were asked for."""
-    split = config.data.split
+    split, rows = config.data.split, found["rows"]
     asked = split.values if split.by == "column" else (True, split.valid, split.test)
-    counts = [splits[name]["candidates"] for name in SPLITS]
+    counts = [found["splits"][name]["candidates"] for name in SPLITS]
     for name, count, wanted in zip(SPLITS, counts, asked, strict=True):
         if wanted and not count:
-            raise InputError(_empty_split(name, config, counts, rows["read"], rows["left_out"]))
-
-
-def _empty_split(name: str, config: TrainConfig, counts: list[int], read: int, left_out: dict[str, int]) -> str:
-    split = config.data.split
-    by = f"{split.by} of {', '.join(columns(split.column)) or ', '.join(columns(config.data.group_by)) or 'the row'}"
-    got = ", ".join(f"{count} {each}" for each, count in zip(SPLITS, counts, strict=True))
-    why = "".join(f", {count} left out ({reason})" for reason, count in left_out.items() if count)
-    advice = (
-        f"check data.split.values {split.values}"
-        if split.by == "column"
-        else f"set data.split.{name} to 0 or use more rows"
-    )
-    log = tables.expand(config.data.log.files)[0]
-    return f"{log}: the {name} split is empty: of {read} rows read {got}{why}, by {by}; {advice}"
+            key = columns(split.column) or columns(config.data.group_by) or ("the whole row",)
+            got = ", ".join(f"{count} {each}" for each, count in zip(SPLITS, counts, strict=True))
+            why = "".join(f", {count} left out ({reason})" for reason, count in rows["left_out"].items())
+            advice = f"check data.split.values {split.values}" if split.by == "column" else "change data.split"
+            raise InputError(
+                f"{tables.expand(config.data.log.files)[0]}: the {name} split is empty; of {rows['read']} rows {got}"
+                f"{why}, by {split.by} of {', '.join(key)}; {advice} or use more rows"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- small parts

@@ -115,7 +115,8 @@ class Sources:
     @cached_property
     def whole_row(self) -> bool:
         """Whether every column of the log is needed: to hash the whole row."""
-        by_row = self.data.split.by == "hash" and not self.split
+        split = self.data.split
+        by_row = split.by == "hash" and not self.split and 0 < split.valid + split.test < 1
         return by_row or "*" in columns(self.data.unique)
 
     def catalogue_columns(self, name: str, splitting: bool) -> list[Column]:

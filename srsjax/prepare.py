@@ -1,0 +1,25 @@
+"""Prepares the data of a config: `python -m srsjax.prepare --config ctr.py`.
+
+Reads the tables once, checks, joins, cleans and tokenises them, and writes the token store that training reads. Does
+nothing where the store is there and nothing it depends on has changed. `train` does the same before it trains.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from srsjax import cli
+from srsjax.data.prepare import prepare
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    config, _ = cli.load_config(argv, "prepare", __doc__)
+    console = Console(highlight=False)
+    store = prepare(config, log=lambda text: console.print(text, markup=False, soft_wrap=True))
+    console.print(f"store: {store.folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
