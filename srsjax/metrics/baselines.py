@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from srsjax.data.store import Split
+from srsjax.errors import InputError
 
 
 def popularity_scores(train: Split, split: Split, n_items: int, task: int = 0) -> np.ndarray:
@@ -23,13 +24,15 @@ def popularity_scores(train: Split, split: Split, n_items: int, task: int = 0) -
         task: number of the task; its labels are in [0, 1].
 
     Returns:
-        [M] float64 probabilities for the candidates of `split`; NaN where training has no label.
+        [M] float64 probabilities for the candidates of `split`.
+
+    Raises InputError where training has no known label.
     """
     weights = train.weights[:, task].astype(np.float64)
     counts = np.bincount(train.item, weights, n_items)
     clicks = np.bincount(train.item, weights * train.labels[:, task], n_items)
     if not counts.sum():
-        return np.full(len(split.item), np.nan)
+        raise InputError(f"training split: found no known label of task {task}, expected some; check its column")
     rate, strength = clicks.sum() / counts.sum(), prior_strength(clicks, counts)
     rates = np.full(n_items, rate) if math.isinf(strength) else (clicks + strength * rate) / (counts + strength)
     return rates[split.item]

@@ -19,7 +19,7 @@ from srsjax.metrics.sorting import group_sizes, known
 from srsjax.metrics.threshold import classification
 
 MAX_PAIRS = 100_000_000
-"""Above this many pairs `pairwise_significant`, which visits each one, is left out (about 20 seconds)."""
+"""Above this many pairs `pairwise_significant`, which visits each one, is left out (about ten seconds of one core)."""
 
 MODES: dict[str, Literal["max", "min"]] = {
     "auc": "max",
@@ -160,8 +160,10 @@ def references(
 ) -> dict[str, dict[str, float]]:
     """What the first task's metrics on a split compare with: `popularity`, and `oracle` where its probability is known.
 
-    Both are constants of the data. `n_items` is V, the number of rows of `Items`.
+    Both are constants of the data, for labels in [0, 1]; graded labels have neither. `n_items` is V, rows of `Items`.
     """
+    if train.labels[:, 0].max(initial=0) > 1:
+        return {}
     scores = {"popularity": popularity_scores(train, split, n_items)}
     if split.oracle is not None:
         scores["oracle"] = split.oracle
@@ -180,7 +182,7 @@ def mode(name: str, ndcg_at: int = 10) -> Literal["max", "min"]:
     metric = name.rpartition("/")[2]
     if metric in modes:
         return modes[metric]
-    nearest = difflib.get_close_matches(metric, modes, n=1, cutoff=0)[0]
+    nearest = difflib.get_close_matches(metric.lower(), modes, n=1, cutoff=0)[0]
     raise InputError(f"evaluate.monitor: found {name!r}, expected one of {', '.join(modes)}; did you mean {nearest!r}?")
 
 
@@ -227,9 +229,10 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
     return leading + [name for name in names if name not in leading]
 
 
-def _cell(metric: str, values: dict[str, float]) -> str:
-    if metric not in values:
+def _cell(name: str, values: dict[str, float]) -> str:
+    metric = name.rpartition("/")[2]
+    if name not in values:
         return f"undefined: {UNDEFINED[metric]}" if metric in UNDEFINED else "-"
-    value = values[metric]
+    value = values[name]
     counted = metric in ("candidates", "impressions", "weight") or metric.endswith(("_groups", "_pairs"))
     return f"{value:,.0f}" if counted else f"{value:.4f}"

@@ -62,9 +62,11 @@ class SortedRows:
         """[B] -> [B], the sum over the earlier ties of the same group."""
         steps = np.concatenate([ties[:1], ties[:-1]])
         steps[self.first_tie] = 0
-        # Each group starts by taking away what the one before left, so that rounding does not grow with their number.
+        # Each group starts by taking away what the one before left, so that the running sum stays as small as its own
+        # group; what rounding leaves at the start of a group goes too.
         steps[self.first_tie[1:]] = -np.add.reduceat(steps, self.first_tie)[:-1]
-        return np.cumsum(steps)
+        running = np.cumsum(steps)
+        return running - np.repeat(running[self.first_tie], np.diff(self.first_tie, append=len(ties)))
 
 
 def sort_rows(values: np.ndarray, groups: np.ndarray | None = None) -> SortedRows:
