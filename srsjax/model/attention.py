@@ -60,8 +60,10 @@ def attend(
       [R, Q, H, Dh] in the dtype of `query`. Scores, softmax and probabilities are float32 up to the product with
       `value`. A query that sees nothing gets finite numbers of no meaning.
     """
-    query = query * query.shape[-1] ** -0.5
+    # Heads before tokens: with the batch axes first XLA's CPU backend runs every one of these products, and the
+    # bfloat16 ones fast; it fails on the gradient of some other orders.
+    query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))  # [R, H, L, Dh]
     bias = jnp.where(visibility.mask(), 0.0, INVISIBLE)[:, None]  # [R, 1, Q, L]
-    scores = contract("rqhd,rlhd->rhql", query, key) + bias
+    scores = contract("rhqd,rhld->rhql", query, key) + bias
     probabilities = dropout(jax.nn.softmax(scores), dropout_rate, dropout_key).astype(query.dtype)
-    return contract("rhql,rlhd->rqhd", probabilities, value).astype(query.dtype)
+    return contract("rhql,rhld->rhqd", probabilities, value).astype(query.dtype).swapaxes(1, 2)

@@ -57,12 +57,12 @@ class BertConfig:
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
-            raise InputError(f"hidden_size {self.hidden_size}: expected a multiple of num_heads {self.num_heads}")
+            raise InputError(f"hidden_size {self.hidden_size}, expected a multiple of num_heads {self.num_heads}")
         if self.activation not in ACTIVATIONS:
-            raise InputError(f"activation {self.activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+            raise InputError(f"activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 0.99:
-                raise InputError(f"{name} {getattr(self, name)}: expected at least 0 and less than 0.99")
+                raise InputError(f"{name} {getattr(self, name)}, expected at least 0 and less than 0.99")
 
     @property
     def longest(self) -> int:
