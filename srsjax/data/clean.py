@@ -37,8 +37,9 @@ from srsjax.data.catalogue import (
 )
 from srsjax.data.schema import Sources
 
-# An exploded row repeats its context for each candidate, so fewer of them are held at a time.
-BATCH_ROWS, EXPLODED_BATCH_ROWS = 32768, 4096
+# Rows held at a time, in a few copies: 16 MB each where a row has 2 kB. An exploded row repeats its context for each
+# candidate, so these are fewer.
+BATCH_ROWS, EXPLODED_BATCH_ROWS = 8192, 1024
 
 
 class Cleaner:

@@ -16,10 +16,13 @@ import pyarrow as pa
 
 from srsjax.data.store import ArrayWriter
 
-# Rows worked on at a time. Hashes are sorted and spilled rows are ordered in parts of about this many.
+# Rows whose hashes are sorted at a time, and bytes of spilled rows that are brought into order at a time.
 BLOCK = 1 << 20
+PART_BYTES = 1 << 24
+# Parts are open files; more rows than fit into so many make larger parts.
+MOST_PARTS = 256
 # Rows of the batches that are encoded.
-BATCH_ROWS = 32768
+BATCH_ROWS = 8192
 
 
 class Spill:
@@ -35,7 +38,7 @@ class Spill:
 
     def __init__(self, folder: Path, batches: Iterator[pa.RecordBatch], block: int = BLOCK):
         """Writes all batches; the rows of an impression stand together and in one batch."""
-        self.folder, self.block, self.rows = folder, block, 0
+        self.folder, self.block, self.rows, self.bytes = folder, block, 0, 0
         folder.mkdir(parents=True)
         sink, writers = None, {}
         for batch in batches:
@@ -48,6 +51,7 @@ class Spill:
             for name, writer in writers.items():
                 writer.append(batch[name].to_numpy(zero_copy_only=False))
             self.rows += batch.num_rows
+            self.bytes += batch.nbytes
         self.columns = set(writers)
         for file in ([sink] if sink else []) + list(writers.values()):
             file.close()
@@ -71,7 +75,7 @@ class Spill:
         if not self.rows:
             return
         at = 0
-        with pa.ipc.open_stream(str(self.folder / "rows.arrow")) as source:
+        with pa.OSFile(str(self.folder / "rows.arrow")) as file, pa.ipc.open_stream(file) as source:
             for batch in source:
                 yield slice(at, at + batch.num_rows), batch
                 at += batch.num_rows
@@ -272,16 +276,15 @@ def _by_first_row(spill: Spill, order: Order) -> Iterator[pa.Table]:
     for sink in sinks.values():
         sink.close()
     for number in sorted(sinks):
-        with pa.ipc.open_stream(str(folder / f"{number}.arrow")) as source:
+        with pa.OSFile(str(folder / f"{number}.arrow")) as file, pa.ipc.open_stream(file) as source:
             table = source.read_all().combine_chunks()
         (folder / f"{number}.arrow").unlink()
         yield table.take(pa.array(np.argsort(table["impression"].to_numpy(), kind="stable")))
 
 
 def _part_bounds(spill: Spill, order: Order) -> np.ndarray:
-    """First positions at which a new part begins, so that each holds about a block of rows (parts share the disk, not
-    the memory, and there are at most some hundred of them: more rows make larger parts)."""
-    size = max(spill.block // 8, -(-spill.rows // 256))
+    """First positions at which a new part begins, so that each holds about `PART_BYTES`."""
+    size = max(spill.rows * PART_BYTES // max(spill.bytes, 1), -(-spill.rows // MOST_PARTS), 1)
     grain = max(size // 16, 1)
     counts = np.zeros(-(-spill.rows // grain), np.int64)
     for at in spill.blocks():

@@ -370,6 +370,60 @@ def test_the_command(tmp_path, command):
     assert "bad row: 1" in done.stdout
 
 
+# ---------------------------------------------------------------------------------------------- memory
+
+# VmHWM and not ru_maxrss, which begins at what the parent process had when it forked.
+MEASURED = """
+from srsjax.config import *
+from srsjax.data.prepare import prepare
+prepare(
+    TrainConfig(
+        schema=Schema(candidate=(Text("title", max_tokens=8), Numeric("price", missing="median"))),
+        data=Data(
+            log=Table("log.parquet"), group_by="request", unique=("request", "price"),
+            split=Split(by="time", column="price"),
+        ),
+        tokenizer=Tokenizer(vocab_size=100),
+    ),
+    log=lambda _: None,
+)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) // 1024)
+"""
+
+
+def peak_memory(folder: Path, rows: int) -> int:
+    """MiB that a process holds at most to prepare scattered impressions with 2 kB of text a row."""
+    rng = np.random.default_rng(0)
+    pool = pa.array([" ".join(rng.choice(WORDS, 420)) for _ in range(100)])
+    folder.mkdir()
+    with pq.ParquetWriter(folder / "log.parquet", pa.schema(LOG_TYPES)) as writer:
+        for _ in range(0, rows, 12_000):
+            columns = {
+                "request": rng.integers(0, rows // 4, 12_000),
+                "title": pool.take(pa.array(rng.integers(0, 100, 12_000))),
+            }
+            columns |= {"price": rng.random(12_000), "click": rng.integers(0, 2, 12_000)}
+            writer.write_table(pa.table(columns, pa.schema(LOG_TYPES)))
+    # What is freed counts no more: without this Arrow's allocator keeps pages for a while, more on a busy machine.
+    environment = os.environ | {"MIMALLOC_PURGE_DELAY": "0"}
+    done = subprocess.run([sys.executable, "-c", MEASURED], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+LOG_TYPES = {"request": pa.int64(), "title": pa.string(), "price": pa.float64(), "click": pa.int64()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_log(tmp_path):
+    few, many = (peak_memory(tmp_path / str(rows), rows) for rows in (12_000, 120_000))
+    # 108,000 more rows are 210 MB of text. What may grow are pages of memory-mapped numbers (about 100 bytes a row,
+    # 11 MB, which the kernel takes back when it needs them) and batches that are not yet full with few rows (16 MB and
+    # three copies).
+    assert many - few < 75, f"{few} MiB for 12,000 rows, {many} MiB for 120,000"
+
+
 # ---------------------------------------------------------------------------------------------- crashes and races
 
 KILLED = """
