@@ -178,9 +178,7 @@ class Encoder:
     def _with_fill(self, feature: Text, text: CodedText, missing: np.ndarray) -> CodedText:
         """A catalogue's texts cut to the feature's budget; what fills a missing one, `missing` [V + 1], comes last."""
         fill, _ = self.text.encode([self._fill(feature)], feature.max_tokens + 1)
-        tokens = Ragged.from_lengths(
-            np.concatenate([text.tokens.values, fill.values]), np.append(text.tokens.lengths, fill.lengths)
-        )
+        tokens = text.tokens.append(fill)
         codes = np.where(missing, len(tokens) - 1, np.append(text.codes, 0))
         return CodedText(tokens.truncate(feature.max_tokens), codes, tokens.lengths > feature.max_tokens)
 

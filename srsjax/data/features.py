@@ -13,6 +13,9 @@ from srsjax.data import hashing
 from srsjax.data.ragged import Ragged, join
 from srsjax.data.tokenizer import TextEncoder
 
+# Enough for a token of nearly all texts, English ones having about 5.
+HEAD_CHARACTERS = 10
+
 
 @dataclass(frozen=True)
 class CodedText:
@@ -27,8 +30,27 @@ def tokenize(text: TextEncoder, values: pa.Array, max_tokens: int) -> CodedText:
     """Each distinct text tokenised once and cut to `max_tokens`; a null is an empty text."""
     coded = pc.fill_null(values, "").dictionary_encode()
     # One token more than the budget tells a text that was cut from one that just fits.
-    tokens, _ = text.encode(coded.dictionary.to_pylist(), max_tokens + 1)
+    tokens = _first_tokens(text, coded.dictionary.to_pylist(), max_tokens + 1)
     return CodedText(tokens.truncate(max_tokens), coded.indices.to_numpy(), tokens.lengths > max_tokens)
+
+
+def _first_tokens(text: TextEncoder, texts: list[str], count: int) -> Ragged:
+    """The first `count` tokens of each text, as if the whole of it were tokenised.
+
+    Long texts are cut at a space first, which no token reaches over, and tokenised whole only where that was too short.
+    """
+    heads = [_head(whole, count * HEAD_CHARACTERS) for whole in texts]
+    tokens, _ = text.encode(heads, count)
+    cut = np.fromiter((len(head) < len(whole) for head, whole in zip(heads, texts, strict=True)), bool, len(texts))
+    short = np.flatnonzero(cut & (tokens.lengths < count))
+    whole, _ = text.encode([texts[row] for row in short], count)
+    rows = np.arange(len(texts))
+    rows[short] = len(texts) + np.arange(len(short))
+    return tokens.append(whole).take(rows) if len(short) else tokens
+
+
+def _head(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: max(text.rfind(" ", 0, characters), 0)] or text
 
 
 def distinct(columns: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:

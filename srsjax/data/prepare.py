@@ -184,9 +184,9 @@ def _given_tokenizer(config: TrainConfig) -> TextEncoder | None:
 
 
 def _stem(config: TrainConfig) -> str:
-    """What the store is called: the name of the first log file."""
+    """What the store is called: the name of the first log file, without a number at its end."""
     name = tables.expand(config.data.log.files)[0].name.partition(".")[0]
-    return re.sub(r"[^\w-]+", "_", name) or "log"
+    return re.sub(r"[^\w-]+", "_", re.sub(r"[-_]?\d+$", "", name)) or "log"
 
 
 def _reason(folder: Path, described: dict) -> str:

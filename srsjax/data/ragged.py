@@ -51,6 +51,11 @@ class Ragged:
         lengths = np.where(rows < 0, 0, self.offsets[np.maximum(rows, 0) + 1] - starts)
         return Ragged.from_lengths(self.values[spans(starts, lengths)], lengths)
 
+    def append(self, other: Ragged) -> Ragged:
+        """The rows of both, those of `other` last."""
+        values = [part.values[part.offsets[0] : part.offsets[-1]] for part in (self, other)]
+        return Ragged.from_lengths(np.concatenate(values), np.concatenate([self.lengths, other.lengths]))
+
     def truncate(self, limit: int | np.ndarray) -> Ragged:
         """Each row cut at its end to at most `limit` values."""
         lengths = np.minimum(self.lengths, limit)

@@ -24,7 +24,7 @@ from srsjax.config import (
     Vector,
 )
 from srsjax.data.encode import load_encoder
-from srsjax.data.features import history_items, read_history
+from srsjax.data.features import history_items, read_history, tokenize
 from srsjax.data.prepare import labelled_store, prepare
 from srsjax.data.ragged import Ragged
 from srsjax.errors import InputError
@@ -213,6 +213,15 @@ def test_wrong_values(encoder, context, candidate, message):
     with pytest.raises(InputError) as error:
         encoder.encode_values([context], [[candidate]])
     assert message in str(error.value)
+
+
+@given(st.lists(st.text(st.sampled_from("ab -.,\u3000é\u0301中文\t\x07"), max_size=60)), st.integers(1, 4))
+def test_long_texts_give_their_first_tokens(encoder, texts, count):
+    coded = tokenize(encoder.text, pa.array(texts, pa.large_string()), count)
+    for text, code in zip(texts, coded.codes, strict=True):
+        whole = words(encoder, text)
+        assert coded.tokens[code].tolist() == whole[:count]
+        assert coded.cut[code] == (len(whole) > count)
 
 
 def test_several_text_sources_make_items_of_their_own(tmp_path):
