@@ -206,7 +206,7 @@ class Shop:
 
     folder: str = ""
     """Where its files are written; empty means no simulated data."""
-    impressions: int = 12000
+    impressions: int = 16000
     """Result pages in the log."""
     page: int = 8
     """Candidates on a page."""

@@ -5,11 +5,11 @@
 `click_probability`.
 
 The shop sells in English and Chinese; each user and each item has one language, and a user sees items of it. An item
-has a category, style, colour, material and brand, and two phrases on how it is made and how it wears; its title and
-description say them all. A query asks for a category ("coat"), for one with an attribute ("red coat") or for a need
-("gift for mum"), which several categories serve more or less. Titles and queries use synonyms for categories. Users
-have a taste (a category, a style, a brand) that fills their history before the log begins; afterwards the history
-holds the items they clicked last.
+has a category, style, colour, material and brand, and two adjectives on how it is made and how it wears; its title and
+description say them all. A query asks for a category ("jacket"), for one with an attribute ("red jacket") or for a need
+("gift for mum"), which several categories serve more or less; queries also use another name of the category than titles
+do ("coat"). Some categories are larger and asked for more often. Users have a taste (a category, a style, a brand) that
+fills their history before the log begins; afterwards the history holds the items they clicked last.
 
 A page shows `Shop.page` distinct items; about half are drawn from what the query asks for and the rest from the whole
 shop, well exposed items more often. They stand on the page in random order. Candidate i at position k of a page with
@@ -18,7 +18,7 @@ Comparison of Click Position-Bias Models"):
 
     P(click | q, h, i, k) = e_k a(q, h, i)                e_k = k ** -POSITION_DECAY
     a(q, h, i) = sigmoid(BASE + appeal(i) + match(q, i) + taste(h, i))
-    appeal(i)  = APPEAL (reputation of its brand + effects of its two phrases)
+    appeal(i)  = APPEAL (reputation of its brand + effects of its two adjectives)
     match(q, i) = CATEGORY affinity(q, category of i) + ATTRIBUTE (has(i, attribute of q) - 1/4)
     taste(h, i) = mean over items j of h: STYLE [same style] + BRAND [same brand] + KIND [same category]
 
@@ -46,68 +46,64 @@ import pyarrow.parquet as pq
 from srsjax.config import Shop
 from srsjax.errors import InputError
 
-VERSION = 1
+VERSION = 2  # of the simulation: files of another version are written again
 
 LANGUAGES = ("en", "zh")
-CHINESE = 0.35  # share of users and of items
+CHINESE = 0.3  # share of users and of items
 COUNTRIES = (("GB", "US", "IE"), ("CN", "SG", "TW"))  # of each language
-HISTORY = 3  # newest items that are kept
+SYNONYM = 0.3  # share of queries that use the other name
+HISTORY = 2  # newest items that are kept
 LOG_FILES = 4
 START, DAYS = 1_735_689_600, 30  # the log begins on 1 January 2025, UTC
 
-# Names of each category by language; titles and queries use any of them. Materials it is made of.
+# Two names of each category by language, of which titles use the first, and its materials. Largest category first.
 CATEGORIES = (
-    (("dress", "gown"), ("裙子", "裙装"), ("linen", "silk", "cotton", "wool")),
-    (("shirt", "blouse"), ("衬衫", "衬衣"), ("linen", "silk", "cotton", "wool")),
+    (("dress", "gown"), ("裙子", "礼服"), ("linen", "silk", "cotton", "wool")),
+    (("shirt", "blouse"), ("衬衫", "上衣"), ("linen", "silk", "cotton", "wool")),
     (("jacket", "coat"), ("外套", "夹克"), ("linen", "leather", "cotton", "wool")),
-    (("trousers", "pants"), ("长裤", "裤子"), ("linen", "silk", "cotton", "wool")),
     (("shoes", "trainers"), ("鞋子", "球鞋"), ("canvas", "leather", "cotton", "wool")),
-    (("bag", "backpack"), ("包", "背包"), ("canvas", "leather", "cotton", "linen")),
+    (("bag", "backpack"), ("背包", "书包"), ("canvas", "leather", "cotton", "linen")),
     (("scarf", "shawl"), ("围巾", "披肩"), ("linen", "silk", "cotton", "wool")),
-    (("hat", "cap"), ("帽子", "鸭舌帽"), ("canvas", "leather", "cotton", "wool")),
     (("necklace", "pendant"), ("项链", "吊坠"), ("silver", "gold", "steel", "silk")),
     (("watch", "timepiece"), ("手表", "腕表"), ("silver", "gold", "steel", "leather")),
 )
-MATERIALS = {
-    "linen": "亚麻", "silk": "丝绸", "cotton": "棉布", "wool": "羊毛", "leather": "皮革", "canvas": "帆布",
-    "silver": "银", "gold": "金", "steel": "钢",
-}  # fmt: skip
+CATEGORY_SHARES = np.arange(1, len(CATEGORIES) + 1) ** -0.8 / np.sum(np.arange(1, len(CATEGORIES) + 1) ** -0.8)
+MATERIALS = {"linen": "亚麻", "silk": "丝绸", "cotton": "棉布", "wool": "羊毛", "leather": "皮革", "canvas": "帆布"}
+MATERIALS |= {"silver": "银", "gold": "金", "steel": "钢"}
 COLOURS = (("red", "红色"), ("blue", "蓝色"), ("green", "绿色"), ("black", "黑色"))
 STYLES = (("classic", "经典"), ("sporty", "运动"), ("elegant", "优雅"), ("vintage", "复古"))
 # Reputation of each brand; brands are written alike in both languages.
-BRANDS = (("Norvik", 0.8), ("Lumo", 0.5), ("Tarn", 0.2), ("Osta", -0.1), ("Velda", -0.4), ("Quib", -0.8))
+BRANDS = (("Norvik", 0.8), ("Lumo", 0.4), ("Tarn", 0.0), ("Velda", -0.4), ("Quib", -0.8))
 # How it is made and how it wears, with the effect on clicks.
 MAKES = (
-    ("hand-stitched", "手工缝制", 0.8),
-    ("carefully finished", "做工精细", 0.4),
-    ("simple", "普通", 0.0),
+    ("handmade", "手工", 0.8),
+    ("neat", "精致", 0.4),
+    ("plain", "普通", 0.0),
     ("thin", "单薄", -0.4),
     ("rough", "粗糙", -0.8),
 )
 WEARS = (
-    ("lasts for years", "经久耐用", 0.8),
-    ("keeps its shape", "不易变形", 0.4),
-    ("machine washable", "可以机洗", 0.0),
-    ("stiff at first", "起初偏硬", -0.4),
-    ("fades quickly", "容易褪色", -0.8),
+    ("durable", "耐穿", 0.8),
+    ("comfortable", "舒适", 0.4),
+    ("washable", "可洗", 0.0),
+    ("stiff", "偏硬", -0.4),
+    ("fades quickly", "易褪色", -0.8),
 )
 # What people need, and how well each category (in the order above) serves it.
 NEEDS = (
-    ("gift for mum", "送妈妈", (0, -1, -1, -1, -1, 0, 1, -1, 1, 0)),
-    ("gift for dad", "送爸爸", (-1, 0, 0, -1, -1, -1, -1, 1, -1, 1)),
-    ("office", "上班", (0, 1, -1, 1, -1, 0, -1, -1, -1, 0)),
-    ("hiking", "徒步", (-1, -1, 1, 0, 1, 1, -1, 0, -1, -1)),
-    ("party", "派对", (1, 0, -1, -1, 0, -1, -1, -1, 1, -1)),
-    ("cold winter", "寒冬", (-1, -1, 1, 0, -1, -1, 1, 1, -1, -1)),
+    ("gift for mum", "送妈妈", (0, -1, -1, -1, 0, 1, 1, -1)),
+    ("gift for dad", "送爸爸", (-1, 1, 0, -1, -1, -1, -1, 1)),
+    ("hiking", "徒步", (-1, -1, 1, 1, 1, -1, -1, -1)),
+    ("party", "派对", (1, 0, -1, 0, -1, -1, 1, -1)),
 )
 
 # The coefficients of the formula above.
 BASE = -1.8
 APPEAL = 1.4
-CATEGORY, ATTRIBUTE = 1.8, 2.5
-STYLE, BRAND, KIND = 2.5, 1.5, 1.0
+CATEGORY, ATTRIBUTE = 2.2, 2.0
+STYLE, BRAND, KIND = 2.5, 1.0, 0.5
 POSITION_DECAY = 0.25
-QUERY_SHARES = (0.3, 0.45, 0.25)  # category alone, category with an attribute, need
+QUERY_SHARES = (0.4, 0.35, 0.25)  # category alone, category with an attribute, need
 ASKED_FOR = 0.5  # share of the page drawn from what the query asks for
 LOYALTY = 3.0  # how strongly a taste draws the items of the first history
 
@@ -124,7 +120,6 @@ class _Items:
     brand: np.ndarray
     make: np.ndarray
     wear: np.ndarray
-    name: np.ndarray  # which synonym the title uses
     exposure: np.ndarray  # relative chance of being shown
     price: np.ndarray
 
@@ -143,7 +138,7 @@ class _Pages:
     want: np.ndarray  # category, or number of categories + need
     attribute: np.ndarray  # 0 none, 1 colour, 2 material, 3 style
     value: np.ndarray  # value of that attribute
-    name: np.ndarray  # which synonym the query uses
+    name: np.ndarray  # which of the category's names the query uses
 
 
 def write_shop(shop: Shop) -> dict[str, Path]:
@@ -212,10 +207,14 @@ def _make_items(shop: Shop, rng: np.random.Generator) -> _Items:
         return rng.integers(len(table), size=shop.items)
 
     brand, make, wear = draw(BRANDS), draw(MAKES), draw(WEARS)
-    category = draw(CATEGORIES)
+    language = (rng.random(shop.items) < CHINESE).astype(np.int64)
+    category = rng.choice(len(CATEGORIES), size=shop.items, p=CATEGORY_SHARES)
+    # So that every query finds something, the first items are one of each category in each language.
+    first = np.arange(len(LANGUAGES) * len(CATEGORIES))
+    language[first], category[first] = np.divmod(first, len(CATEGORIES))
     dear = 3.0 + 0.1 * category - 0.15 * (brand + make + wear)
     return _Items(
-        language=(rng.random(shop.items) < CHINESE).astype(np.int64),
+        language=language,
         category=category,
         material=draw(CATEGORIES[0][2]),
         colour=draw(COLOURS),
@@ -223,7 +222,6 @@ def _make_items(shop: Shop, rng: np.random.Generator) -> _Items:
         brand=brand,
         make=make,
         wear=wear,
-        name=draw(CATEGORIES[0][0]),
         exposure=rng.lognormal(0.0, 0.5, shop.items),
         price=np.round(np.exp(dear + rng.normal(1.0, 0.2, shop.items)), 2),
     )
@@ -242,7 +240,7 @@ def _make_pages(shop: Shop, rng: np.random.Generator) -> _Pages:
         want=want,
         attribute=attribute,
         value=rng.integers(4, size=n),  # every attribute has four values
-        name=rng.integers(2, size=n),
+        name=(rng.random(n) < SYNONYM).astype(np.int64),
     )
 
 
@@ -293,7 +291,7 @@ def _first_histories(rng: np.random.Generator, items: _Items, language: np.ndarr
 # ---------------------------------------------------------------------------------------------- clicks
 
 
-def _click(rng, items: _Items, pages: _Pages, shown: np.ndarray, history: np.ndarray):
+def _click(rng: np.random.Generator, items: _Items, pages: _Pages, shown: np.ndarray, history: np.ndarray):
     """Plays each user's pages in turn: histories seen [N, HISTORY], clicks [N, page], probabilities [N, page]."""
     examined = np.arange(1.0, shown.shape[1] + 1) ** -POSITION_DECAY
     fixed = BASE + items.appeal[shown] + _match(items, pages, shown)
@@ -347,7 +345,7 @@ def _ids(letter: str, count: int) -> np.ndarray:
 
 def _item_table(items: _Items) -> pa.Table:
     rows = zip(*(getattr(items, field.name) for field in dataclasses.fields(items)), strict=True)
-    titles, descriptions = zip(*(_describe(*row[:9]) for row in rows), strict=True)
+    titles, descriptions = zip(*(_describe(*row[:8]) for row in rows), strict=True)
     return pa.table(
         {
             "item_id": _ids("i", len(titles)),
@@ -366,8 +364,8 @@ def _material(category: int, material: int, language: int) -> str:
     return MATERIALS[word] if language else word
 
 
-def _describe(language, category, material, colour, style, brand, make, wear, name) -> tuple[str, str]:
-    words = (STYLES[style][language], COLOURS[colour][language], CATEGORIES[category][language][name])
+def _describe(language, category, material, colour, style, brand, make, wear) -> tuple[str, str]:
+    words = (STYLES[style][language], COLOURS[colour][language], CATEGORIES[category][language][0])
     stuff = _material(category, material, language)
     if language:
         description = f"{MAKES[make][1]}{stuff}，{WEARS[wear][1]}。"
