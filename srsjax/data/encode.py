@@ -99,7 +99,7 @@ class Encoder:
         candidate, candidate_joined = self._value_columns("candidate", [value for own in candidates for value in own])
         rows = {"example": pa.array(np.arange(len(context_of))), "impression": pa.array(context_of)} | candidate
         rows |= {name: values.take(pa.array(context_of)) for name, values in context.items()}
-        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined or None)
+        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
 
     def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
         """What one side adds to clean rows, one row a value, and the catalogues that its values stand in for."""
@@ -126,16 +126,17 @@ class Encoder:
     def encode(self, rows: pa.RecordBatch, joined: dict[str, Joined] | None = None) -> Encoded:
         """Clean rows (`srsjax.data.clean`) of whole impressions, which stand together, as arrays. `joined` stands in
         for catalogues where the rows bring their own."""
-        items, joined = (self.items, self.joined) if joined is None else (None, self.joined | joined)
         cut: Counter[str] = Counter()
         schema, home = self.sources.schema, self.sources.home
+        own_items = joined and home in joined
+        joined = self.joined | (joined or {})
         impression = rows["impression"].to_numpy()
         starts = np.flatnonzero(np.diff(impression, prepend=-1))
         heads = rows.take(pa.array(starts))
         context = self._texts(schema.context, heads, joined, cut)
         candidate = self._texts(schema.candidate, rows, joined, cut)
         if home:
-            items = items or self.items_of(joined)
+            items = self.items_of(joined) if own_items else self.items
             item = _rows(rows, home) % len(items.tokens)  # -1, a missing key, is the last row
         else:
             first, item = convert.distinct([text.codes for text in candidate], len(impression))

@@ -174,6 +174,8 @@ def summary(manifest: dict) -> str:
 def _notes(manifest: dict) -> Iterator[str]:
     rows = manifest["rows"]
     yield f"rows read: {rows['read']:,}" + "".join(f"; {why}: {n:,}" for why, n in rows["left_out"].items())
+    if manifest.get("set_aside"):
+        yield f"rows set aside in bad_rows.jsonl: {manifest['set_aside']:,}"
     if rows["moved"]:
         yield f"rows that follow their impression into another split than their own: {rows['moved']:,}"
     for name, what in manifest["missing"].items():

@@ -89,6 +89,8 @@ class Order:
     """int64, position of the first row of its impression."""
     split: np.ndarray
     """int8, 0 train, 1 valid, 2 test; -1 left out as a duplicate."""
+    counts: list[int]
+    """Rows of each split."""
     duplicates: int
     moved: int
     """Rows whose own key or column says another split than that of their impression."""
@@ -109,12 +111,12 @@ def settle(spill: Spill, valid: float, test: float) -> Order:
     split = spill.create("settled", np.int8)
     by_time = "time" in spill.columns
     own = _split_by_time(spill, keep, first, valid, test) if by_time else spill["split"]
-    moved = kept = 0
+    counts, moved = np.zeros(3, np.int64), 0
     for at in spill.blocks():
         split[at] = np.where(keep[at], own[first[at]], -1)
         moved += 0 if by_time else int((keep[at] & (own[at] != split[at])).sum())
-        kept += int(keep[at].sum())
-    return Order(first, split, spill.rows - kept, moved)
+        counts += np.bincount(split[at][keep[at]], minlength=3)
+    return Order(first, split, counts.tolist(), spill.rows - int(counts.sum()), moved)
 
 
 def first_positions(spill: Spill, name: str, keep: np.ndarray | None = None) -> np.ndarray:

@@ -83,6 +83,7 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
         if _must_wait(sources) or fit.needs_fit(sources) or tokenizer is None:
             spill = order.Spill(folder / "scratch", rows)
             settled = order.settle(spill, config.data.split.valid, config.data.split.test)
+            _check_splits(config, cleaner, settled.counts)
             if fit.needs_fit(sources):
                 fitted = fit.fit(sources, catalogues, order.training_rows(spill, settled), spill.folder)
             if tokenizer is None:
@@ -104,7 +105,7 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
         "fitted": fitted.to_json(),
     }
     store = _finish(folder, found, sources.schema)
-    _check_splits(config, store.manifest)
+    _check_splits(config, cleaner, [store.manifest["splits"][name]["candidates"] for name in SPLITS])
     _write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
 
 
@@ -153,19 +154,19 @@ def _finish(folder: Path, found: dict, schema: Schema) -> Store:
     return open_store(folder)
 
 
-def _check_splits(config: TrainConfig, found: dict) -> None:
+def _check_splits(config: TrainConfig, cleaner: Cleaner, counts: list[int]) -> None:
     """Raises InputError for an empty split: train always, the others if they were asked for."""
-    split, rows = config.data.split, found["rows"]
+    split = config.data.split
     asked = split.values if split.by == "column" else (True, split.valid, split.test)
-    counts = [found["splits"][name]["candidates"] for name in SPLITS]
     for name, count, wanted in zip(SPLITS, counts, asked, strict=True):
         if wanted and not count:
             key = columns(split.column) or columns(config.data.group_by) or ("the whole row",)
             got = ", ".join(f"{count} {each}" for each, count in zip(SPLITS, counts, strict=True))
-            why = "".join(f", {count} left out ({reason})" for reason, count in rows["left_out"].items())
+            why = "".join(f", {count} left out ({reason})" for reason, count in cleaner.left_out.items() if count)
             advice = f"check data.split.values {split.values}" if split.by == "column" else "change data.split"
+            log = tables.expand(config.data.log.files)[0]
             raise InputError(
-                f"{tables.expand(config.data.log.files)[0]}: the {name} split is empty; of {rows['read']} rows {got}"
+                f"{log}: the {name} split is empty; of {cleaner.rows_read} rows {got}"
                 f"{why}, by {split.by} of {', '.join(key)}; {advice} or use more rows"
             )
 
@@ -216,7 +217,7 @@ class _BadRows:
     """The rows that were set aside, as a file that is there only if there are any."""
 
     def __init__(self, path: Path):
-        self.path, self.file, self.count = path, None, 0
+        self.path, self.file, self.count, self.last = path, None, 0, None
 
     def __enter__(self) -> _BadRows:
         return self
@@ -226,9 +227,11 @@ class _BadRows:
             self.file.close()
 
     def add(self, problem: Problem) -> None:
+        if problem == self.last:  # what is wrong with a context is wrong with each of its candidates
+            return
         self.file = self.file or open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self.file.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
-        self.count += 1
+        self.count, self.last = self.count + 1, problem
 
 
 def _write_json(path: Path, data: dict) -> None:

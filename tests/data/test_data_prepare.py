@@ -18,7 +18,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srsjax.config import Catalogue, Data, Numeric, Schema, Split, Table, Task, Text, Tokenizer, TrainConfig, replace
+from srsjax.cli import read_config
+from srsjax.config import (
+    Catalogue,
+    Data,
+    Model,
+    Numeric,
+    Schema,
+    Split,
+    Table,
+    Task,
+    Text,
+    Tokenizer,
+    TrainConfig,
+    replace,
+)
 from srsjax.data.folders import building
 from srsjax.data.prepare import prepare
 from srsjax.data.store import SPLITS, Store
@@ -347,6 +361,55 @@ def test_bad_rows_are_set_aside(tmp_path):
     kept = sorted(row for name in SPLITS for row in store.split(name).example.tolist())
     assert kept == [row for row in range(40) if row not in (3, 9)]
 
+
+@pytest.mark.parametrize("group_by", ["request", ()])
+def test_nothing_left_is_an_empty_split(tmp_path, group_by):
+    write_csv(tmp_path / "log.csv", make_log(10) | {"click": [2] * 10})
+    with pytest.raises(InputError, match=r"the train split is empty; of 10 rows 0 train, .*, 10 left out \(bad row\)"):
+        prepare(make_config(tmp_path, group_by=group_by, on_bad_row="skip"), log=quiet)
+    assert not list((tmp_path / "stores").iterdir())
+
+
+def test_a_context_that_is_bad_for_all_its_candidates_is_set_aside_once(tmp_path):
+    rows = [{"price": "cheap", "title": ["a", "b"], "click": [0, 1]}, {"price": "2", "title": ["c"], "click": [1]}]
+    rows.append({"price": "2", "title": ["c", "d"], "click": [1]})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schema = Schema(context=(Numeric("price"),), candidate=(Text("title"),))
+    data = {"log": Table(str(tmp_path / "log.jsonl")), "explode": ("title", "click"), "group_by": ()}
+    store = prepare(make_config(tmp_path, schema, split=Split(valid=0, test=0), on_bad_row="skip", **data), log=quiet)
+    aside = [json.loads(line) for line in (store.folder / "bad_rows.jsonl").read_text().splitlines()]
+    assert sorted((bad["row"], bad["column"]) for bad in aside) == [(1, "price"), (3, "click")]
+    assert store.split("train").example.tolist() == [2]
+
+
+# ---------------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.parametrize(
+    ("name", "candidates", "rate"),
+    [
+        # Rows of each split and the share of positive labels as the data sets' READMEs have them.
+        ("upworthy", (15051, 2477, 2544), 0.0167),
+        ("product_matching", (12617, 2146, 2063), 0.104),
+        ("esci", (1592, 245, 463), 0.597),
+        ("reviews", (13161, 1920, 3747), 0.823),
+    ],
+)
+def test_real_data(tmp_path, monkeypatch, data_sets, name, candidates, rate):
+    monkeypatch.setenv("SRSJAX_DATA", str(data_sets))
+    config = read_config(name)
+    short = tuple(replace(feature, max_tokens=4) for feature in config.schema.candidate)
+    config = replace(config, schema=replace(config.schema, candidate=short), model=Model())
+    config = replace(config, tokenizer=Tokenizer(vocab_size=500), data=replace(config.data, store=str(tmp_path)))
+    store = prepare(config, log=quiet)
+    assert tuple(store.manifest["splits"][split]["candidates"] for split in SPLITS) == candidates
+    (label,) = store.manifest["splits"]["train"]["labels"].values()
+    assert label["weighted_mean"] == pytest.approx(rate, abs=6e-4)
+    examples = np.concatenate([store.split(split).example for split in SPLITS])
+    np.testing.assert_array_equal(np.sort(examples), np.arange(sum(candidates)))
+
+
+# ---------------------------------------------------------------------------------------------- the command
 
 CONFIG = """
 from srsjax.config import *
