@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -65,5 +66,30 @@ def attend(
     query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))  # [R, H, L, Dh]
     bias = jnp.where(visibility.mask(), 0.0, INVISIBLE)[:, None]  # [R, 1, Q, L]
     scores = contract("rhqd,rhld->rhql", query, key) + bias
-    probabilities = dropout(jax.nn.softmax(scores), dropout_rate, dropout_key).astype(query.dtype)
+    probabilities = _dropped_softmax(dropout_rate, query.dtype, scores, dropout_key)
     return contract("rhql,rhld->rhqd", probabilities, value).astype(query.dtype).swapaxes(1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _dropped_softmax(rate: float, dtype: jnp.dtype, scores: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Dropout of the softmax of float32 `scores` [R, H, Q, L] over the last axis, in `dtype`.
+
+    Its gradient needs no dropout mask. With p the softmax, d = m p what is left of it (m: 0 or the scale) and g the
+    cotangent of d, the scores' is p (m g - sum(p m g)) = d g - p sum(d g).
+    """
+    return dropout(jax.nn.softmax(scores), rate, key).astype(dtype)
+
+
+def _dropped_softmax_forward(rate, dtype, scores, key):
+    probabilities = jax.nn.softmax(scores)
+    left = dropout(probabilities, rate, key).astype(dtype)
+    return left, (probabilities.astype(dtype), left)
+
+
+def _dropped_softmax_backward(rate, dtype, saved, gradient):
+    probabilities, left, gradient = (x.astype(jnp.float32) for x in (*saved, gradient))
+    product = left * gradient
+    return product - probabilities * product.sum(-1, keepdims=True), None
+
+
+_dropped_softmax.defvjp(_dropped_softmax_forward, _dropped_softmax_backward)

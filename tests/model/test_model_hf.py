@@ -100,9 +100,7 @@ def pair_logits(bert: BertConfig, params, tokens: np.ndarray) -> np.ndarray:
     zeros, slot = np.zeros_like(tokens), np.zeros((1, 1), np.int32)
     labels = np.zeros((1, 1, 3), np.float32)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
-    batch = PackedBatch(
-        tokens, positions, zeros, zeros + 1, zeros + 1, slot, slot, slot, slot, labels, labels, {}, {}
-    )
+    batch = PackedBatch(tokens, positions, zeros, zeros + 1, zeros + 1, slot, slot, slot, slot, labels, labels, {}, {})
     return np.asarray(ctr.forward(ctr.build(config.Model(dtype="float32"), bert, 3), params, batch))[:, 0]
 
 
@@ -160,7 +158,11 @@ def test_missing_pooler_is_fresh_and_named(saved):
 
 
 def test_what_is_not_used_is_reported(saved):
-    extra = {"cls.predictions.bias": np.zeros(30), "bert.embeddings.position_ids": np.zeros(16), "surprise": np.zeros(2)}
+    extra = {
+        "cls.predictions.bias": np.zeros(30),
+        "bert.embeddings.position_ids": np.zeros(16),
+        "surprise": np.zeros(2),
+    }
     rewrite(saved, lambda tensors: tensors | extra)
     _, report = hf.load_weights(str(saved), FAMILIES["no_pooler"])
     assert report.unknown == ("surprise",)
@@ -235,13 +237,17 @@ def test_wrong_folders(saved, tmp_path):
 def test_truncated_weights(saved):
     file = saved / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    assert "model.safetensors: not a whole safetensors file" in input_error(hf.load_weights, str(saved), FAMILIES["bert"])
+    assert "model.safetensors: not a whole safetensors file" in input_error(
+        hf.load_weights, str(saved), FAMILIES["bert"]
+    )
 
 
 def test_absent_shard(saved):
     shard(saved)
     (saved / "model-00002-of-00002.safetensors").unlink()
-    assert "model-00002-of-00002.safetensors: no such file" in input_error(hf.load_weights, str(saved), FAMILIES["bert"])
+    assert "model-00002-of-00002.safetensors: no such file" in input_error(
+        hf.load_weights, str(saved), FAMILIES["bert"]
+    )
 
 
 def test_unreachable_hub(monkeypatch):

@@ -1,11 +1,9 @@
 """Against transformers (PyTorch), in float32: the same weights must give the same hidden states and logits."""
 
-import os
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from srsjax import config
 from srsjax.data.batch import PackedBatch
@@ -30,13 +28,6 @@ TINY = dict(
     # Large enough that activations leave the linear range and attention is far from uniform.
     initializer_range=0.3,
 )
-
-
-def minilm_folder() -> str:
-    folder = os.environ.get("SRSJAX_MINILM", "")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("SRSJAX_MINILM does not name the folder of sentence-transformers/all-MiniLM-L6-v2")
-    return folder
 
 
 def pairs_batch(tokens: np.ndarray, lengths: np.ndarray, token_types: np.ndarray) -> PackedBatch:
@@ -96,8 +87,6 @@ def assert_same(folder: str, model, batch: PackedBatch) -> None:
 
 def hidden_states(model_config, bert, params, batch: PackedBatch) -> np.ndarray:
     """[R, L, D] of every slot, from the encoder alone."""
-    from flax import nnx
-
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: Bert(bert, ctr.compute_dtype(model_config), nnx.Rngs(0))))
     encoder = {path.removeprefix("bert/"): array for path, array in params.items() if path.startswith("bert/")}
     state = [(tuple(int(p) if p.isdigit() else p for p in path.split("/")), x) for path, x in encoder.items()]
@@ -118,9 +107,9 @@ def test_tiny_roberta(tmp_path):
     assert_same(tmp_path, model, random_pairs(60, types=1))
 
 
-def test_minilm(tmp_path):
+def test_minilm(tmp_path, minilm):
     torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification.from_pretrained(minilm_folder(), num_labels=2).eval()
+    model = transformers.BertForSequenceClassification.from_pretrained(minilm, num_labels=2).eval()
     torch.nn.init.normal_(model.classifier.weight, std=0.5)
     torch.nn.init.normal_(model.bert.pooler.dense.weight, std=0.05)
     model.save_pretrained(tmp_path)
