@@ -46,12 +46,12 @@ import pyarrow.parquet as pq
 from srsjax.config import Shop
 from srsjax.errors import InputError
 
-VERSION = 2  # of the simulation: files of another version are written again
+VERSION = 3  # of the simulation: files of another version are written again
 
 LANGUAGES = ("en", "zh")
-CHINESE = 0.3  # share of users and of items
+CHINESE = 0.25  # share of users and of items
 COUNTRIES = (("GB", "US", "IE"), ("CN", "SG", "TW"))  # of each language
-SYNONYM = 0.3  # share of queries that use the other name
+SYNONYM = 0.2  # share of queries that use the other name
 HISTORY = 2  # newest items that are kept
 LOG_FILES = 4
 START, DAYS = 1_735_689_600, 30  # the log begins on 1 January 2025, UTC
@@ -67,7 +67,8 @@ CATEGORIES = (
     (("necklace", "pendant"), ("项链", "吊坠"), ("silver", "gold", "steel", "silk")),
     (("watch", "timepiece"), ("手表", "腕表"), ("silver", "gold", "steel", "leather")),
 )
-CATEGORY_SHARES = np.arange(1, len(CATEGORIES) + 1) ** -0.8 / np.sum(np.arange(1, len(CATEGORIES) + 1) ** -0.8)
+CATEGORY_SHARES = 1 / np.arange(1, len(CATEGORIES) + 1)
+CATEGORY_SHARES /= CATEGORY_SHARES.sum()
 MATERIALS = {"linen": "亚麻", "silk": "丝绸", "cotton": "棉布", "wool": "羊毛", "leather": "皮革", "canvas": "帆布"}
 MATERIALS |= {"silver": "银", "gold": "金", "steel": "钢"}
 COLOURS = (("red", "红色"), ("blue", "蓝色"), ("green", "绿色"), ("black", "黑色"))
@@ -99,8 +100,8 @@ NEEDS = (
 
 # The coefficients of the formula above.
 BASE = -1.8
-APPEAL = 1.4
-CATEGORY, ATTRIBUTE = 2.2, 2.0
+APPEAL = 1.2
+CATEGORY, ATTRIBUTE = 2.4, 2.0
 STYLE, BRAND, KIND = 2.5, 1.0, 0.5
 POSITION_DECAY = 0.25
 QUERY_SHARES = (0.4, 0.35, 0.25)  # category alone, category with an attribute, need
@@ -365,13 +366,13 @@ def _material(category: int, material: int, language: int) -> str:
 
 
 def _describe(language, category, material, colour, style, brand, make, wear) -> tuple[str, str]:
-    words = (STYLES[style][language], COLOURS[colour][language], CATEGORIES[category][language][0])
+    noun = CATEGORIES[category][language][0]
     stuff = _material(category, material, language)
     if language:
-        description = f"{MAKES[make][1]}{stuff}，{WEARS[wear][1]}。"
+        description = f"{MAKES[make][1]}{stuff}{noun}，{WEARS[wear][1]}。"
     else:
-        description = f"{MAKES[make][0].capitalize()} {stuff}, {WEARS[wear][0]}."
-    return " ".join((BRANDS[brand][0], *words)), description
+        description = f"{MAKES[make][0].capitalize()} {stuff} {noun}, {WEARS[wear][0]}."
+    return f"{BRANDS[brand][0]} {STYLES[style][language]} {COLOURS[colour][language]} {noun}", description
 
 
 def _query(language: int, want: int, attribute: int, value: int, name: int) -> str:
