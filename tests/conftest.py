@@ -10,6 +10,8 @@ from pathlib import Path
 # JAX reads these when it is first imported. Eight devices make meshes; what names no mesh runs on the first of them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Compiling is most of the time of the tests; this halves it. Commands that tests start are compiled as for a user.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -47,13 +49,14 @@ def data_sets() -> Path:
 def command():
     """`command("train", "--config", "ctr.py", cwd=..., **environment)`: the finished process, its output as text.
 
-    It runs as a user runs it: with as many devices as there are, not the eight of the tests.
+    It runs as a user runs it: on the devices there are, and optimised; see the top of this file.
     """
 
     def run(
         name: str, *arguments: object, cwd: Path | str = CHECKOUT, **environment: str
     ) -> subprocess.CompletedProcess:
-        inherited = {key: value for key, value in os.environ.items() if key != "JAX_NUM_CPU_DEVICES"}
+        for_tests = ("JAX_NUM_CPU_DEVICES", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+        inherited = {key: value for key, value in os.environ.items() if key not in for_tests}
         return subprocess.run(
             [sys.executable, "-m", f"srsjax.{name}", *map(str, arguments)],
             cwd=cwd,

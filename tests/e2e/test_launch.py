@@ -24,6 +24,7 @@ esac
 """
 # Every tool that the script calls.
 TOOLS = "bash cat cksum cp dirname env find grep ls mkdir paste rm sed sleep sort tail touch tr".split()  # noqa: SIM905
+PYTEST = "-n auto --maxprocesses 8 --dist loadfile"
 PYENV = ".pyenv/versions/%s/bin/python"
 
 
@@ -81,7 +82,7 @@ def test_a_command_runs_where_the_user_is_and_tests_in_the_checkout(checkout):
     assert [line.startswith("srsjax: ") for line in errors.splitlines()] == [True] * 3
     assert "from pip" not in errors
     code, output, _ = checkout.run("test", "-k", "bert")
-    assert (code, output) == (0, f"{checkout.root}: -m pytest -k bert\n")
+    assert (code, output) == (0, f"{checkout.root}: -m pytest {PYTEST} -k bert\n")
 
 
 def test_what_is_installed_is_not_installed_again(checkout):
@@ -203,7 +204,7 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(checkout):
         f"{python} -m venv {root}/.venv",
         f"{root}/.venv/bin/python -m pip install --editable {root}\\[test\\]",
         f"cd {root}",
-        f"exec {root}/.venv/bin/python -m pytest -k a\\ b",
+        f"exec {root}/.venv/bin/python -m pytest {PYTEST} -k a\\ b",
     ]
     assert not (checkout.root / ".venv").exists() and not (checkout.root / ".venv.lock").exists()
 
