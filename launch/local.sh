@@ -156,7 +156,7 @@ keepable() {
   suitable "$venv/bin/python" >/dev/null || return 1
   [[ ! ${PYTHON:-} ]] && return
   local base='import sys; print(sys.version, sys.base_prefix)'
-  [[ $("$PYTHON" -c "$base" 2>/dev/null) == $("$venv/bin/python" -c "$base") ]]
+  [[ $("$PYTHON" -c "$base" 2>/dev/null) == "$("$venv/bin/python" -c "$base")" ]]
 }
 
 make_venv() {

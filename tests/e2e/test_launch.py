@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).parents[2]
 # A Python that notes what pip is asked to install and prints the rest of what it is asked to run.
 PYTHON = """#!/usr/bin/env bash
 case "${1:-} ${2:-}" in
-  -c*base_prefix*) echo VERSION ;;
+  -c*base_prefix*) echo "VERSION (main) [GCC] /usr" ;;
   -c*) [[ VERSION != 3.11 ]] && echo "$0" ;;
   "-V ") echo Python VERSION ;;
   "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
