@@ -1,4 +1,15 @@
-"""Whether two shops' offers are the same product. DRAFT"""
+"""Whether the offers of two shops are the same product: MiniLM-L6, binary, two catalogues.
+
+    SRSJAX_DATA=data SRSJAX_MINILM=all-MiniLM-L6-v2 python -m srsjax.train --config product_matching
+
+Data: the benchmarks Abt-Buy and Amazon-GoogleProducts of the database group at the University of Leipzig (Koepcke,
+Thor, Rahm, VLDB 2010; reported to be CC BY 4.0), in the candidate pairs of DeepMatcher (Mudgal et al., SIGMOD 2018),
+from `data/er_magellan` of github.com/megagonlabs/ditto (Apache-2.0). `pairs`: pair_id, source, left_id, right_id, label
+and split, where train is the published training set, valid and test are halves of the published validation set;
+`left_products` and `right_products`: source, left_id or right_id, title, brand.
+
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's table.
+"""
 
 import os
 
@@ -28,8 +39,10 @@ def get_config() -> TrainConfig:
             keys=("pair_id", "source"),
             split=Split(by="column", column="split"),
         ),
-        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
-        batch=Batch(rows=8, tokens=256),
+        model=Model(
+            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
+        ),
+        batch=Batch(rows=16, tokens=128),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=2,
     )

@@ -286,6 +286,9 @@ class Model:
     """Feed-forward width of a fresh encoder."""
     max_positions: int = 512
     """Position embeddings of a fresh encoder."""
+    initializer_range: float = 0.02
+    """Standard deviation of a fresh encoder's weights. BERT's 0.02 is for widths near 768; a narrow encoder starts to
+    learn much sooner with about 1 / sqrt(width)."""
     hidden_dropout: float = -1.0
     """Dropout of hidden states; below 0 keeps the checkpoint's (0.1 for a fresh encoder)."""
     attention_dropout: float = -1.0

@@ -5,6 +5,7 @@ Repeats the report of a split, or makes it for any labelled files with the colum
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from srsjax import cli
 from srsjax.config import TrainConfig
-from srsjax.data.prepare import prepare
+from srsjax.data.prepare import labelled_store, prepare
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
@@ -49,8 +50,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def on_split(scorer: Scorer, config: TrainConfig, name: str) -> dict[str, dict[str, float]]:
-    """Metrics of the model and of what it compares with, on a split of the run's data (prepared again if need be)."""
+    """Metrics of the model and of what it compares with, on a split of the run's data (prepared again if need be).
+
+    Raises InputError where the data changed so much that a tokenizer trained on it is no longer the run's.
+    """
     store = prepare(config)
+    if store.manifest["tokenizer"]["fingerprint"] != scorer.encoder.text.fingerprint:
+        raise InputError(
+            f"{store.folder}: the data changed since the run, and so did the tokenizer trained on them; "
+            f"evaluate files with --input"
+        )
     split = store.split(name)
     if not len(split):
         raise InputError(f"{store.folder}: the {name} split is empty")
@@ -59,6 +68,12 @@ def on_split(scorer: Scorer, config: TrainConfig, name: str) -> dict[str, dict[s
 
 
 def on_files(scorer: Scorer, config: TrainConfig, files: str) -> dict[str, dict[str, float]]:
-    """Metrics of the model on labelled files: cleaned and grouped as the run's data, all of it one split."""
-    data = replace(config.data, log=replace(config.data.log, files=files))
-    raise NotImplementedError
+    """Metrics of the model on labelled files, cleaned, joined and grouped as the run's data were."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = labelled_store(scorer.encoder, replace(config.data.log, files=files), Path(folder) / "store")
+        split = store.split("test")
+        return {"model": split_metrics(config, split, scorer.logits(split, store.items))}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -6,7 +6,6 @@ test split and says how to score with it. The run folder holds everything evalua
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, replace
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from srsjax import cli
-from srsjax.config import History, Text, TrainConfig
+from srsjax.config import TrainConfig
 from srsjax.data.loader import train_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.store import Store
@@ -23,7 +22,15 @@ from srsjax.jax_version import check_jax
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers, show
 from srsjax.training.checkpoints import load_params
-from srsjax.training.evaluation import BatchShape, batch_shape, predict_split, split_metrics, split_references
+from srsjax.training.evaluation import (
+    BatchShape,
+    batch_shape,
+    check_lengths,
+    predict_split,
+    reads_context,
+    split_metrics,
+    split_references,
+)
 from srsjax.training.loop import NonFiniteLoss, Stopped, fit
 from srsjax.training.run_folder import RunFolder, write_json
 from srsjax.training.session import Session, initial_state, open_session, target
@@ -40,26 +47,23 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
-    folder.open(config)
-    if folder.finished:
+    folder.check(config)
+    if folder.finished and not config.overwrite:
         show.finished(console, folder, config)
         return 0
 
-    store = prepare(config, log=console.print)
-    shutil.copytree(store.folder / "tokenizer", folder.tokenizer, dirs_exist_ok=True)
-    write_json(folder.manifest_file, store.manifest)
-    text = load_tokenizer(str(folder.tokenizer))
-
-    bert = ctr.encoder_config(config.model, text.vocab_size)
-    write_json(folder.encoder_file, asdict(bert))
-    session = open_session(config, bert)
+    store = prepare(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    text = load_tokenizer(str(store.folder / "tokenizer"))
+    session = open_session(config, ctr.encoder_config(config.model, text.vocab_size))
+    check_lengths(config, text.template, session.bert.longest)
+    weights = pretrained(config, session, console)
     batches = train_batches(
         store.split("train"),
         store.items,
         text.template,
         text.pad_id,
         config.batch,
-        pair=any(isinstance(feature, Text | History) for feature in config.schema.context),
+        pair=reads_context(config),
         whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
         seed=config.seed,
         epochs=config.epochs,
@@ -69,12 +73,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
-    state = initial_state(session, optimizer, config.seed, pretrained(config, session, console))
+    state = initial_state(session, optimizer, config.seed, weights)
     shardings = jax.tree.map(lambda array: array.sharding, state)
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
-    show.start(console, config, session, batches)
-
     valid = store.split("valid") if has_split(store, "valid") else None
+    folder.create(config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
+    show.start(console, config, session, batches)
 
     def evaluate(params) -> dict[str, float]:
         if valid is None:

@@ -17,7 +17,7 @@ class PackedBatch(NamedTuple):
     tokens: np.ndarray
     """[R, L] int32, token ids; the pad id in empty slots."""
     positions: np.ndarray
-    """[R, L] int32, position ids, counted from 0 (an encoder adds its own offset). In `cross` the candidate's run on."""
+    """[R, L] int32, position ids from 0 (an encoder adds its own offset). In `cross` the candidate's run on."""
     token_types: np.ndarray
     """[R, L] int32, token type ids as the tokenizer's pair template gives them (BERT: 0 context, 1 candidate; a pair
     without context fields is a single sequence, all 0; RoBERTa: all 0)."""

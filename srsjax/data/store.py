@@ -82,7 +82,9 @@ class Store:
         folder = self.folder / name
         if not (folder / "candidates.npy").exists():
             raise InputError(f"{self.folder}: no split {name!r}, expected one of {', '.join(SPLITS)}")
-        arrays = {key: _load(folder / f"{key}.npy") for key in ("candidates", "item", "labels", "weights", "example", "user")}
+        arrays = {
+            key: _load(folder / f"{key}.npy") for key in ("candidates", "item", "labels", "weights", "example", "user")
+        }
         oracle = _load(folder / "oracle.npy") if (folder / "oracle.npy").exists() else None
         return Split(
             context=load_ragged(folder / "context"),
@@ -123,7 +125,7 @@ class ArrayWriter:
 
     def __init__(self, path: Path, dtype, row_shape: tuple[int, ...] = ()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "wb")
+        self._file = open(path, "wb")  # noqa: SIM115 (closed in `close`)
         self._file.write(b"\0" * self.HEADER)
         self.dtype, self.row_shape, self.rows = np.dtype(dtype), row_shape, 0
 

@@ -43,7 +43,7 @@ def encoder_config(model: config.Model, vocab_size: int) -> BertConfig:
                 "the tokenizer of the same checkpoint"
             )
     else:
-        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
+        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions", "initializer_range")
         bert = BertConfig(vocab_size, **{name: getattr(model, name) for name in sizes})
     dropouts = ("hidden_dropout", "attention_dropout")
     changes = {name: getattr(model, name) for name in dropouts if getattr(model, name) >= 0}

@@ -12,6 +12,7 @@ from srsjax.config import History, Text, TrainConfig
 from srsjax.data.loader import eval_batches
 from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import PairTemplate, TextEncoder
+from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.training.predict import predict
 from srsjax.training.sharding import row_divisor
@@ -39,6 +40,34 @@ def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
     return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
 
 
+def reads_context(config: TrainConfig) -> bool:
+    """Whether the schema has context text, so that sequences are pairs."""
+    return any(isinstance(feature, Text | History) for feature in config.schema.context)
+
+
+def check_lengths(config: TrainConfig, template: PairTemplate, longest: int) -> None:
+    """Raises InputError where the schema's budgets allow a pair longer than a row, or than the encoder's positions.
+
+    `longest` is the number of positions. Checked by the budgets and not by the data at hand, so that a finished run can
+    score whatever comes.
+    """
+    sides = [side for side in (config.schema.context, config.schema.candidate) if side]
+    texts = [[feature.max_tokens for feature in side if isinstance(feature, Text | History)] for side in sides]
+    separators = sum(max(len(budgets) - 1, 0) for budgets in texts)
+    between = len(template.between) if reads_context(config) else 0
+    most = sum(map(sum, texts)) + separators + len(template.prefix) + between + len(template.suffix)
+    if most > config.batch.tokens:
+        raise InputError(
+            f"batch.tokens: found {config.batch.tokens}, but the budgets of the schema allow pairs of {most} tokens "
+            f"(special ones included); raise it, or lower max_tokens of Text and History features"
+        )
+    if most > longest:
+        raise InputError(
+            f"schema: the budgets allow pairs of {most} tokens (special ones included), but the encoder has {longest} "
+            f"positions; lower max_tokens of Text and History features"
+        )
+
+
 def batch_shape(config: TrainConfig, text: TextEncoder, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
     """The shape of a run's batches; C was chosen when training began."""
     return BatchShape(
@@ -46,7 +75,7 @@ def batch_shape(config: TrainConfig, text: TextEncoder, candidates: int, mesh: j
         text.pad_id,
         config.batch.tokens,
         candidates,
-        any(isinstance(feature, Text | History) for feature in config.schema.context),
+        reads_context(config),
         evaluation_rows(config, mesh),
     )
 

@@ -50,13 +50,10 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.report_file.exists()
 
-    def open(self, config: TrainConfig) -> None:
-        """Makes the folder for this config, or goes on with it where it holds the same run.
-
-        Raises InputError where it holds another run, or files that are not a run, unless `config.overwrite`.
-        """
+    def check(self, config: TrainConfig) -> None:
+        """Raises InputError where the folder holds another run, or files that are no run, unless `config.overwrite`."""
         if config.overwrite and self.config_file.exists():
-            shutil.rmtree(self.path)
+            return
         if self.config_file.exists():
             changed = differences(to_json(self.config()), to_json(config))
             if changed:
@@ -64,12 +61,17 @@ class RunFolder:
                     f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, "
                     f"or --overwrite True to delete it"
                 )
-            return
-        if self.path.exists() and any(self.path.iterdir()):
-            raise InputError(
-                f"{self.path}: holds files but no config.json, so it is not a run; choose another --run_dir"
-            )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(f"{self.path}: holds files but no config.json, so it is no run; choose another --run_dir")
+
+    def create(self, config: TrainConfig, tokenizer: Path, manifest: dict, encoder: dict) -> None:
+        """Writes what a run folder holds from its start; deletes an earlier run first where `config.overwrite`."""
+        if config.overwrite and self.config_file.exists():
+            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(tokenizer, self.tokenizer, dirs_exist_ok=True)
+        write_json(self.manifest_file, manifest)
+        write_json(self.encoder_file, encoder)
         write_json(self.config_file, to_json(config))
 
     def config(self) -> TrainConfig:

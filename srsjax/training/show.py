@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from srsjax.config import TrainConfig
+from srsjax.config import History, Text, TrainConfig
 from srsjax.metrics import report
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.session import Session
@@ -61,7 +61,7 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
 
 def _parameters(session: Session) -> Table:
     """One line a kind of parameter: layers are told together."""
-    table = Table("parameter", "shape", "sharding", "count", title="parameters", title_justify="left")
+    table = Table("parameter", "shape", "sharding", "count", box=None)
     kinds: dict[tuple, list[str]] = {}
     for path, shape in session.shapes.items():
         kind = re.sub(r"layers/\d+/", "layers/*/", path)
@@ -75,4 +75,4 @@ def _parameters(session: Session) -> Table:
 
 
 def _is_text(feature) -> bool:
-    return type(feature).__name__ in ("Text", "History")
+    return isinstance(feature, Text | History)

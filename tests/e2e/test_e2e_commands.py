@@ -1,0 +1,129 @@
+"""The commands as a user runs them: train, train again, evaluate, score, and the same scores from Python."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from srsjax.config import Mesh
+from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer
+
+
+@pytest.fixture(scope="module")
+def scorer(trained, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained)
+        yield Scorer.load("runs/ctr", mesh=Mesh(8))
+
+
+@pytest.fixture(scope="module")
+def log(trained):
+    return ds.dataset(sorted((trained / "data/shop").glob("log-*.parquet"))).to_table()
+
+
+def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
+    run = trained / "runs/ctr"
+    assert {"config.json", "encoder.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
+            "checkpoints"} == {path.name for path in run.iterdir()}  # fmt: skip
+    printed = (trained / "train.txt").read_text()
+    for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
+        assert expected in printed
+    report = json.loads((run / "report.json").read_text())
+    assert report["test_references"]["oracle"]["auc"] > report["test_references"]["popularity"]["auc"]
+    assert report["best_step"] in (20, 40, 60)
+    kept = {int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit()}
+    assert report["best_step"] in kept and 60 in kept
+
+
+def test_a_finished_run_is_shown_and_not_overwritten(trained, small, command):
+    before = (trained / "runs/ctr/report.json").stat().st_mtime_ns
+    again = command("train", "--config", "ctr.py", *small, cwd=trained)
+    assert again.returncode == 0 and "best attainable" in again.stdout
+    other = command("train", "--config", "ctr.py", *small, "--optimizer.learning_rate", 0.01, cwd=trained)
+    assert other.returncode == 2
+    assert "optimizer.learning_rate 0.001 there, 0.01 here" in other.stderr and other.stderr.count("\n") == 1
+    assert (trained / "runs/ctr/report.json").stat().st_mtime_ns == before
+
+
+def test_evaluate_repeats_the_report_on_a_split_and_on_files(trained, command):
+    done = command("evaluate", "--run", "runs/ctr", "--split", "test", "--output", "again.json", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((trained / "runs/ctr/report.json").read_text())
+    again = json.loads((trained / "again.json").read_text())
+    assert again == {"model": report["test"], **report["test_references"]}
+    done = command("evaluate", "--run", "runs/ctr", "--input", "data/shop/log-3.parquet", cwd=trained)
+    assert done.returncode == 0 and "ndcg@10" in done.stdout, done.stderr
+
+
+def test_score_writes_keys_and_probabilities_in_input_order(trained, scorer, log, command):
+    done = command(
+        "score", "--run", "runs/ctr", "--input", "data/shop/log-*.parquet", "--output", "scores", cwd=trained
+    )
+    assert done.returncode == 0, done.stderr
+    scores = ds.dataset(sorted((trained / "scores").iterdir())).to_table()
+    assert scores.column_names == ["request_id", "user_id", "item_id", "score"]
+    for key in scores.column_names[:-1]:
+        assert scores[key].to_pylist() == log[key].to_pylist()
+    assert all(0 < score < 1 for score in scores["score"].to_pylist())
+    rows = log.slice(0, 24).to_pylist()
+    pairs = [({"query": row["query"], "history": row["history"]}, {"item_id": row["item_id"]}) for row in rows]
+    # Other batches, other devices: the same float32 forward pass in another order of sums.
+    np.testing.assert_allclose(scorer.predict(pairs), scores["score"].to_numpy()[:24], atol=1e-5)
+
+
+def test_score_refuses_a_folder_with_files_and_leaves_nothing_behind_when_it_fails(trained, command, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    done = command(
+        "score", "--run", "runs/ctr", "--input", "data/shop/log-0.parquet", "--output", tmp_path / "full", cwd=trained
+    )
+    assert done.returncode == 2 and "not empty" in done.stderr
+    bad = pq.read_table(trained / "data/shop/log-0.parquet").slice(0, 5).drop_columns(["query"])
+    pq.write_table(bad, tmp_path / "bad.parquet")
+    done = command(
+        "score", "--run", "runs/ctr", "--input", tmp_path / "bad.parquet", "--output", tmp_path / "new", cwd=trained
+    )
+    assert done.returncode == 2 and "query" in done.stderr and done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "full"]
+
+
+def test_predict_and_rank_follow_sentence_transformers(scorer, log):
+    row = log.slice(0, 8).to_pylist()
+    context = {"query": row[0]["query"], "history": row[0]["history"]}
+    items = [{"item_id": r["item_id"]} for r in row]
+    single = scorer.predict((context, items[0]))
+    many = scorer.predict([(context, item) for item in items])
+    assert isinstance(single, float) and many.shape == (8,) and many.dtype == np.float32
+    np.testing.assert_allclose(single, many[0], atol=1e-6)
+    assert scorer.predict([]).shape == (0,)
+    np.testing.assert_allclose(scorer.predict([(context, item) for item in items], batch_size=3), many, atol=1e-6)
+
+    ranked = scorer.rank(context, items, top_k=3, return_documents=True)
+    best = np.argsort(-many, kind="stable")[:3]
+    assert [entry["corpus_id"] for entry in ranked] == best.tolist()
+    np.testing.assert_allclose([entry["score"] for entry in ranked], many[best], atol=1e-6)
+    assert [entry["text"] for entry in ranked] == [items[i] for i in best]
+    assert len(scorer.rank(context, items)) == 8 and scorer.rank(context, []) == []
+
+
+def test_text_columns_may_be_given_instead_of_keys(scorer, trained, log):
+    items = {row["item_id"]: row for row in pq.read_table(trained / "data/shop/items.parquet").to_pylist()}
+    row = log.slice(5, 1).to_pylist()[0]
+    context = {"query": row["query"], "history": row["history"]}
+    item = items[row["item_id"]]
+    by_key = scorer.predict((context, {"item_id": row["item_id"]}))
+    by_text = scorer.predict((context, {"title": item["title"], "description": item["description"]}))
+    assert by_key == pytest.approx(by_text, abs=1e-6)
+    with pytest.raises(InputError, match="no-such-item"):
+        scorer.predict((context, {"item_id": "no-such-item"}))
+
+
+def test_a_folder_that_is_no_run_is_refused(command, tmp_path):
+    for name in ("score", "evaluate"):
+        done = command(name, "--run", tmp_path, "--input", "x.parquet")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
