@@ -42,7 +42,7 @@ def get_config() -> TrainConfig:
             tasks=(Task("click"),),
         ),
         data=Data(
-            shop=Shop(folder),
+            shop=Shop(folder, impressions=24000),
             log=Table(f"{folder}/log-*.parquet"),
             catalogues=(Catalogue(f"{folder}/items.parquet", name="items", key="item_id"),),
             group_by="request_id",
@@ -65,7 +65,7 @@ def get_config() -> TrainConfig:
         ),
         batch=Batch(rows=16, tokens=128),
         optimizer=Optimizer(learning_rate=1e-3),
-        evaluate=Evaluate(every=1000),
-        epochs=5,
-        log_every=100,
+        evaluate=Evaluate(every=1500),
+        epochs=4,
+        log_every=500,
     )

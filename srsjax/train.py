@@ -19,6 +19,8 @@ from srsjax.data.prepare import prepare
 from srsjax.data.store import Store
 from srsjax.data.tokenizer import load_tokenizer
 from srsjax.jax_version import check_jax
+from srsjax.metrics.calibration import sigmoid
+from srsjax.metrics.plots import save_curves
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers, show
 from srsjax.training.checkpoints import load_params
@@ -31,7 +33,7 @@ from srsjax.training.evaluation import (
     split_metrics,
     split_references,
 )
-from srsjax.training.loop import NonFiniteLoss, Stopped, fit
+from srsjax.training.loop import NonFiniteLoss, Stopped, fit, monitor_mode
 from srsjax.training.run_folder import RunFolder, write_json
 from srsjax.training.session import Session, initial_state, open_session, target
 from srsjax.training.step import jit_train_step, make_train_step
@@ -48,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
     folder.check(config)
+    monitor_mode(config)
     if folder.finished and not config.overwrite:
         show.finished(console, folder, config)
         return 0
@@ -132,6 +135,9 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
             logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
             result[name] = split_metrics(config, split, logits)
             result[f"{name}_references"] = split_references(config, store.split("train"), split, store.items)
+            if "auc" in result[name]:
+                curves = (sigmoid(logits[:, 0]), split.labels[:, 0], split.weights[:, 0])
+                save_curves(folder.path / f"{name}.png", *curves)
     if jax.process_index() == 0:
         write_json(folder.report_file, result)
 

@@ -126,7 +126,9 @@ class Scorer:
             pair=shape.pair,
         )
         mesh = self.session.mesh
-        trimmed = (_trim(batch, where, row_divisor(mesh)) for batch, where in batches)
+        # Only a request of one batch is trimmed: larger ones run the very program that training evaluated with.
+        few = len(batches) == 1
+        trimmed = (_trim(batch, where, row_divisor(mesh)) if few else (batch, where) for batch, where in batches)
         return predict(self.session.predict_step, self.params, trimmed, mesh, split.labels.shape, progress)
 
     def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:

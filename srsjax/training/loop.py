@@ -77,8 +77,7 @@ def fit(
     total = batches.steps
     evaluate_at = set(batches.epoch_ends) if not config.evaluate.every else set(range(0, total, config.evaluate.every))
     evaluate_at = {step for step in evaluate_at if 0 < step < total} | {total}
-    way = config.evaluate.mode
-    mode = report.mode(config.evaluate.monitor, config.evaluate.ndcg_at) if way == "auto" else way
+    mode = monitor_mode(config)
 
     with Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
         progress = Progress()
@@ -122,6 +121,12 @@ def fit(
                 if stop.asked and step < total:
                     raise Stopped(f"saved at step {saved} of {total}; run the same command to go on")
         return progress
+
+
+def monitor_mode(config: TrainConfig) -> str:
+    """`max` or `min`: which way the monitored metric is better. Raises InputError for an unknown metric."""
+    known = report.mode(config.evaluate.monitor, config.evaluate.ndcg_at)
+    return known if config.evaluate.mode == "auto" else config.evaluate.mode
 
 
 class _Meter:

@@ -111,7 +111,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.O
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.optimizer.weight_decay}, {"params": plain, "weight_decay": 0}]
-    return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate, eps=1e-8)
+    return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate, fused=True)
 
 
 def fine_tune(

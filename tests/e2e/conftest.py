@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SMALL = (
-    *("--data.shop.impressions", 500, "--data.shop.items", 150, "--data.shop.users", 60),
+    *("--data.shop.impressions", 500, "--data.shop.items", 400, "--data.shop.users", 60),
     *("--model.hidden_size", 32, "--model.intermediate_size", 64, "--model.num_layers", 1),
     *("--batch.rows", 8, "--evaluate.every", 20, "--log_every", 5, "--max_steps", 60),
 )

@@ -59,7 +59,7 @@ def as_csv(folder: Path):
 
 CASES = {
     "missing column": (drop_column, (), "log.parquet: no column 'query'", "querry"),
-    "text in a number column": (text_in_number_column, (), "log.parquet row 42, column click: found 'maybe'", ""),
+    "text in a number column": (text_in_number_column, (), 'log.parquet row 42, column click: found "maybe"', ""),
     "label 2": (label_two, (), "log.parquet row 42, column click: found 2", "0"),
     "empty file": (empty_file, (), "log.parquet", "empty"),
     "empty split": (None, ("--data.split.by", "column", "--data.split.column", "user_id"), "train", "split"),
@@ -72,7 +72,7 @@ CASES = {
     ),
     "item key not in the catalogue": (unknown_item, (), "log.parquet row 42", "i-none"),
     "config typo": (None, ("--optimizer.lerning_rate", "1"), "--optimizer.lerning_rate", "--optimizer.learning_rate"),
-    "wrong folder as weights": (None, ("--model.pretrained", "."), "config.json", ""),
+    "wrong folder as weights": (None, ("--model.pretrained", "."), "error: .: no tokenizer there", "tokenizer.json"),
     "budgets longer than a row": (None, ("--batch.tokens", "32"), "batch.tokens: found 32", "max_tokens"),
     "unknown metric": (None, ("--evaluate.monitor", "aucc"), "evaluate.monitor: found 'aucc'", "'auc'"),
 }

@@ -29,7 +29,7 @@ def log(trained):
 def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     run = trained / "runs/ctr"
     assert {"config.json", "encoder.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
-            "checkpoints"} == {path.name for path in run.iterdir()}  # fmt: skip
+            "checkpoints", "valid.png", "test.png"} == {path.name for path in run.iterdir()}  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
         assert expected in printed
@@ -127,3 +127,26 @@ def test_a_folder_that_is_no_run_is_refused(command, tmp_path):
     for name in ("score", "evaluate"):
         done = command(name, "--run", tmp_path, "--input", "x.parquet")
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
+
+
+def test_an_exported_run_loads_in_transformers_with_the_same_logits(trained, scorer, log, command):
+    torch = pytest.importorskip("torch", reason="torch is the reference here")
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    done = command("export", "--run", "runs/ctr", "--output", "exported", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    tokenizer = AutoTokenizer.from_pretrained(trained / "exported")
+    model = AutoModelForSequenceClassification.from_pretrained(trained / "exported").eval()
+    row = log.slice(0, 1).to_pylist()[0]
+    context = {"query": row["query"], "history": []}
+    item = {"title": "Norvik red coat", "description": "Simple wool."}
+    # Fields of one side are joined by one separator.
+    second = [*tokenizer("Norvik red coat", add_special_tokens=False).input_ids, tokenizer.sep_token_id]
+    second += tokenizer("Simple wool.", add_special_tokens=False).input_ids
+    first = tokenizer(row["query"], add_special_tokens=False).input_ids
+    ids = [tokenizer.cls_token_id, *first, tokenizer.sep_token_id, *second, tokenizer.sep_token_id]
+    types = [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    with torch.no_grad():
+        logit = model(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits[0, 0].item()
+    # float32 forward passes of two libraries
+    assert scorer.predict((context, item)) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)

@@ -1,0 +1,55 @@
+"""Exports a run as a Hugging Face folder: `python -m srsjax.export --run runs/ctr --output exported/`.
+
+Writes `config.json`, `model.safetensors` and the tokenizer, as transformers loads them. With the pooled read-out the
+folder is a `...ForSequenceClassification` model that gives the same logits.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from srsjax import cli
+from srsjax.errors import InputError
+from srsjax.jax_version import check_jax
+from srsjax.model import hf
+from srsjax.training.run_folder import RunFolder
+from srsjax.training.session import load_run
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command takes besides the fields of the run's config."""
+
+    run: str = ""
+    """Run folder written by srsjax.train."""
+    output: str = "exported"
+    """Folder to write; it must not exist."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    config, arguments = cli.load_run(Arguments, argv, "export", __doc__)
+    check_jax()
+    output = Path(arguments.output)
+    if output.exists():
+        raise InputError(f"{output}: exists already; choose another --output")
+    folder = RunFolder(arguments.run)
+    session, params = load_run(folder, config)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(folder.tokenizer, partial)
+        hf.save_weights(partial, params, session.bert)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    Console().print(f"exported: {output}", highlight=False, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
