@@ -221,7 +221,10 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
 
 def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
     """The metrics that some column has, in order of the report, with those a click report lacks in all columns."""
-    names = list(dict.fromkeys(name for values in columns.values() for name in values))
+    counts = ("_groups", "_pairs", "_covered")  # what each metric averages over: in the result, too much for a table
+    names = list(dict.fromkeys(n for values in columns.values() for n in values if not n.endswith(counts)))
+    if all(values.get("weight") == values.get("candidates") for values in columns.values()):
+        names = [name for name in names if name != "weight"]
     if "log_loss" in names:
         names += [name for name in UNDEFINED if name not in names]
     order = [*MODES, "label_rate", "predicted_rate"]
@@ -234,5 +237,5 @@ def _cell(name: str, values: dict[str, float]) -> str:
     if name not in values:
         return f"undefined: {UNDEFINED[metric]}" if metric in UNDEFINED else "-"
     value = values[name]
-    counted = metric in ("candidates", "impressions", "weight") or metric.endswith(("_groups", "_pairs"))
+    counted = metric in ("candidates", "impressions", "weight")
     return f"{value:,.0f}" if counted else f"{value:.4f}"

@@ -3,7 +3,8 @@
 config.json      the resolved config            metrics.jsonl    one JSON line a log step and an evaluation
 encoder.json     the encoder's shape            tensorboard/     the same as scalars
 manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
-tokenizer/       a Hugging Face tokenizer       report.json      final metrics; written last: the run is finished
+tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
+report.json      final metrics; written last: with it the run is finished
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import re
 
 import jax
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from srsjax.config import History, Text, TrainConfig
 from srsjax.metrics import report
@@ -61,7 +61,7 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
 
 def _parameters(session: Session) -> Table:
     """One line a kind of parameter: layers are told together."""
-    table = Table("parameter", "shape", "sharding", "count", box=None)
+    table = Table(Column("parameter", no_wrap=True), "shape", "sharding", Column("count", justify="right"), box=None)
     kinds: dict[tuple, list[str]] = {}
     for path, shape in session.shapes.items():
         kind = re.sub(r"layers/\d+/", "layers/*/", path)
