@@ -7,7 +7,6 @@ the run folder. This module imports nothing but the standard library, so that ev
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -425,8 +424,3 @@ class TrainConfig:
 def columns(value: str | tuple[str, ...]) -> tuple[str, ...]:
     """A field that takes one column or several, as a tuple."""
     return ((value,) if value else ()) if isinstance(value, str) else tuple(value)
-
-
-def replace(config, **changes):
-    """A copy of a config with some fields changed (`dataclasses.replace` under a shorter name)."""
-    return dataclasses.replace(config, **changes)

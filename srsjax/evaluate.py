@@ -38,7 +38,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__)
-    scorer = Scorer.load(arguments.run, config.mesh, config)
+    scorer = Scorer.load(arguments.run, config=config)
     if arguments.input:
         results = on_files(scorer, config, arguments.input)
     else:

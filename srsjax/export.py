@@ -7,12 +7,13 @@ folder is a `...ForSequenceClassification` model that gives the same logits.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from srsjax import cli
+from srsjax.config import Mesh
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.model import hf
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if output.exists():
         raise InputError(f"{output}: exists already; choose another --output")
     folder = RunFolder(arguments.run)
-    session, params = load_run(folder, config)
+    session, params = load_run(folder, replace(config, mesh=Mesh()))
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

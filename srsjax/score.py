@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.input:
         raise InputError("--input: missing, expected a path or glob of the rows to score")
 
-    scorer = Scorer.load(arguments.run, config.mesh, config)
+    scorer = Scorer.load(arguments.run, config=config)
     started, rows = time.monotonic(), 0
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

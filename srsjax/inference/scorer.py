@@ -15,14 +15,11 @@ import numpy as np
 
 from srsjax.config import Mesh, TrainConfig
 from srsjax.data.encode import Encoder, Value, load_encoder
-from srsjax.data.loader import eval_batches
 from srsjax.data.store import Items, Split
 from srsjax.jax_version import check_jax
-from srsjax.training.evaluation import BatchShape, batch_shape
-from srsjax.training.predict import predict
+from srsjax.training.evaluation import BatchShape, batch_shape, predict_split
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.session import Session, load_run
-from srsjax.training.sharding import row_divisor
 
 
 class Scorer:
@@ -40,14 +37,17 @@ class Scorer:
         Args:
           run: folder written by `srsjax.train`.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
-          config: the run's config with changes, such as other catalogue files; by default as it is.
+          config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
 
         Raises:
           InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
         """
         check_jax()
         folder = RunFolder(run)
-        config = replace(config or folder.config(), mesh=mesh or Mesh())
+        trained = folder.config()
+        if mesh is None:  # that of the training machine says nothing about this one, unless it was asked for anew
+            mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
+        config = replace(config or trained, mesh=mesh)
         session, params = load_run(folder, config)
         encoder = load_encoder(config, folder.path)
         slots = folder.read(folder.report_file)["candidates"]
@@ -57,7 +57,7 @@ class Scorer:
         """Probabilities of the first task, or of every task where there are several.
 
         Args:
-          pairs: `(context, candidate)` pairs, or a single such tuple. Each side is a text, where that side of the
+          pairs: `(context, candidate)` pairs, or a single such pair. Each side is a text, where that side of the
             schema has one Text feature, or a mapping of column names to values (`{"query": ...}`, `{"item_id": 7}`,
             `{"title": ...}`). Where the schema has no context features, plain candidates instead of pairs.
           batch_size: most pairs encoded at a time; 0 means all (the device batch is fixed by the run).
@@ -114,32 +114,18 @@ class Scorer:
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Logits [M, T] float32 of the candidates of any split, in its order."""
-        shape = self.shape
-        batches = eval_batches(
-            split,
-            items,
-            shape.template,
-            shape.pad_id,
-            rows=shape.eval_rows,
-            tokens=shape.tokens,
-            candidates=shape.candidates,
-            pair=shape.pair,
-        )
-        mesh = self.session.mesh
-        # Only a request of one batch is trimmed: larger ones run the very program that training evaluated with.
-        few = len(batches) == 1
-        trimmed = (_trim(batch, where, row_divisor(mesh)) if few else (batch, where) for batch, where in batches)
-        return predict(self.session.predict_step, self.params, trimmed, mesh, split.labels.shape, progress)
+        session = self.session
+        return predict_split(session.predict_step, self.params, split, items, self.shape, session.mesh, progress)
 
     def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         chunk = self.encoder.encode_values(contexts, candidates)
         return probabilities(self.logits(chunk.split, chunk.items))
 
     def _is_single(self, pairs) -> bool:
-        """A single pair is a tuple of two sides (or, without context features, one candidate)."""
+        """A single pair holds its two sides, not pairs (without context features it is one candidate)."""
         if not self.config.schema.context:
             return isinstance(pairs, str | Mapping)
-        return isinstance(pairs, tuple) and len(pairs) == 2 and all(isinstance(side, str | Mapping) for side in pairs)
+        return len(pairs) == 2 and all(isinstance(side, str | Mapping) for side in pairs)
 
     def _sides(self, pairs: list) -> tuple[list[Value], list[Value]]:
         if not self.config.schema.context:
@@ -150,13 +136,3 @@ class Scorer:
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Logistic function of logits, float32, without overflow."""
     return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))).astype(np.float32)
-
-
-def _trim(batch, where: np.ndarray, divisor: int):
-    """Cuts empty rows off the end, down to a power of two times `divisor`: small requests are fast, shapes few."""
-    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
-    rows = divisor
-    while rows < used:
-        rows *= 2
-    rows = min(rows, len(where))
-    return jax.tree.map(lambda array: array[:rows], batch), where[:rows]

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from srsjax.config import History, Text, TrainConfig
+from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import eval_batches
 from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import PairTemplate, TextEncoder
@@ -81,7 +82,13 @@ def batch_shape(config: TrainConfig, text: TextEncoder, candidates: int, mesh: j
 
 
 def predict_split(
-    step: Callable, params: dict, split: Split, items: Items, shape: BatchShape, mesh: jax.sharding.Mesh, **progress
+    step: Callable,
+    params: dict,
+    split: Split,
+    items: Items,
+    shape: BatchShape,
+    mesh: jax.sharding.Mesh,
+    progress: Callable[[int], None] = lambda candidates: None,
 ) -> np.ndarray:
     """Logits [M, T] float32 of every candidate of a split, with a step from `jit_predict_step`."""
     batches = eval_batches(
@@ -96,7 +103,19 @@ def predict_split(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return predict(step, params, batches, mesh, split.labels.shape, **progress)
+    small = len(batches) == 1 and jax.process_count() == 1
+    given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
+    return predict(step, params, given, mesh, split.labels.shape, progress)
+
+
+def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
+    """Cuts empty rows off the end, down to a power of two times `divisor`: a small request is fast, shapes are few."""
+    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
+    rows = divisor
+    while rows < used:
+        rows *= 2
+    rows = min(rows, len(where))
+    return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 
 def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict[str, float]:

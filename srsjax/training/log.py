@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from srsjax.training.run_folder import RunFolder
@@ -23,10 +23,8 @@ class RunLog:
         self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
         self._bar = Progress(
             TextColumn("[bold]step {task.completed:>{task.fields[width]}}/{task.total}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -55,15 +53,19 @@ class RunLog:
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def said(self, step: int, total: int, values: dict[str, float]) -> None:
-        """The bar's text; where there is no terminal, a plain line."""
-        text = (
-            f"loss {values['loss']:.4f}  lr {values['learning_rate']:.1e}  "
-            f"{values['examples_per_second']:,.0f} examples/s  "
-            f"{values['tokens_per_second']:,.0f} tokens/s  input wait {values['input_wait']:.0%}"
+        """The bar's text, short enough for 80 columns; where there is no terminal, a plain line that says more."""
+        loss, rate = f"loss {values['loss']:.4f}", f"lr {values['learning_rate']:.1e}"
+        examples, tokens = values["examples_per_second"], values["tokens_per_second"]
+        self._bar.update(
+            self._task, completed=step, said=f"{loss} {rate} {examples:,.0f} ex/s {tokens / 1000:,.1f}k tok/s"
         )
-        self._bar.update(self._task, completed=step, said=text)
         if not self.console.is_terminal:
-            self.console.print(f"step {step:>{len(str(total))}}/{total}  {text}", highlight=False)
+            self.console.print(
+                f"step {step:>{len(str(total))}}/{total}  {loss}  {rate}  {examples:,.0f} examples/s  "
+                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def drop_lines_after(path: Path, step: int) -> None:

@@ -218,4 +218,4 @@ def _say_evaluation(console, config: TrainConfig, step: int, values: dict, secon
     shown = ("auc", "gauc", "log_loss", "ece", f"ndcg@{config.evaluate.ndcg_at}", config.evaluate.monitor)
     text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values)
     best = "  (best so far)" if progress.best_step == step else ""
-    console.print(f"step {step}  valid: {text}  in {seconds:.1f} s{best}", highlight=False)
+    console.print(f"step {step}  valid: {text}  in {seconds:.1f} s{best}", highlight=False, soft_wrap=True)

@@ -1,10 +1,11 @@
 """The two sides of the results table read the same sequences, labels, weights and splits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bench_examples import load_config, read_examples
 
-from srsjax.config import replace
 from srsjax.data.prepare import prepare
 from srsjax.data.tokenizer import load_tokenizer
 

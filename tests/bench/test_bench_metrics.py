@@ -1,11 +1,12 @@
 """The table's metrics agree with srsjax's own report, on real tests of headlines and scores drawn at random."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bench_examples import load_config, read_examples
 from bench_metrics import metrics
 
-from srsjax.config import replace
 from srsjax.data.prepare import prepare
 from srsjax.metrics.report import evaluate_split
 
