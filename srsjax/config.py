@@ -130,7 +130,8 @@ class Task:
     """`binary`: binary cross-entropy; with `softmax` above 0, mixed with softmax cross-entropy within each
     impression. `listwise`: the softmax cross-entropy alone (labels may be any grade >= 0)."""
     softmax: float = 0.0
-    """Share of the softmax cross-entropy in the loss of a binary task, 0 to 1."""
+    """Share of the softmax cross-entropy in the loss of a binary task, 0 to 1. Its target is each candidate's share of
+    weight ** weight_power * label within the impression."""
     label_smoothing: float = 0.0
     """A binary label y becomes y (1 - s) + s / 2."""
     loss_weight: float = 1.0
@@ -324,7 +325,7 @@ class Batch:
     candidates: int = 0
     """Candidate slots C of a row; 0 chooses by the lengths in the store."""
     micro_batches: int = 1
-    """Parts the step is computed in, to save memory; the result is the same."""
+    """Parts the step is computed in, to save memory; the result is the same but for dropout's random bits."""
     eval_rows: int = 0
     """Rows of an evaluation or scoring batch; 0 means as many as one micro-batch."""
     workers: int = 0
@@ -333,7 +334,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer, its schedule, and what is decayed, scaled or frozen."""
+    """The optimizer, its schedule, and what is decayed and scaled."""
 
     name: str = "adamw"
     """Name of an optimizer in `optax` or `optax.contrib` (adamw, adam, sgd, lion, adafactor, ...)."""

@@ -18,14 +18,14 @@ from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
 from srsjax.training.evaluation import split_metrics, split_references
-from srsjax.training.run_folder import write_json
+from srsjax.training.run_folder import RunFolder, write_json
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command takes besides the fields of the run's config."""
 
-    run: str = ""
+    run: str
     """Run folder written by srsjax.train."""
     split: str = "test"
     """Split of the run's data: train, valid or test."""
@@ -42,24 +42,22 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.input:
         results = on_files(scorer, config, arguments.input)
     else:
-        results = on_split(scorer, config, arguments.split)
+        results = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
     Console().print(report.table(results, title=arguments.input or f"{arguments.split} split"))
     if arguments.output:
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), results)
     return 0
 
 
-def on_split(scorer: Scorer, config: TrainConfig, name: str) -> dict[str, dict[str, float]]:
+def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) -> dict[str, dict[str, float]]:
     """Metrics of the model and of what it compares with, on a split of the run's data (prepared again if need be).
 
-    Raises InputError where the data changed so much that a tokenizer trained on it is no longer the run's.
+    Raises InputError where the data are no longer those of the run: its splits would then be others.
     """
     store = prepare(config)
-    if store.manifest["tokenizer"]["fingerprint"] != scorer.encoder.text.fingerprint:
-        raise InputError(
-            f"{store.folder}: the data changed since the run, and so did the tokenizer trained on them; "
-            f"evaluate files with --input"
-        )
+    if store.manifest["fingerprint"] != folder.read(folder.manifest_file)["fingerprint"]:
+        raise InputError(f"{folder.path}: the data changed since the run; evaluate files with --input")
     split = store.split(name)
     if not len(split):
         raise InputError(f"{store.folder}: the {name} split is empty")

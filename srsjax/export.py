@@ -25,7 +25,7 @@ from srsjax.training.session import load_run
 class Arguments:
     """What the command takes besides the fields of the run's config."""
 
-    run: str = ""
+    run: str
     """Run folder written by srsjax.train."""
     output: str = "exported"
     """Folder to write; it must not exist."""
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "export", __doc__)
     check_jax()
-    output = Path(arguments.output)
+    output = Path(arguments.output).absolute()
     if output.exists():
         raise InputError(f"{output}: exists already; choose another --output")
     folder = RunFolder(arguments.run)

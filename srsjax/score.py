@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -20,16 +21,17 @@ from rich.console import Console
 from srsjax import cli
 from srsjax.config import TrainConfig
 from srsjax.errors import InputError
-from srsjax.inference.scorer import Scorer, probabilities
+from srsjax.inference.scorer import Scorer
+from srsjax.metrics.calibration import sigmoid
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the command takes besides the fields of the run's config."""
 
-    run: str = ""
+    run: str
     """Run folder written by srsjax.train."""
-    input: str = ""
+    input: str
     """Path or glob of the rows to score: the columns of the training log, labels not needed."""
     output: str = "scores"
     """Folder for the files of scores; it must not hold any yet."""
@@ -41,14 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "score", __doc__)
     console = Console()
-    output = Path(arguments.output)
+    output = Path(arguments.output).absolute()
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: a file, expected a folder for the files of scores")
-    if output.exists() and any(output.iterdir()) and not arguments.overwrite:
-        raise InputError(f"{output}: not empty; choose another --output, or --overwrite True")
-    if not arguments.input:
-        raise InputError("--input: missing, expected a path or glob of the rows to score")
-
+    if output.exists() and any(output.iterdir()):
+        if not arguments.overwrite:
+            raise InputError(f"{output}: not empty; choose another --output, or --overwrite True")
+        if not all(path.match("part-*.parquet") for path in output.iterdir()):
+            raise InputError(f"{output}: holds more than files of scores; choose another --output")
     scorer = Scorer.load(arguments.run, config=config)
     started, rows = time.monotonic(), 0
     partial = output.with_name(f".{output.name}.partial")
@@ -77,7 +79,7 @@ def scores(scorer: Scorer, config: TrainConfig, files: str) -> Iterator[pa.Table
         clash = [name for name in names if name in chunk.keys.schema.names]
         if clash:
             raise InputError(f"{files}: column {clash[0]!r} is a key column and the name of a score; set data.keys")
-        values = probabilities(scorer.logits(chunk.split, chunk.items))
+        values = sigmoid(scorer.logits(chunk.split, chunk.items)).astype(np.float32)
         table = pa.Table.from_batches([chunk.keys])
         for t, name in enumerate(names):
             table = table.append_column(name, pa.array(values[:, t]))

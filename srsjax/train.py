@@ -18,7 +18,9 @@ from srsjax.data.loader import train_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.store import Store
 from srsjax.data.tokenizer import load_tokenizer
+from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
+from srsjax.metrics import report as metrics
 from srsjax.metrics.calibration import sigmoid
 from srsjax.metrics.plots import save_curves
 from srsjax.model import ctr, hf
@@ -36,6 +38,7 @@ from srsjax.training.evaluation import (
 from srsjax.training.loop import NonFiniteLoss, Stopped, fit, monitor_mode
 from srsjax.training.run_folder import RunFolder, write_json
 from srsjax.training.session import Session, initial_state, open_session, target
+from srsjax.training.sharding import row_divisor
 from srsjax.training.step import jit_train_step, make_train_step
 
 STOPPED = 75
@@ -49,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
-    folder.check(config)
+    check_numbers(config)
     monitor_mode(config)
+    folder.check(config)
     if folder.finished and not config.overwrite:
         show.finished(console, folder, config)
         return 0
@@ -59,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     text = load_tokenizer(str(store.folder / "tokenizer"))
     session = open_session(config, ctr.encoder_config(config.model, text.vocab_size))
     check_lengths(config, text.template, session.bert.longest)
+    check_rows(config, session.mesh)
     weights = pretrained(config, session, console)
     batches = train_batches(
         store.split("train"),
@@ -80,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     shardings = jax.tree.map(lambda array: array.sharding, state)
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
     valid = store.split("valid") if has_split(store, "valid") else None
+    if valid is not None:  # a metric that the split cannot define is refused now, not after an epoch
+        metrics.monitored(split_metrics(config, valid, np.zeros(valid.labels.shape)), config.evaluate.monitor)
     folder.create(config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
     show.start(console, config, session, batches)
 
@@ -87,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         if valid is None:
             return {}
         logits = predict_split(session.predict_step, params, valid, store.items, shape, session.mesh)
+        if not np.isfinite(logits).all():
+            raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
         return split_metrics(config, valid, logits)
 
     try:
@@ -140,6 +149,38 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
                 save_curves(folder.path / f"{name}.png", *curves)
     if jax.process_index() == 0:
         write_json(folder.report_file, result)
+
+
+def check_numbers(config: TrainConfig) -> None:
+    """Raises InputError for a number that no run can have."""
+    for name, value, least in (
+        ("max_steps", config.max_steps, 0),
+        ("log_every", config.log_every, 1),
+        ("batch.rows", config.batch.rows, 1),
+        ("batch.micro_batches", config.batch.micro_batches, 1),
+        ("batch.workers", config.batch.workers, 0),
+        ("model.num_layers", config.model.num_layers, 1),
+        ("model.num_heads", config.model.num_heads, 1),
+        ("evaluate.every", config.evaluate.every, 0),
+        ("evaluate.ndcg_at", config.evaluate.ndcg_at, 1),
+        ("checkpoints.every", config.checkpoints.every, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name}: found {value}, expected at least {least}")
+    if not config.epochs > 0:
+        raise InputError(f"epochs: found {config.epochs}, expected more than 0")
+    if not 0 <= config.model.head_dropout < 1:
+        raise InputError(f"model.head_dropout: found {config.model.head_dropout}, expected at least 0 and less than 1")
+
+
+def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises InputError where the mesh does not divide the rows of a micro-batch."""
+    part = config.batch.micro_batches * row_divisor(mesh)
+    if config.batch.rows % part:
+        raise InputError(
+            f"batch.rows: found {config.batch.rows}, expected a multiple of {part} "
+            f"(batch.micro_batches x mesh.data x mesh.fsdp)"
+        )
 
 
 def has_split(store: Store, name: str) -> bool:

@@ -231,7 +231,7 @@ class Cleaner:
         parts = []
         for name in sorted(chunk.batch.schema.names):
             values = chunk.batch[name]
-            if not pa.types.is_nested(values.type):
+            if not (pa.types.is_nested(values.type) or pa.types.is_binary(values.type)):
                 values = cells.texts(chunk, name, problems)
             parts.append(hashing.hash_column(values))
         return hashing.combine(parts)

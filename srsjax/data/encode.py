@@ -123,6 +123,17 @@ class Encoder:
         coded = self._coder(catalogues)
         return out, {name: self._encode_catalogue(name, stand_ins[name], coded) for name in stand_ins}
 
+    def _check_one_context(self, rows: pa.RecordBatch, heads: pa.RecordBatch, head_of: np.ndarray) -> None:
+        """Raises InputError where the rows of one impression differ in a context feature: it has one context."""
+        for feature in self.sources.schema.context:
+            table = self.sources.column(feature).table
+            column = f"row:{table}" if table else f"feature:{feature.name}"
+            if not rows[column].equals(heads[column].take(pa.array(head_of))):
+                raise InputError(
+                    f"data.group_by: rows of one impression differ in context feature {feature.name!r}, expected one "
+                    f"context an impression; add its column to data.group_by, or make it a candidate feature"
+                )
+
     def encode(self, rows: pa.RecordBatch, joined: dict[str, Joined] | None = None) -> Encoded:
         """Clean rows (`srsjax.data.clean`) of whole impressions, which stand together, as arrays. `joined` stands in
         for catalogues where the rows bring their own."""
@@ -133,6 +144,8 @@ class Encoder:
         impression = rows["impression"].to_numpy()
         starts = np.flatnonzero(np.diff(impression, prepend=-1))
         heads = rows.take(pa.array(starts))
+        if len(starts) < len(impression):
+            self._check_one_context(rows, heads, np.cumsum(np.diff(impression, prepend=-1) != 0) - 1)
         context = self._texts(schema.context, heads, joined, cut)
         candidate = self._texts(schema.candidate, rows, joined, cut)
         if home:

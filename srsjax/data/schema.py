@@ -221,6 +221,8 @@ def _no_catalogue(sources: Sources, name: str) -> str:
 
 def _check_task(task: config.Task) -> None:
     where = f"schema.tasks task {task.name!r}"
+    if task.kind == "listwise" and (task.softmax or task.label_smoothing):
+        raise InputError(f"{where}: softmax and label_smoothing are for kind binary; a listwise task has neither")
     if task.positive and task.impressions:
         raise InputError(f"{where}: positive and impressions are both set; the label is a text or a count, not both")
     for name, low, high in (

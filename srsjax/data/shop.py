@@ -158,7 +158,9 @@ def write_shop(shop: Shop) -> dict[str, Path]:
     if done.exists() and json.loads(done.read_text()) == parameters:
         return paths
     folder.mkdir(parents=True, exist_ok=True)
-    done.unlink(missing_ok=True)  # until the files are whole again
+    if not done.exists() and any(folder.glob("*.parquet")):
+        raise InputError(f"{folder}: holds files that are not of a simulated shop; name another data.shop.folder")
+    done.write_text("{}")  # ours, and not whole yet
     tables = _simulate(shop)
     for old in folder.glob("log-*.parquet"):
         old.unlink()

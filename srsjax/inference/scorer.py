@@ -17,6 +17,7 @@ from srsjax.config import Mesh, TrainConfig
 from srsjax.data.encode import Encoder, Value, load_encoder
 from srsjax.data.store import Items, Split
 from srsjax.jax_version import check_jax
+from srsjax.metrics.calibration import sigmoid
 from srsjax.training.evaluation import BatchShape, batch_shape, predict_split
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.session import Session, load_run
@@ -93,7 +94,7 @@ class Scorer:
         """The candidates of one context by falling probability of the first task; equal ones in the order given.
 
         Args:
-          context: as in `predict`; ignored (`None` or `""`) where the schema has no context features.
+          context: as in `predict`; `None` where the schema has no context features.
           candidates: N candidates, as in `predict`.
           top_k: how many to return; None means all.
           return_documents: whether each dict also holds the candidate, as `text`.
@@ -104,7 +105,7 @@ class Scorer:
         candidates = list(candidates)
         if not candidates:
             return []
-        scores = self._probabilities([context or {}], [candidates])[:, 0]
+        scores = self._probabilities([{} if context is None else context], [candidates])[:, 0]
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
         if return_documents:
@@ -119,7 +120,7 @@ class Scorer:
 
     def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         chunk = self.encoder.encode_values(contexts, candidates)
-        return probabilities(self.logits(chunk.split, chunk.items))
+        return sigmoid(self.logits(chunk.split, chunk.items)).astype(np.float32)
 
     def _is_single(self, pairs) -> bool:
         """A single pair holds its two sides, not pairs (without context features it is one candidate)."""
@@ -131,8 +132,3 @@ class Scorer:
         if not self.config.schema.context:
             return [{}] * len(pairs), pairs
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Logistic function of logits, float32, without overflow."""
-    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))).astype(np.float32)

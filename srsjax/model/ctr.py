@@ -87,7 +87,7 @@ class ClickModel(nnx.Module):
     def __init__(self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs):
         self.bert = Bert(bert, compute_dtype(model), rngs)
         self.head = Head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
-        self.readout = model.readout
+        self.readout, self.interaction = model.readout, model.interaction
 
     def __call__(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
         """Logits [R, C, T] float32."""
@@ -96,7 +96,7 @@ class ClickModel(nnx.Module):
 
     def read(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
         """One vector a candidate, [R, C, D] in the compute dtype."""
-        visibility = Visibility.cross(batch.segment)
+        visibility = getattr(Visibility, self.interaction)(batch.segment)
         first = jnp.take_along_axis(batch.context_readout, batch.context_of, axis=1)  # [R, C]
         at = None if self.readout == "mean" else first
         text = (batch.tokens, batch.positions, batch.token_types)

@@ -70,10 +70,6 @@ class Checkpointer:
         loaded = self._orbax.load_checkpointables(step, parts)
         return TrainState(loaded[REST]["step"], loaded[PARAMS], loaded[REST]["opt"])
 
-    def restore_params(self, step: int, target: dict) -> dict[str, jax.Array]:
-        """The parameters alone at a step."""
-        return self._orbax.load_checkpointables(step, {PARAMS: target})[PARAMS]
-
 
 def load_params(folder: Path, step: int, target: dict) -> dict[str, jax.Array]:
     """Parameters of a run's checkpoint for inference. Raises InputError where the checkpoint is missing."""

@@ -11,6 +11,7 @@ import numpy as np
 from srsjax.config import History, Text, TrainConfig
 from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import eval_batches
+from srsjax.data.schema import Sources
 from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import PairTemplate, TextEncoder
 from srsjax.errors import InputError
@@ -131,9 +132,9 @@ def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict
 def split_references(config: TrainConfig, train: Split, split: Split, items: Items) -> dict[str, dict[str, float]]:
     """What the model is compared with on a split: item popularity, and the best attainable where it is known.
 
-    Popularity needs items that recur, so it is given only where the candidates come from a catalogue.
+    Popularity needs items that recur, so it is given only where the candidates are the rows of a catalogue.
     """
     settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
     found = report.references(train, split, len(items.tokens), **settings)
-    recurring = any(catalogue.side == "candidate" for catalogue in config.data.catalogues)
+    recurring = Sources(config.schema, config.data).home is not None
     return {name: values for name, values in found.items() if name != "popularity" or recurring}

@@ -25,7 +25,7 @@ IN_FLIGHT = 2
 
 
 class NonFiniteLoss(Exception):
-    """The loss became infinite or not a number; the message names the steps."""
+    """The loss or its gradient became infinite or not a number; the message names the steps."""
 
 
 class Stopped(Exception):
@@ -47,8 +47,9 @@ class Progress:
         """Progress after an evaluation at `step`. Without any defined value yet, the newest step is the best."""
         if better(value, self.best_value, mode):
             return Progress(step, step, value, 0)
-        best = step if self.best_value is None else self.best_step
-        return Progress(step, best, self.best_value, self.since_best + 1)
+        if self.best_value is None:
+            return Progress(step, step, None, 0)
+        return Progress(step, self.best_step, self.best_value, self.since_best + 1)
 
 
 def fit(
@@ -86,7 +87,6 @@ def fit(
             state = checkpointer.restore(checkpointer.latest, _target(state))
             console.print(f"resumed at step {progress.next_step} of {total}", highlight=False)
         batches.restore(progress.next_step)
-        saved = progress.next_step
 
         with RunLog(folder, progress.next_step, total, console) as log, _StopSignal() as stop:
             meter = _Meter(log, learning_rate, total)
@@ -104,22 +104,23 @@ def fit(
                 progress = replace(progress, next_step=step)
 
                 evaluating = step in evaluate_at
-                saving = evaluating or stop.asked or (config.checkpoints.every and step % config.checkpoints.every == 0)
+                stopping = stop.asked  # read once: a signal that comes later is answered after the next step
+                saving = evaluating or stopping or (config.checkpoints.every and step % config.checkpoints.every == 0)
                 if saving or step % config.log_every == 0:
                     meter.flush()  # raises on a non-finite loss, so that no checkpoint ever holds one
                 if evaluating:
                     started = time.monotonic()
                     values = evaluate(state.params)
                     log.scalars("valid", step, values)
-                    value = report.monitored(values, config.evaluate.monitor) if values else math.nan
+                    value = values.get(config.evaluate.monitor, math.nan)
                     progress = progress.after(step, value, mode)
                     _say_evaluation(console, config, step, values, time.monotonic() - started, progress)
                     meter.restart()
                 if saving:
                     checkpointer.save(step, state, vars(progress), progress.best_step)
-                    saved = step
-                if stop.asked and step < total:
-                    raise Stopped(f"saved at step {saved} of {total}; run the same command to go on")
+                if stopping and step < total:
+                    without = " without --overwrite" if config.overwrite else ""
+                    raise Stopped(f"saved at step {step} of {total}; run the same command{without} to go on")
         return progress
 
 
@@ -158,7 +159,12 @@ class _Meter:
         steps = [step for step, _ in self.recent]
         values = jax.device_get([metrics for _, metrics in self.recent])
         seconds = max(time.monotonic() - self.started, 1e-9)
-        wrong = [step for step, value in zip(steps, values, strict=True) if not np.isfinite(value.loss)]
+        # A gradient that is not finite spoils the parameters though the loss, taken before the update, is finite.
+        wrong = [
+            step
+            for step, value in zip(steps, values, strict=True)
+            if not (np.isfinite(value.loss) and np.isfinite(value.grad_norm))
+        ]
         line = {
             "loss": float(np.mean([value.loss for value in values])),
             "grad_norm": float(np.mean([value.grad_norm for value in values])),
@@ -171,8 +177,8 @@ class _Meter:
         if wrong:
             named = ", ".join(map(str, wrong[:10])) + (" ..." if len(wrong) > 10 else "")
             raise NonFiniteLoss(
-                f"the loss is not finite at step {named}; lower optimizer.learning_rate, keep optimizer.clip_norm "
-                f"above 0, or look at the labels and weights"
+                f"the loss or its gradient is not finite at step {named}; lower optimizer.learning_rate, keep "
+                f"optimizer.clip_norm above 0, or look at the labels and weights"
             )
         self.log.said(steps[-1], self.total, line)
         self.recent.clear()

@@ -34,8 +34,10 @@ def binary_cross_entropy(task: Task, logits: jax.Array, labels: jax.Array, weigh
     return jnp.sum(training_weights(task, weights) * optax.sigmoid_binary_cross_entropy(logits, labels))
 
 
-def target_distribution(labels: jax.Array, weights: jax.Array, group: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the softmax of each impression should be: p_i proportional to weight_i * label_i (clicks, for counts).
+def target_distribution(
+    task: Task, labels: jax.Array, weights: jax.Array, group: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the softmax of each impression should be: p_i proportional to w_i * label_i (clicks, for counts).
 
     Args:
       labels, weights: [..., R, C] float32.
@@ -47,15 +49,17 @@ def target_distribution(labels: jax.Array, weights: jax.Array, group: jax.Array)
       counts as one list in each row.
     """
     segments = jnp.where(weights > 0, group, -1)
-    mass = jnp.where(weights > 0, labels * weights, 0.0)
+    mass = labels * training_weights(task, weights)
     same = segments[..., :, None] == segments[..., None, :]
     total = jnp.sum(jnp.where(same, mass[..., None, :], 0.0), axis=-1)
     return jnp.where(total > 0, mass / jnp.where(total > 0, total, 1.0), 0.0), segments
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array, group: jax.Array) -> jax.Array:
+def softmax_cross_entropy(
+    task: Task, logits: jax.Array, labels: jax.Array, weights: jax.Array, group: jax.Array
+) -> jax.Array:
     """Sum over impressions of -sum_i p_i log softmax(logits)_i (ListNet, Cao et al. 2007), by `rax.softmax_loss`."""
-    target, segments = target_distribution(labels, weights, group)
+    target, segments = target_distribution(task, labels, weights, group)
     return jnp.sum(rax.softmax_loss(logits, target, segments=segments, reduce_fn=None))
 
 
@@ -65,7 +69,7 @@ def normalisers(tasks: tuple[Task, ...], batch: PackedBatch) -> tuple[jax.Array,
     for t, task in enumerate(tasks):
         labels, weights = batch.labels[..., t], batch.weights[..., t]
         weight_sums.append(jnp.sum(training_weights(task, weights)))
-        impression_counts.append(jnp.sum(target_distribution(labels, weights, batch.group)[0]))
+        impression_counts.append(jnp.sum(target_distribution(task, labels, weights, batch.group)[0]))
     return jnp.stack(weight_sums), jnp.stack(impression_counts)
 
 
@@ -88,7 +92,7 @@ def total_loss(
             summed = binary_cross_entropy(task, scores, labels, weights)
             loss += (1.0 - share) * summed / jnp.maximum(weight_sums[t], 1e-30)
         if share > 0:
-            summed = softmax_cross_entropy(scores, labels, weights, batch.group)
+            summed = softmax_cross_entropy(task, scores, labels, weights, batch.group)
             loss += share * summed / jnp.maximum(impression_counts[t], 1.0)
         total += task.loss_weight * loss
     return total

@@ -20,6 +20,10 @@ DECAY = [
 ]
 
 
+UNFIT = ("lbfgs",)
+"""Optimizers of Optax that take more than gradients; also all `schedule_free*`, which evaluate other parameters."""
+
+
 def schedule(config: Optimizer, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up to `learning_rate`, then the shape named, ending at 0 after `steps`.
 
@@ -74,7 +78,7 @@ def make_optimizer(config: Optimizer, steps: int, paths: list[str]) -> optax.Gra
     mask_name = next((name for name in ("mask", "weight_decay_mask") if name in accepted), None)
     if mask_name and "weight_decay" in accepted:
         arguments[mask_name] = match(DECAY, paths, "weight-decay")
-    unknown = [name for name in arguments if name not in accepted]
+    unknown = [name for name in arguments if name not in accepted or name == "learning_rate"]
     if unknown:
         raise InputError(
             f"optimizer.args: {config.name} takes no {unknown[0]!r}{_nearest(unknown[0], accepted)}; "
@@ -97,6 +101,10 @@ def _scale_each(multipliers: dict[str, float]) -> optax.GradientTransformation:
 
 
 def _find(name: str):
+    if name in UNFIT or name.startswith("schedule_free"):
+        raise InputError(
+            f"optimizer.name: {name} needs a training loop of its own (more than gradients); choose another"
+        )
     for module in (optax, optax.contrib):
         make = getattr(module, name, None)
         if callable(make) and "learning_rate" in _parameters(make):

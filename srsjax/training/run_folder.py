@@ -52,12 +52,13 @@ class RunFolder:
         return self.report_file.exists()
 
     def check(self, config: TrainConfig) -> None:
-        """Raises InputError where the folder holds another run, or files that are no run, unless `config.overwrite`."""
-        if config.overwrite and self.config_file.exists():
-            return
+        """Raises InputError where the folder holds another run, or files that are no run.
+
+        `config.overwrite` allows another run to be replaced, and nothing that is not a run.
+        """
         if self.config_file.exists():
             changed = differences(to_json(self.config()), to_json(config))
-            if changed:
+            if changed and not config.overwrite:
                 raise InputError(
                     f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, "
                     f"or --overwrite True to delete it"
@@ -66,14 +67,29 @@ class RunFolder:
             raise InputError(f"{self.path}: holds files but no config.json, so it is no run; choose another --run_dir")
 
     def create(self, config: TrainConfig, tokenizer: Path, manifest: dict, encoder: dict) -> None:
-        """Writes what a run folder holds from its start; deletes an earlier run first where `config.overwrite`."""
+        """Writes what a run folder holds from its start; deletes an earlier run first where `config.overwrite`.
+
+        Raises InputError where a run to go on with began with other data.
+        """
         if config.overwrite and self.config_file.exists():
-            shutil.rmtree(self.path)
+            old = self.path.with_name(f".{self.path.name}.old.{os.getpid()}")
+            self.path.rename(old)  # in one move, so that a kill leaves no half of a run behind
+            shutil.rmtree(old)
+        if self.manifest_file.exists():
+            self.check_data(manifest)
         self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.config_file, to_json(config))  # first: with it the folder is known as a run
         shutil.copytree(tokenizer, self.tokenizer, dirs_exist_ok=True)
         write_json(self.manifest_file, manifest)
         write_json(self.encoder_file, encoder)
-        write_json(self.config_file, to_json(config))
+
+    def check_data(self, manifest: dict) -> None:
+        """Raises InputError where a store's manifest is not that of the data this run was trained on."""
+        if self.read(self.manifest_file)["fingerprint"] != manifest["fingerprint"]:
+            raise InputError(
+                f"{self.path}: its data changed since the run began; restore them, or choose another --run_dir, "
+                f"or --overwrite True to train anew"
+            )
 
     def config(self) -> TrainConfig:
         """The resolved config. Raises InputError where the folder is not a run."""

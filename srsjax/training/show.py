@@ -43,7 +43,7 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
     result = folder.read(folder.report_file)
     console.print(
         f"\nbest checkpoint: {folder.checkpoints / str(result['best_step'])} "
-        f"(valid {config.evaluate.monitor} {result['best_value'] or math.nan:.4f})",
+        f"(valid {config.evaluate.monitor} {math.nan if result['best_value'] is None else result['best_value']:.4f})",
         highlight=False,
     )
     for name in ("test", "valid"):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ from srsjax.config import (
     Text,
     Tokenizer,
     TrainConfig,
-    replace,
 )
 from srsjax.data.folders import building
 from srsjax.data.prepare import prepare

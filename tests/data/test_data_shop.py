@@ -80,9 +80,16 @@ def test_files_are_written_once_for_the_same_parameters(tmp_path):
     assert states() == before
     write_shop(Shop(folder=str(tmp_path), **SMALL | {"impressions": 100}))
     assert read_log(tmp_path).num_rows == 800
-    (tmp_path / "shop.json").unlink()  # as if it had been interrupted before the end
+    (tmp_path / "shop.json").write_text("{}")  # as it is until the files are whole
     write_shop(shop)
     assert read_log(tmp_path).num_rows == 1600
+
+
+def test_files_that_are_not_of_a_shop_are_left_alone(tmp_path):
+    (tmp_path / "log-0.parquet").write_bytes(b"mine")
+    with pytest.raises(InputError, match="not of a simulated shop"):
+        write_shop(Shop(folder=str(tmp_path), **SMALL))
+    assert (tmp_path / "log-0.parquet").read_bytes() == b"mine"
 
 
 def test_a_page_holds_distinct_items_on_all_positions(log):

@@ -74,6 +74,8 @@ CASES = {
     "config typo": (None, ("--optimizer.lerning_rate", "1"), "--optimizer.lerning_rate", "--optimizer.learning_rate"),
     "wrong folder as weights": (None, ("--model.pretrained", "."), "error: .: no tokenizer there", "tokenizer.json"),
     "budgets longer than a row": (None, ("--batch.tokens", "32"), "batch.tokens: found 32", "max_tokens"),
+    "two contexts in one impression": (None, ("--data.group_by", "user_id"), "data.group_by", "'query'"),
+    "number out of range": (None, ("--log_every", "0"), "log_every: found 0", "at least 1"),
     "unknown metric": (None, ("--evaluate.monitor", "aucc"), "evaluate.monitor: found 'aucc'", "'auc'"),
 }
 

@@ -31,7 +31,7 @@ def reference(task: Task, logits, labels, weights, group) -> float:
                 total_weight += w
         for g in set(group[r]) - {-1}:
             inside = [c for c in range(len(group[r])) if group[r, c] == g and weights[r, c] > 0]
-            mass = np.array([labels[r, c] * weights[r, c] for c in inside])
+            mass = np.array([labels[r, c] * float(weights[r, c]) ** task.weight_power for c in inside])
             if mass.sum() > 0:
                 x = np.array([logits[r, c] for c in inside])
                 log_softmax = x - np.logaddexp.reduce(x)
