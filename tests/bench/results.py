@@ -75,8 +75,8 @@ def run_srsjax(name: str, seed: int, folder: Path, threads: int) -> dict:
         scores[split] = ds.dataset(output).to_table()["score"].to_numpy()
     result = {split: metrics(name, examples, scores, split) for split in scores}
     reported = json.loads((run / "report.json").read_text())["test"]["auc"]
-    # The report and the files of scores pack other pairs together, which bfloat16 rounds otherwise: a few pairs of almost
-    # equal scores may swap, 2e-5 of AUC each on the smallest set. Rows or columns mixed up would change it by far more.
+    # The report and the files of scores pack other pairs together, which bfloat16 rounds otherwise: a few pairs of
+    # almost equal scores may swap, 2e-5 of AUC each on the smallest set. Rows mixed up would change it by far more.
     if abs(reported - result["test"]["auc"]) > 1e-3:
         raise AssertionError(f"{run}: report.json has test AUC {reported}, its scores give {result['test']['auc']}")
     return {"system": "srsjax", "config": name, "seed": seed, **result, "seconds": seconds}
