@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -219,8 +220,11 @@ def test_help_needs_nothing(checkout):
     assert code == 0 and "launch/local.sh train --config ctr.py" in output and errors == ""
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_shellcheck():
+    # The extra `test` installs it beside this Python, which need not be on the path.
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if not shellcheck:
+        pytest.skip("shellcheck is not installed")
     scripts = [CHECKOUT / ".ci" / "run", *sorted((CHECKOUT / "launch").glob("*.sh"))]
-    checked = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, env=os.environ)
+    checked = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
