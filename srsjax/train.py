@@ -36,6 +36,7 @@ from srsjax.training.evaluation import (
     split_references,
 )
 from srsjax.training.loop import NonFiniteLoss, Stopped, fit, monitor_mode
+from srsjax.training.priors import prior_logits
 from srsjax.training.run_folder import RunFolder, write_json
 from srsjax.training.session import Session, initial_state, open_session, target
 from srsjax.training.sharding import row_divisor
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)
     shardings = jax.tree.map(lambda array: array.sharding, state)
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)

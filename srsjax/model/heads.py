@@ -27,7 +27,7 @@ def segment_mean(hidden: jax.Array, segment: jax.Array, wanted: jax.Array) -> ja
 
 
 class Head(nnx.Module):
-    """Dropout and one dense layer: kernel [D, T] normal(0.02), bias 0."""
+    """Dropout and one dense layer: kernel [D, T] normal(0.02), bias 0 (training begins it at `training.priors`)."""
 
     def __init__(self, size_in: int, num_tasks: int, dropout_rate: float, rngs: nnx.Rngs):
         self.dense = Dense(size_in, num_tasks, 0.02, rngs)
