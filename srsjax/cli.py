@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import inspect
 import itertools
-import json
 import os
 import re
 import sys
@@ -34,7 +33,6 @@ from srsjax.config_io import (
     Leaf,
     check,
     field_docs,
-    from_json,
     from_text,
     leaves,
     nearest,
@@ -43,6 +41,7 @@ from srsjax.config_io import (
     with_field,
 )
 from srsjax.errors import InputError
+from srsjax.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def load_run[Arguments](
     with the name of a config field (`overwrite`) stands for itself.
     Raises InputError as `load_config` does.
     """
-    return _parse(arguments, argv, command, description, lambda found: read_run_config(found.run))
+    return _parse(arguments, argv, command, description, lambda found: RunFolder(found.run).config())
 
 
 def parse[Arguments](
@@ -84,17 +83,6 @@ def parse[Arguments](
     Raises InputError for an unknown option or a value of the wrong type.
     """
     return _parse(arguments, argv, command, description, None)[1]
-
-
-def read_run_config(folder: str | Path) -> TrainConfig:
-    """The resolved config of a run folder. Raises InputError where there is none or it cannot be read."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no config.json, expected the folder of a run")
-    try:
-        return from_json(json.loads(path.read_text("utf-8")), str(path))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
 
 
 def read_config(name: str) -> TrainConfig:

@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from srsjax.data.ragged import Ragged
 from srsjax.errors import InputError
+from srsjax.hub import model_folder, read_json
 
 # Roles a token can have, as tokenizer_config.json names them ("pad" -> "pad_token").
 ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -125,7 +126,7 @@ def load_tokenizer(source: str | Path) -> TextEncoder:
     Raises InputError where there is no such folder or hub name, no tokenizer in it, one that only exists as Python
     code, or one that does not put special tokens around pairs as BERT and RoBERTa do.
     """
-    folder = _folder(str(source))
+    folder = model_folder(str(source), TOKENIZER_FILES + SETTINGS_FILES, "tokenizer.json or vocab.txt")
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise InputError(f"{source}: no tokenizer there, expected tokenizer.json or vocab.txt")
     tokenizer, special = _read_plain(folder) or _read_with_transformers(folder)
@@ -236,29 +237,10 @@ def _find_template(tokenizer: Tokenizer, name: str) -> PairTemplate:
 # ---------------------------------------------------------------------------------------------- reading folders
 
 
-def _folder(source: str) -> Path:
-    """The folder itself, or the hub's tokenizer files downloaded into the local cache."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise InputError(f"{source}: no such folder; give a folder with tokenizer.json or vocab.txt, or a hub name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=[*TOKENIZER_FILES, *SETTINGS_FILES]))
-    except Exception as error:  # the hub's client raises its own, httpx's and OSError's kinds
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{source}: neither a folder here nor a model the hub gives ({type(error).__name__}: {reason}); "
-            "check the name and the connection, or give a folder with tokenizer.json or vocab.txt"
-        ) from error
-
-
 def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
     """Reads the folder without transformers, or None where only transformers knows what the files mean together."""
-    settings = _read_json(folder / "tokenizer_config.json")
-    kind = settings.get("tokenizer_class") or _read_json(folder / "config.json").get("model_type", "")
+    settings = _settings(folder / "tokenizer_config.json")
+    kind = settings.get("tokenizer_class") or _settings(folder / "config.json").get("model_type", "")
     kind = kind.removesuffix("Fast")
     special = _special_tokens(folder, settings)
     if kind in ("PreTrainedTokenizer", "TokenizersBackend") and (folder / "tokenizer.json").exists():
@@ -306,10 +288,15 @@ def _read_with_transformers(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
 
 
 def _special_tokens(folder: Path, settings: dict) -> dict[str, str]:
-    named = _read_json(folder / "special_tokens_map.json") | settings
+    named = _settings(folder / "special_tokens_map.json") | settings
     tokens = {role: named.get(f"{role}_token") for role in ROLES}
     texts = {role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items()}
     return {role: text for role, text in texts.items() if text}
+
+
+def _settings(path: Path) -> dict:
+    """A settings file; {} where the folder has none."""
+    return read_json(path) if path.exists() else {}
 
 
 def _from_file(path: Path) -> Tokenizer:
@@ -317,15 +304,6 @@ def _from_file(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust parser raises bare Exception
         raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error}); get the file again") from error
-
-
-def _read_json(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); get the file again") from error
 
 
 # ---------------------------------------------------------------------------------------------- BERT's tokenizer

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from srsjax.errors import InputError
+from srsjax.hub import model_folder, read_json
 from srsjax.model.bert import BertConfig
 
 FAMILIES = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta", "camembert": "roberta"}
 """Model types read, and whose names and position numbering they use."""
 
 FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+EXPECTED = "config.json and model.safetensors"
 
 HEADS_AND_BUFFERS = re.compile(
     r"^((bert|roberta)\.)?(cls\.|lm_head\.|classifier\.|qa_outputs\.|pooler\.|embeddings\.(position|token_type)_ids$)"
@@ -71,8 +71,8 @@ def load_config(source: str) -> BertConfig:
     Raises:
       InputError: no such folder or model, no readable `config.json`, or not an encoder of the BERT or RoBERTa family.
     """
-    path = _folder(source) / "config.json"
-    raw = _read_json(path)
+    path = model_folder(source, FILES, EXPECTED) / "config.json"
+    raw = read_json(path)
     # Checkpoints of the first BERT releases name no type; their weights' names decide whether they are one.
     model_type = raw.get("model_type", "bert")
     if model_type not in FAMILIES:
@@ -171,28 +171,14 @@ def _check(source: str, weights: list[_Weight], names: dict[str, str], shapes: d
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _folder(source: str) -> Path:
-    """The folder itself, or the local copy of a model of the hub."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
-        raise InputError(f"{source}: no such folder, expected one with config.json and model.safetensors")
-    try:
-        return Path(snapshot_download(source, allow_patterns=FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source}: no such folder, and the Hugging Face hub did not give it: {reason}") from None
-
-
 def _weight_files(source: str) -> list[Path]:
     """The safetensors file, or the shards that the index names."""
-    folder = _folder(source)
+    folder = model_folder(source, FILES, EXPECTED)
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():
         return [single]
     if index.exists():
-        weight_map = _read_json(index).get("weight_map", {})
+        weight_map = read_json(index).get("weight_map", {})
         files = [folder / name for name in sorted(set(weight_map.values()))]
         for file in files:
             if not file.exists():
@@ -229,15 +215,6 @@ def _open(file: Path):
         return safe_open(file, "np")
     except SafetensorError as error:
         raise InputError(f"{file}: not a whole safetensors file ({error}); copy or download it again") from None
-
-
-def _read_json(path: Path) -> dict:
-    if not path.exists():
-        raise InputError(f"{path.parent}: no {path.name}, expected a Hugging Face model folder")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------- out

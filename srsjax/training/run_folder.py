@@ -102,7 +102,7 @@ class RunFolder:
         except FileNotFoundError:
             raise InputError(f"{self.path}: no {file.name}, expected a run folder written by srsjax.train") from None
         except (OSError, ValueError) as error:
-            raise InputError(f"{file}: not readable as JSON ({error})") from None
+            raise InputError(f"{file}: not JSON ({error})") from None
 
     def best_step(self) -> int:
         """The step whose checkpoint the report is about. Raises InputError where the run is not finished."""

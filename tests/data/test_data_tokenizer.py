@@ -200,7 +200,7 @@ def test_bad_sources_are_refused_in_one_line(tmp_path, monkeypatch):
         load_tokenizer(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no tokenizer there, expected tokenizer\.json"):
         load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="neither a folder here nor a model the hub gives"):
+    with pytest.raises(InputError, match="no such folder, and the Hugging Face hub did not give it"):
         load_tokenizer("nobody-at-all/no-such-model")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer"):

@@ -1,0 +1,48 @@
+"""Hugging Face folders: the folder itself where it is on disk, else a copy of what the hub gives."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from srsjax.errors import InputError
+
+
+def model_folder(source: str, files: Sequence[str], expected: str) -> Path:
+    """The local folder of a model.
+
+    Args:
+      source: a folder, or a hub name (`google-bert/bert-base-uncased`).
+      files: patterns of the files to download.
+      expected: what a folder must hold, for the message.
+
+    Raises:
+      InputError: no such folder, and the hub has no such model or cannot be reached.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+        raise InputError(f"{source}: no such folder; give a folder with {expected}, or a hub name")
+    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=[*files]))
+    except Exception as error:  # the hub's client raises its own, httpx's and OSError's kinds
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{source}: no such folder, and the Hugging Face hub did not give it ({type(error).__name__}: {reason}); "
+            f"check the name and the connection, or give a folder with {expected}"
+        ) from None
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of a model. Raises InputError where it is missing or broken."""
+    if not path.exists():
+        raise InputError(f"{path.parent}: no {path.name}, expected a Hugging Face model folder")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); get the file again") from None
