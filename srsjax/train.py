@@ -7,6 +7,7 @@ test split and says how to score with it. The run folder holds everything evalua
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,10 +15,10 @@ from rich.console import Console
 
 from srsjax import cli
 from srsjax.config import TrainConfig
-from srsjax.data.loader import train_batches
+from srsjax.data.loader import Batches, train_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.store import Store
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.tokenizer import TextEncoder, load_tokenizer
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
@@ -66,47 +67,23 @@ def main(argv: list[str] | None = None) -> int:
     check_lengths(config, text.template, session.bert.longest)
     check_rows(config, session.mesh)
     weights = pretrained(config, session, console)
-    batches = train_batches(
-        store.split("train"),
-        store.items,
-        text.template,
-        text.pad_id,
-        config.batch,
-        pair=reads_context(config),
-        whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
-        seed=config.seed,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = training_batches(config, store, text)
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)
     shardings = jax.tree.map(lambda array: array.sharding, state)
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
-    valid = store.split("valid") if has_split(store, "valid") else None
-    if valid is not None:  # a metric that the split cannot define is refused now, not after an epoch
-        metrics.monitored(split_metrics(config, valid, np.zeros(valid.labels.shape)), config.evaluate.monitor)
+    check_monitor(config, store)
     folder.create(config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
     show.start(console, config, session, batches)
-
-    def evaluate(params) -> dict[str, float]:
-        if valid is None:
-            return {}
-        logits = predict_split(session.predict_step, params, valid, store.items, shape, session.mesh)
-        if not np.isfinite(logits).all():
-            raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
-        return split_metrics(config, valid, logits)
-
     try:
         progress = fit(
             config,
             state,
             jit_train_step(train_step, session.mesh, shardings),
             batches,
-            evaluate,
+            partial(validate, config, session, store, shape),
             optimizers.schedule(config.optimizer, batches.steps),
             folder,
             session.mesh,
@@ -132,6 +109,35 @@ def pretrained(config: TrainConfig, session: Session, console: Console) -> dict[
     weights, loading = hf.load_weights(config.model.pretrained, session.bert)
     console.print(f"weights: {loading}", highlight=False)
     return weights
+
+
+def training_batches(config: TrainConfig, store: Store, text: TextEncoder) -> Batches:
+    """This host's part of every step's batch."""
+    return train_batches(
+        store.split("train"),
+        store.items,
+        text.template,
+        text.pad_id,
+        config.batch,
+        pair=reads_context(config),
+        whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def validate(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params) -> dict[str, float]:
+    """Metrics of the valid split, none where it is empty. Raises NonFiniteLoss for logits that are not finite."""
+    if not has_split(store, "valid"):
+        return {}
+    split = store.split("valid")
+    logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
+    if not np.isfinite(logits).all():
+        raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
+    return split_metrics(config, split, logits)
 
 
 def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:
@@ -173,6 +179,13 @@ def check_numbers(config: TrainConfig) -> None:
         raise InputError(f"epochs: found {config.epochs}, expected more than 0")
     if not 0 <= config.model.head_dropout < 1:
         raise InputError(f"model.head_dropout: found {config.model.head_dropout}, expected at least 0 and less than 1")
+
+
+def check_monitor(config: TrainConfig, store: Store) -> None:
+    """Raises InputError for a metric that the valid split cannot define: now, not after an epoch."""
+    if has_split(store, "valid"):
+        split = store.split("valid")
+        metrics.monitored(split_metrics(config, split, np.zeros(split.labels.shape)), config.evaluate.monitor)
 
 
 def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
