@@ -107,16 +107,21 @@ def summarise(runs: list[dict]) -> list[dict]:
 
 
 def markdown(records: list[dict]) -> str:
-    """The records as a table: mean and, in brackets, each seed."""
+    """The records as a table: mean and, in brackets, the lowest and the highest seed."""
 
     def cell(system: dict | None) -> str:
-        return f"{system['mean']:.3f} ({', '.join(f'{v:.3f}' for v in system['seeds'].values())})" if system else "–"
+        if not system:
+            return "–"
+        seeds = system["seeds"].values()
+        return f"{system['mean']:.3f} ({min(seeds):.3f} to {max(seeds):.3f})"
 
-    lines = ["| data | test metric | TF-IDF | srsjax (seeds) | PyTorch (seeds) |", "|---|---|---|---|---|"]
+    lines = ["| data | seeds | test metric | TF-IDF | srsjax | PyTorch |", "|---|---|---|---|---|---|"]
     for record in records:
         tfidf = "–" if record["tfidf"] is None else f"{record['tfidf']:.3f}"
         systems = " | ".join(cell(record.get(system)) for system in SYSTEMS)
-        lines.append(f"| {TITLES[record['config']]} | {record['metric'].replace('_', ' ')} | {tfidf} | {systems} |")
+        seeds = ", ".join(sorted({seed for system in SYSTEMS for seed in record.get(system, {"seeds": ()})["seeds"]}))
+        metric = record["metric"].replace("_", " ")
+        lines.append(f"| {TITLES[record['config']]} | {seeds} | {metric} | {tfidf} | {systems} |")
     return "\n".join(lines) + "\n"
 
 
