@@ -272,10 +272,19 @@ class Model:
 
     pretrained: str = ""
     """Hugging Face folder or hub name of a BERT or RoBERTa checkpoint (safetensors); empty makes a fresh encoder."""
-    interaction: Literal["cross"] = "cross"
-    """Visibility between context and candidate; `cross` is the plain BERT cross-encoder."""
+    interaction: Literal["cross", "shared", "split", "towers"] = "cross"
+    """Which tokens see which. `cross`: context and candidate see each other (plain BERT). `shared`: the candidate sees
+    the context, which sees only itself and is computed once for all its candidates. `split`: as `shared`, but below
+    `split_layers` the candidate sees only itself, so that these layers can be computed once and stored. `towers`: they
+    meet only in a product of two vectors."""
+    split_layers: int = -1
+    """Layers of `split` in which the candidate sees only itself; -1 is two thirds of them."""
+    candidate_start: int = -1
+    """Position at which every candidate starts (not in `cross`, where its positions run on); -1 is the end of the
+    context's token budget. A position that the context uses too makes the two hard to tell apart."""
     readout: Literal["pooled", "first", "mean"] = "pooled"
-    """What the head reads: BERT's pooled first token, the first token, or the mean over the pair's tokens."""
+    """What the head reads: BERT's pooled first token, the first token, or the mean over the tokens: of the pair in
+    `cross`, of the candidate in the others (in `towers`, of each side)."""
     hidden_size: int = 128
     """Width D of a fresh encoder."""
     num_layers: int = 2

@@ -15,10 +15,11 @@ from rich.console import Console
 
 from srsjax import cli
 from srsjax.config import TrainConfig
+from srsjax.data.assembly import Layout
 from srsjax.data.loader import Batches, train_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.store import Store
-from srsjax.data.tokenizer import TextEncoder, load_tokenizer
+from srsjax.data.tokenizer import load_tokenizer
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
@@ -31,8 +32,8 @@ from srsjax.training.evaluation import (
     BatchShape,
     batch_shape,
     check_lengths,
+    make_layout,
     predict_split,
-    reads_context,
     split_metrics,
     split_references,
 )
@@ -64,10 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     store = prepare(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     text = load_tokenizer(str(store.folder / "tokenizer"))
     session = open_session(config, ctr.encoder_config(config.model, text.vocab_size))
-    check_lengths(config, text.template, session.bert.longest)
+    layout = make_layout(config, text)
+    check_lengths(config, layout, session.bert.longest)
     check_rows(config, session.mesh)
     weights = pretrained(config, session, console)
-    batches = training_batches(config, store, text)
+    batches = training_batches(config, store, layout)
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
@@ -111,15 +113,13 @@ def pretrained(config: TrainConfig, session: Session, console: Console) -> dict[
     return weights
 
 
-def training_batches(config: TrainConfig, store: Store, text: TextEncoder) -> Batches:
+def training_batches(config: TrainConfig, store: Store, layout: Layout) -> Batches:
     """This host's part of every step's batch."""
     return train_batches(
         store.split("train"),
         store.items,
-        text.template,
-        text.pad_id,
+        layout,
         config.batch,
-        pair=reads_context(config),
         whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
         seed=config.seed,
         epochs=config.epochs,

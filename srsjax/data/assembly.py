@@ -1,4 +1,8 @@
-"""Rows of candidate numbers into the arrays of a packed batch, for `cross`: each pair has its own copy of the context.
+"""Rows of candidate numbers into the arrays of a packed batch.
+
+A row is a sequence of contexts, each followed by its candidates. In `cross` every candidate brings a context of its
+own, and the two are one sequence with one count of positions; in the other interactions the candidates of an impression
+follow one context, and each of them starts at the same position.
 
 All of it is array operations over the whole batch: no Python runs per row, pair or token.
 """
@@ -19,16 +23,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """The pairs (context, candidate) of a split, one for each of its M candidates."""
+class Layout:
+    """How texts become sequences; fixed for a run."""
 
-    split: Split
-    items: Items
     template: PairTemplate
+    """Special tokens, from the `TextEncoder`."""
     pad_id: int
     has_context: bool
     """Whether the schema has context text. Without it a pair is a single sequence, prefix + candidate + suffix, all of
     token type 0; the prefix is its context token."""
+    candidate_start: int | None = None
+    """Position at which every candidate starts, behind one context for all candidates of an impression in a row. None:
+    each candidate has its own copy of the context, and its positions run on (`cross`)."""
+
+    @property
+    def shares_context(self) -> bool:
+        """Whether candidates of an impression share one context in a row."""
+        return self.candidate_start is not None
 
     @property
     def between(self) -> tuple[int, ...]:
@@ -40,96 +51,129 @@ class Pairs:
         """Special tokens of a pair."""
         return len(self.template.prefix) + len(self.between) + len(self.template.suffix)
 
-    def lengths(self) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Assembler:
+    """Makes packed batches of the M candidates of a split."""
+
+    split: Split
+    items: Items
+    layout: Layout
+
+    def context_lengths(self) -> np.ndarray:
+        """Tokens of each impression's context, special ones included, [N] int32."""
+        special = len(self.layout.template.prefix) + len(self.layout.between)
+        if not self.layout.has_context:
+            return np.full(len(self.split), special, np.int32)
+        return self.split.context.lengths.astype(np.int32) + np.int32(special)
+
+    def candidate_lengths(self) -> np.ndarray:
+        """Tokens of each candidate without its context, special ones included, [M] int32."""
+        suffix = np.int32(len(self.layout.template.suffix))
+        return self.items.tokens.lengths.astype(np.int32)[self.split.item] + suffix
+
+    def pair_lengths(self) -> np.ndarray:
         """Tokens of each pair, special ones included, [M] int32."""
-        lengths = self.items.tokens.lengths.astype(np.int32)[self.split.item] + np.int32(self.special_tokens)
-        if self.has_context:
-            lengths += np.repeat(self.split.context.lengths.astype(np.int32), np.diff(self.split.candidates))
-        return lengths
+        return self.candidate_lengths() + np.repeat(self.context_lengths(), np.diff(self.split.candidates))
 
     def assemble(self, rows: Ragged, tokens: int, candidates: int) -> tuple[PackedBatch, np.ndarray]:
         """Packs the candidates of each row, [R] ragged int64, into a batch of L = `tokens` and C = `candidates`.
 
         Returns the batch and the candidate number in each slot, [R, C] int64, -1 in empty slots. A row must hold at
-        most C candidates and L tokens.
+        most C candidates and L tokens, the candidates of an impression one after another.
         """
-        number = np.asarray(rows.values)  # [K], as all arrays of pairs below
+        number = np.asarray(rows.values)  # [K], as all arrays of candidates below
         row = np.repeat(np.arange(len(rows)), rows.lengths)
         slot = np.arange(len(number)) - np.repeat(rows.offsets[:-1], rows.lengths)
         # An impression without candidates begins where the next one does; "right" steps over it.
         impression = np.searchsorted(self.split.candidates, number, side="right") - 1
         item = self.split.item[number]
 
-        layout = self._layout(rows, row, impression, item, tokens)
+        begins = np.ones(len(number), bool)  # a context stands before this candidate
+        if self.layout.shares_context:
+            begins[1:] = (np.diff(row) != 0) | (np.diff(impression) != 0)
+        places = self._places(rows, row, impression, item, begins, tokens)
+        of = np.cumsum(begins) - 1  # [K] number of each candidate's context in the batch
+        context_row, context_slot = row[begins], slot[begins]
+        if self.layout.shares_context:
+            context_slot = np.arange(len(context_row)) - np.searchsorted(context_row, context_row)
         slots = _Slots((len(rows), candidates), row, slot)
-        column = layout.start - row * tokens
+        contexts = _Slots((len(rows), candidates), context_row, context_slot)
         batch = PackedBatch(
-            **self._token_arrays(layout, slot, len(rows), tokens),
-            context_readout=slots.put(column, 0, np.int32),
-            readout=slots.put(column + layout.before, 0, np.int32),
-            context_of=slots.put(slot, 0, np.int32),
+            **self._token_arrays(places, of, slot, context_slot, len(rows), tokens),
+            context_readout=contexts.put(places.context - context_row * tokens, 0, np.int32),
+            readout=slots.put(places.candidate - row * tokens, 0, np.int32),
+            context_of=slots.put(context_slot[of], 0, np.int32),
             group=slots.put(impression % 2**31, -1, np.int32),
             labels=slots.put(self.split.labels[number], 0, np.float32),
             weights=slots.put(self.split.weights[number], 0, np.float32),
-            context_features=slots.put_each(self.split.context_features, impression),
+            context_features=contexts.put_each(self.split.context_features, impression[begins]),
             candidate_features=slots.put_each(self.items.features, item)
             | slots.put_each(self.split.candidate_features, number),
         )
         return batch, slots.put(number, -1, np.int64)
 
-    def _layout(self, rows: Ragged, row: np.ndarray, impression: np.ndarray, item: np.ndarray, tokens: int) -> _Layout:
-        """Where the K pairs of a batch stand, one behind the other in each row."""
-        text = self.items.tokens.take(item)
-        context = self.split.context.take(impression) if self.has_context else None
-        before = np.full(len(item), len(self.template.prefix) + len(self.between))
+    def _places(self, rows: Ragged, row, impression, item, begins, tokens: int) -> _Places:
+        """Where the K candidates of a batch and their contexts stand, one behind the other in each row."""
+        context = self.split.context.take(impression[begins]) if self.layout.has_context else None
+        before = np.full(int(begins.sum()), len(self.layout.template.prefix) + len(self.layout.between))
         if context is not None:
             before += context.lengths
-        after = text.lengths + len(self.template.suffix)
-        ends = np.concatenate([[0], np.cumsum(before + after)])
-        column = ends[:-1] - np.repeat(ends[rows.offsets[:-1]], rows.lengths)
-        return _Layout(context, text, row * tokens + column, before, after)
+        text = self.items.tokens.take(item)
+        after = text.lengths + len(self.layout.template.suffix)
+        ahead = np.zeros(len(item), np.int64)  # tokens of the context that stands right before the candidate
+        ahead[begins] = before
+        ends = np.concatenate([[0], np.cumsum(ahead + after)])
+        start = row * tokens + ends[:-1] - np.repeat(ends[rows.offsets[:-1]], rows.lengths)
+        return _Places(context, text, start[begins], before, start + ahead, after)
 
-    def _token_arrays(self, layout: _Layout, slot: np.ndarray, rows: int, tokens: int) -> dict[str, np.ndarray]:
+    def _token_arrays(self, places: _Places, of, slot, context_slot, rows: int, tokens: int) -> dict[str, np.ndarray]:
         """The [R, L] arrays of a batch by name."""
-        start, length, middle = layout.start, layout.before + layout.after, layout.start + layout.before
-        occupied, second = spans(start, length), spans(middle, layout.after)
+        layout = self.layout
+        first, second = spans(places.context, places.before), spans(places.candidate, places.after)
+        starts = places.before[of] if layout.candidate_start is None else layout.candidate_start  # position ids
         arrays = {
             name: np.zeros(rows * tokens, np.int32) for name in ("positions", "token_types", "segment", "candidate")
         }
-        arrays["tokens"] = np.full(rows * tokens, self.pad_id, np.int32)
-        arrays["positions"][occupied] = occupied - np.repeat(start, length)
-        arrays["segment"][occupied] = np.repeat(slot + 1, length)
-        arrays["candidate"][second] = np.repeat(slot + 1, layout.after)
-        if self.has_context:
-            arrays["token_types"][second] = self.template.candidate_type
+        arrays["tokens"] = np.full(rows * tokens, layout.pad_id, np.int32)
+        arrays["positions"][first] = first - np.repeat(places.context, places.before)
+        arrays["positions"][second] = second - np.repeat(places.candidate - starts, places.after)
+        arrays["segment"][first] = np.repeat(context_slot + 1, places.before)
+        arrays["segment"][second] = np.repeat(context_slot[of] + 1, places.after)
+        arrays["candidate"][second] = np.repeat(slot + 1, places.after)
+        if layout.has_context:
+            arrays["token_types"][second] = layout.template.candidate_type
 
-        put = arrays["tokens"]
-        _put_special(put, start, self.template.prefix)
-        if layout.context is not None:
-            put[spans(start + len(self.template.prefix), layout.context.lengths)] = layout.context.values
-        _put_special(put, middle - len(self.between), self.between)
-        put[spans(middle, layout.text.lengths)] = layout.text.values
-        _put_special(put, middle + layout.text.lengths, self.template.suffix)
+        put, prefix = arrays["tokens"], layout.template.prefix
+        _put_special(put, places.context, prefix)
+        if places.text_of_context is not None:
+            text = places.text_of_context
+            put[spans(places.context + len(prefix), text.lengths)] = text.values
+        _put_special(put, places.context + places.before - len(layout.between), layout.between)
+        put[spans(places.candidate, places.text.lengths)] = places.text.values
+        _put_special(put, places.candidate + places.text.lengths, layout.template.suffix)
         return {name: array.reshape(rows, tokens) for name, array in arrays.items()}
 
 
-class _Layout(NamedTuple):
-    """The K pairs of a batch. Places are counted through the whole batch: row * L + token slot."""
+class _Places(NamedTuple):
+    """The J contexts and K candidates of a batch. Places are counted through the whole batch: row * L + token slot."""
 
-    context: Ragged | None
-    """Context token ids, [K] ragged."""
+    text_of_context: Ragged | None
+    """Context token ids, [J] ragged."""
     text: Ragged
     """Candidate token ids, [K] ragged."""
-    start: np.ndarray
-    """[K] int64, place of the first token."""
+    context: np.ndarray
+    """[J] int64, place of a context's first token."""
     before: np.ndarray
-    """[K] int64, tokens of the first part: prefix, context, between."""
+    """[J] int64, tokens of a context: prefix, text, between."""
+    candidate: np.ndarray
+    """[K] int64, place of a candidate's first token."""
     after: np.ndarray
-    """[K] int64, tokens of the second part: candidate, suffix."""
+    """[K] int64, tokens of a candidate: text, suffix."""
 
 
 class _Slots(NamedTuple):
-    """The candidate slots of K candidates, to put values in."""
+    """The slots of K candidates or contexts, to put values in."""
 
     shape: tuple[int, int]
     row: np.ndarray

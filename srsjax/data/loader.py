@@ -14,21 +14,18 @@ import mmap
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
 from srsjax import config
-from srsjax.data.assembly import Pairs
+from srsjax.data.assembly import Assembler, Layout
 from srsjax.data.batch import PackedBatch
 from srsjax.data.packing import Plan, RowStream, choose_candidates, plan_rows
 from srsjax.data.store import Items, Split
 from srsjax.errors import InputError
-
-if TYPE_CHECKING:
-    from srsjax.data.tokenizer import PairTemplate
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +104,9 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
 def train_batches(
     split: Split,
     items: Items,
-    template: PairTemplate,
-    pad_id: int,
+    layout: Layout,
     batch: config.Batch,
     *,
-    pair: bool,
     whole_impressions: bool,
     seed: int,
     epochs: float = 1.0,
@@ -127,9 +122,9 @@ def train_batches(
 
     Args:
       split, items: what the pairs are read from, memory-mapped or in memory.
-      template, pad_id: special tokens, from the `TextEncoder`.
-      pair: whether the schema has context text; without it sequences hold the candidate only.
-      whole_impressions: keep the candidates of an impression in one row (for a loss within impressions).
+      layout: how texts become sequences.
+      whole_impressions: keep the candidates of an impression in one row (for a loss within impressions); where they
+        share a context they are together in any case.
       seed: of the order and of which pairs share a row.
       epochs: passes over the split; `max_steps`, where above 0, decides instead.
 
@@ -142,18 +137,17 @@ def train_batches(
             f"batch.rows is {batch.rows}, expected a multiple of {parts} (batch.micro_batches {batch.micro_batches} x "
             f"{process_count} hosts); set batch.rows to {max(1, -(-batch.rows // parts)) * parts}"
         )
-    pairs = Pairs(split, items, template, pad_id, has_context=pair)
+    assembler = Assembler(split, items, layout)
     trained = np.any(np.asarray(split.weights) > 0, axis=1)
     if not trained.any():
         raise InputError(
             f"the training split has {len(trained)} candidates and none with a label of weight above 0; check "
             f"data.split, the label columns and their weights"
         )
-    impressions = np.asarray(split.candidates) if whole_impressions else None
-    plan, candidates = _plan(pairs, batch.tokens, batch.candidates, keep=trained, impressions=impressions)
+    plan, candidates = _plan(assembler, batch.tokens, batch.candidates, keep=trained, whole=whole_impressions)
     end = max_steps * batch.rows if max_steps else max(1, math.ceil(epochs * len(plan) - 1e-6))
     source = StepSource(
-        pairs,
+        assembler,
         RowStream(plan, end, seed),
         rows=batch.rows,
         tokens=batch.tokens,
@@ -169,13 +163,11 @@ def train_batches(
 def eval_batches(
     split: Split,
     items: Items,
-    template: PairTemplate,
-    pad_id: int,
+    layout: Layout,
     *,
     rows: int,
     tokens: int,
     candidates: int = 0,
-    pair: bool,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
@@ -189,10 +181,10 @@ def eval_batches(
     """
     if rows < 1 or rows % process_count:
         raise InputError(f"batch.eval_rows is {rows}, expected a multiple of the {process_count} hosts")
-    pairs = Pairs(split, items, template, pad_id, has_context=pair)
-    plan, candidates = _plan(pairs, tokens, candidates)
+    assembler = Assembler(split, items, layout)
+    plan, candidates = _plan(assembler, tokens, candidates)
     source = StepSource(
-        pairs,
+        assembler,
         RowStream(plan, len(plan), seed=None),
         rows=rows,
         tokens=tokens,
@@ -204,27 +196,33 @@ def eval_batches(
     return Batches(source, plan, [len(source)], workers=0)
 
 
-def _plan(pairs: Pairs, tokens: int, candidates: int, keep=None, impressions=None) -> tuple[Plan, int]:
+def _plan(
+    assembler: Assembler, tokens: int, candidates: int, keep: np.ndarray | None = None, whole: bool = False
+) -> tuple[Plan, int]:
     """The plan and C, chosen where `candidates` is 0. Raises InputError where a pair is longer than a row."""
-    lengths = pairs.lengths()
-    longest = int(lengths.max(initial=0))
+    pairs, layout = assembler.pair_lengths(), assembler.layout
+    longest = int(pairs.max(initial=0))
     if longest > tokens:
         raise InputError(
             f"batch.tokens is {tokens}, but the longest pair has {longest} tokens (context and candidate text with "
-            f"{pairs.special_tokens} special tokens); set batch.tokens to at least {longest}, or lower max_tokens of "
+            f"{layout.special_tokens} special tokens); set batch.tokens to at least {longest}, or lower max_tokens of "
             f"the schema's Text and History features"
         )
+    lengths = assembler.candidate_lengths() if layout.shares_context else pairs
+    contexts = assembler.context_lengths() if layout.shares_context else None
+    impressions = np.asarray(assembler.split.candidates) if whole or layout.shares_context else None
     if candidates < 1:
-        candidates = choose_candidates(lengths, tokens, impressions)
+        candidates = choose_candidates(lengths, tokens, impressions, contexts)
         log.info("batch.candidates: %d candidate slots in a row of %d tokens, by the lengths", candidates, tokens)
-    return plan_rows(lengths, tokens=tokens, candidates=candidates, keep=keep, impressions=impressions), candidates
+    limits = {"tokens": tokens, "candidates": candidates}
+    return plan_rows(lengths, **limits, keep=keep, impressions=impressions, contexts=contexts), candidates
 
 
 @dataclass(frozen=True)
 class StepSource:
     """Grain random-access source: step -> this host's part of that step's batch."""
 
-    pairs: Pairs
+    assembler: Assembler
     stream: RowStream
     rows: int
     """R of all hosts together."""
@@ -242,7 +240,7 @@ class StepSource:
         # Micro-batch by micro-batch, each divided over the hosts: the order of rows does not depend on the hosts.
         rows = np.arange(step * self.rows, (step + 1) * self.rows)
         mine = rows.reshape(self.micro_batches or 1, self.process_count, -1)[:, self.process_index].reshape(-1)
-        batch, numbers = self.pairs.assemble(self.stream.take(mine), self.tokens, self.candidates)
+        batch, numbers = self.assembler.assemble(self.stream.take(mine), self.tokens, self.candidates)
         if self.micro_batches is None:
             return batch, numbers
         return PackedBatch(*(self._divide(field) for field in batch)), self._divide(numbers)

@@ -80,30 +80,39 @@ def plan_rows(
     candidates: int,
     keep: np.ndarray | None = None,
     impressions: np.ndarray | None = None,
+    contexts: np.ndarray | None = None,
 ) -> Plan:
     """Packs candidates into rows of at most `tokens` tokens (L) and `candidates` candidates (C).
 
     Args:
-      lengths: [M] integers, tokens of each candidate's pair, 1 to L.
+      lengths: [M] integers, tokens of each candidate, those of its context included unless `contexts` has them.
       tokens: L.
       candidates: C.
       keep: [M] bool, the candidates to pack; None packs all.
       impressions: [N + 1] first candidate of each impression: its packed candidates stay in one row. An impression
         too large for a row is cut in order, and its pieces stand on consecutive rows. None packs candidates singly.
+      contexts: [N] tokens of each impression's context, which stands once in a row for its candidates there (once for
+        each piece). None: nothing is shared.
 
     Raises:
-      ValueError: a length is not in 1 to L.
+      ValueError: a candidate, with its context, does not have 1 to L tokens.
     """
     kept = np.arange(len(lengths)) if keep is None else np.flatnonzero(keep)
     lengths = np.asarray(lengths)[kept]
-    if len(kept) and not 1 <= lengths.min() <= lengths.max() <= tokens:
-        raise ValueError(f"lengths from {lengths.min()} to {lengths.max()} cannot be packed in rows of {tokens} tokens")
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    wholes = np.arange(len(kept) + 1) if impressions is None else np.unique(np.searchsorted(kept, impressions))
-    offsets, owner = _cut_large(wholes, ends, tokens, candidates)
+    firsts = np.arange(len(kept)) if impressions is None else np.searchsorted(kept, impressions[:-1])
+    wholes = np.unique(np.append(firsts, len(kept)))
+    # An impression without kept candidates starts where the next one does: the last of equal firsts is the one.
+    head = np.zeros(len(wholes) - 1, np.int64)  # tokens of each unit's context
+    if contexts is not None:
+        head[np.searchsorted(wholes, firsts[firsts < len(kept)])] = np.asarray(contexts)[firsts < len(kept)]
+    longest = lengths + np.repeat(head, np.diff(wholes))
+    if len(kept) and not 1 <= longest.min() <= longest.max() <= tokens:
+        raise ValueError(f"lengths from {longest.min()} to {longest.max()} cannot be packed in rows of {tokens} tokens")
+    offsets, owner, head = _cut_large(wholes, ends, head, tokens, candidates)
     pieces = np.flatnonzero(owner >= 0)
 
-    length, count = np.diff(ends[offsets]), np.diff(offsets)
+    length, count = np.diff(ends[offsets]) + head, np.diff(offsets)
     unit_class, classes = _classify(length, count, owner < 0)
     begun = [Shape(tokens - int(length[u]), candidates - int(count[u]), 1, ((int(unit_class[u]), 1),)) for u in pieces]
     place_class, row_units = _places(best_fit(classes, tokens, candidates, begun))
@@ -120,18 +129,20 @@ def plan_rows(
         place_order=place_order,
         row_offsets=row_offsets,
         row_block=np.unique(row_block, return_inverse=True)[1],
-        padding_share=1 - float(ends[-1]) / max(1, len(row_units) * tokens),
+        padding_share=1 - float(length.sum()) / max(1, len(row_units) * tokens),
         split_impressions=splits,
     )
 
 
-def choose_candidates(lengths: np.ndarray, tokens: int, impressions: np.ndarray | None = None) -> int:
+def choose_candidates(
+    lengths: np.ndarray, tokens: int, impressions: np.ndarray | None = None, contexts: np.ndarray | None = None
+) -> int:
     """Candidate slots C of a row for `batch.candidates = 0`.
 
     So many that nearly every row is full of tokens before it is full of candidates, and that no impression is split
-    for want of candidate slots; above 4 a multiple of 4. `lengths` [M], `tokens` and `impressions` as in `plan_rows`.
+    for want of candidate slots; above 4 a multiple of 4. Arguments as in `plan_rows`.
     """
-    plan = plan_rows(lengths, tokens=tokens, candidates=tokens, impressions=impressions)
+    plan = plan_rows(lengths, tokens=tokens, candidates=tokens, impressions=impressions, contexts=contexts)
     if not len(plan):
         return 1
     enough = int(np.quantile(plan.in_order().lengths, TOKEN_BOUND_ROWS, method="higher"))
@@ -140,17 +151,21 @@ def choose_candidates(lengths: np.ndarray, tokens: int, impressions: np.ndarray 
     return enough if enough <= 4 else -(-enough // 4) * 4
 
 
-def _cut_large(wholes: np.ndarray, ends: np.ndarray, tokens: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut_large(
+    wholes: np.ndarray, ends: np.ndarray, head: np.ndarray, tokens: int, candidates: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts units that are larger than a row into pieces, each as large as fits.
 
-    `wholes` [W + 1]: first candidate of each unit; `ends` [n + 1]: tokens before each candidate. Returns offsets
-    [U + 1] of units and pieces, and owner [U]: which cut unit (0, 1, ...) a piece is of, -1 for a whole unit.
+    `wholes` [W + 1]: first candidate of each unit; `ends` [n + 1]: tokens before each candidate; `head` [W]: tokens of
+    each unit's context. Returns offsets [U + 1] of units and pieces, owner [U]: which cut unit (0, 1, ...) a piece is
+    of, -1 for a whole unit, and the tokens of each one's context [U].
     """
-    large = np.flatnonzero((np.diff(ends[wholes]) > tokens) | (np.diff(wholes) > candidates))
+    large = np.flatnonzero((np.diff(ends[wholes]) + head > tokens) | (np.diff(wholes) > candidates))
     cuts = []
-    for first, last in zip(wholes[large].tolist(), wholes[large + 1].tolist(), strict=True):
+    for unit in large.tolist():
+        first, last, space = int(wholes[unit]), int(wholes[unit + 1]), tokens - int(head[unit])
         while True:
-            fitting = int(np.searchsorted(ends, ends[first] + tokens, side="right")) - 1
+            fitting = int(np.searchsorted(ends, ends[first] + space, side="right")) - 1
             first = min(first + candidates, fitting)
             if first >= last:
                 break
@@ -158,7 +173,8 @@ def _cut_large(wholes: np.ndarray, ends: np.ndarray, tokens: int, candidates: in
     offsets = np.sort(np.concatenate([wholes, np.array(cuts, np.int64)]))
     rank = np.full(len(wholes), -1)
     rank[large] = np.arange(len(large))
-    return offsets, rank[np.searchsorted(wholes, offsets[:-1], side="right") - 1]
+    unit = np.searchsorted(wholes, offsets[:-1], side="right") - 1
+    return offsets, rank[unit], head[unit]
 
 
 def _classify(

@@ -17,26 +17,66 @@ INVISIBLE = -1e9
 
 
 class Visibility(NamedTuple):
-    """Who sees whom, as ids of tokens: small, exact, and what block-sparse and flash kernels take."""
+    """Who sees whom, as ids of tokens: small, exact, and what block-sparse and flash kernels take.
+
+    A query sees the keys of its own part, and those of one context besides. The two never overlap, so that a kernel
+    that knows only equal ids can compute them one after the other.
+    """
 
     query: jax.Array
-    """[R, Q] int32, segment of each query token; 0 = pad."""
+    """[R, Q] int32, part that each query token belongs to; 0 = pad."""
     key: jax.Array
-    """[R, L] int32, segment of each key token; 0 = pad."""
+    """[R, L] int32, part that each key token belongs to; 0 = pad."""
+    query_context: jax.Array | None = None
+    """[R, Q] int32, context that each query token sees besides its part; 0 = none. None: no query sees one."""
+    key_context: jax.Array | None = None
+    """[R, L] int32, context that each key token belongs to; 0 = none."""
 
     @classmethod
-    def cross(cls, segment: jax.Array) -> Visibility:
-        """`cross`: every token of a pair sees every token of the same pair, from `segment` [R, L]."""
+    def cross(cls, segment: jax.Array, candidate: jax.Array) -> Visibility:
+        """Every token of a pair sees every token of the same pair. `segment`, `candidate` [R, L] int32: see
+        `PackedBatch`."""
+        del candidate
         return cls(segment, segment)
+
+    @classmethod
+    def towers(cls, segment: jax.Array, candidate: jax.Array) -> Visibility:
+        """A context and each of its candidates see themselves alone."""
+        part = jnp.where(candidate > 0, candidate, -segment)
+        return cls(part, part)
+
+    @classmethod
+    def shared(cls, segment: jax.Array, candidate: jax.Array) -> Visibility:
+        """A context sees itself, each of its candidates itself and the context."""
+        of_candidate, of_context = jnp.where(candidate > 0, segment, 0), jnp.where(candidate > 0, 0, segment)
+        return cls.towers(segment, candidate)._replace(query_context=of_candidate, key_context=of_context)
 
     def at(self, slots: jax.Array) -> Visibility:
         """The same for the queries at `slots` [R, Q] int32 only."""
-        return Visibility(jnp.take_along_axis(self.query, slots, axis=1), self.key)
+        query, context = (
+            None if ids is None else jnp.take_along_axis(ids, slots, axis=1) for ids in (self.query, self.query_context)
+        )
+        return self._replace(query=query, query_context=context)
 
     def mask(self) -> jax.Array:
         """[R, Q, L] bool, True where the query sees the key."""
-        query, key = self.query[:, :, None], self.key[:, None, :]
-        return (query == key) & (query > 0)
+        seen = _equal(self.query, self.key)
+        return seen if self.query_context is None else seen | _equal(self.query_context, self.key_context)
+
+
+def _equal(query: jax.Array, key: jax.Array) -> jax.Array:
+    """[R, Q], [R, L] -> [R, Q, L] bool: equal ids other than 0."""
+    return (query[:, :, None] == key[:, None, :]) & (query[:, :, None] != 0)
+
+
+def layer_visibility(
+    interaction: str, split_layers: int, num_layers: int, segment: jax.Array, candidate: jax.Array
+) -> tuple[Visibility, ...]:
+    """Who sees whom in each layer: `split` is `towers` in the first `split_layers` layers and `shared` above."""
+    if interaction != "split":
+        return (getattr(Visibility, interaction)(segment, candidate),) * num_layers
+    lower, upper = Visibility.towers(segment, candidate), Visibility.shared(segment, candidate)
+    return (lower,) * split_layers + (upper,) * (num_layers - split_layers)
 
 
 def attend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -84,7 +85,7 @@ class Bert(nnx.Module):
         tokens: jax.Array,
         positions: jax.Array,
         token_types: jax.Array,
-        visibility: Visibility,
+        visibility: Sequence[Visibility],
         *,
         at: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
@@ -93,7 +94,7 @@ class Bert(nnx.Module):
 
         Args:
           tokens, positions, token_types: [R, L] int32; positions count from 0.
-          visibility: of the L tokens.
+          visibility: of the L tokens, one for each layer.
           at: [R, C] int32, the slots to return; the last layer computes only these, with the same result.
           dropout_key: None for evaluation.
 
@@ -103,7 +104,7 @@ class Bert(nnx.Module):
         x = self.embeddings(tokens, positions, token_types, _site(dropout_key, 0))
         for i, layer in enumerate(self.layers):
             last = i == len(self.layers) - 1
-            x = layer(x, visibility, at=at if last else None, dropout_key=_site(dropout_key, i + 1))
+            x = layer(x, visibility[i], at=at if last else None, dropout_key=_site(dropout_key, i + 1))
         return x
 
     def pool(self, first: jax.Array) -> jax.Array:

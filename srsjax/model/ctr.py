@@ -9,6 +9,7 @@ logits = jax.jit(forward, static_argnums=0)(graphdef, params, batch)
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,9 @@ from srsjax import config
 from srsjax.data.batch import PackedBatch
 from srsjax.errors import InputError
 from srsjax.model import hf
-from srsjax.model.attention import Visibility
+from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import Bert, BertConfig
-from srsjax.model.heads import Head, segment_mean
+from srsjax.model.heads import Head, ProductHead, segment_mean
 
 Params = dict[str, jax.Array]
 
@@ -86,28 +87,60 @@ class ClickModel(nnx.Module):
 
     def __init__(self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs):
         self.bert = Bert(bert, compute_dtype(model), rngs)
-        self.head = Head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
+        head = ProductHead if model.interaction == "towers" else Head
+        self.head = head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
         self.readout, self.interaction = model.readout, model.interaction
+        self.split_layers = lower_layers(model, bert.num_layers)
 
     def __call__(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
         """Logits [R, C, T] float32."""
         encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        return self.head(self.read(batch, encoder_key), head_key)
+        return self.head(*self.read(batch, encoder_key), head_key)
 
-    def read(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
-        """One vector a candidate, [R, C, D] in the compute dtype."""
-        visibility = getattr(Visibility, self.interaction)(batch.segment)
-        first = jnp.take_along_axis(batch.context_readout, batch.context_of, axis=1)  # [R, C]
-        at = None if self.readout == "mean" else first
-        text = (batch.tokens, batch.positions, batch.token_types)
-        hidden = self.bert(*text, visibility, at=at, dropout_key=dropout_key)
-        match self.readout:
-            case "pooled":
-                return self.bert.pool(hidden)
-            case "first":
-                return hidden
-            case "mean":
-                return segment_mean(hidden, batch.segment, batch.context_of + 1)
+    def read(self, batch: PackedBatch, dropout_key: jax.Array | None) -> tuple[jax.Array, ...]:
+        """One vector a candidate, [R, C, D] in the compute dtype; in `towers` one for its context before it."""
+        layers, text = len(self.bert.layers), (batch.tokens, batch.positions, batch.token_types)
+        visibility = layer_visibility(self.interaction, self.split_layers, layers, batch.segment, batch.candidate)
+        sides = self._sides(batch)
+        if self.readout == "mean":
+            hidden = self.bert(*text, visibility, dropout_key=dropout_key)
+            return tuple(segment_mean(hidden, side.member, side.wanted) for side in sides)
+        at = jnp.concatenate([side.slot for side in sides], axis=1)
+        read = self.bert(*text, visibility, at=at, dropout_key=dropout_key)
+        read = self.bert.pool(read) if self.readout == "pooled" else read
+        return tuple(jnp.split(read, len(sides), axis=1))
+
+    def _sides(self, batch: PackedBatch) -> tuple[_Side, ...]:
+        """What is read for each candidate: the pair, the candidate, or the context and the candidate."""
+        of_context = jnp.take_along_axis(batch.context_readout, batch.context_of, axis=1)  # [R, C]
+        context = _Side(of_context, jnp.where(batch.candidate > 0, 0, batch.segment), batch.context_of + 1)
+        slots = jnp.broadcast_to(jnp.arange(batch.readout.shape[1]), batch.readout.shape)
+        candidate = _Side(batch.readout, batch.candidate, slots + 1)
+        match self.interaction:
+            case "cross":
+                return (context._replace(member=batch.segment),)
+            case "towers":
+                return context, candidate
+            case _:
+                return (candidate,)
+
+
+class _Side(NamedTuple):
+    """Where something is read for each candidate slot."""
+
+    slot: jax.Array
+    """[R, C] int32, its first token."""
+    member: jax.Array
+    """[R, L] int32, which one each token belongs to."""
+    wanted: jax.Array
+    """[R, C] int32, the one that is read."""
+
+
+def lower_layers(model: config.Model, num_layers: int) -> int:
+    """Layers of `split` in which a candidate sees only itself. Raises InputError where there are not that many."""
+    if not -1 <= model.split_layers <= num_layers:
+        raise InputError(f"model.split_layers: found {model.split_layers}, expected -1 to the {num_layers} layers")
+    return 2 * num_layers // 3 if model.split_layers < 0 else model.split_layers
 
 
 def compute_dtype(model: config.Model) -> jnp.dtype:

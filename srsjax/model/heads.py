@@ -36,3 +36,30 @@ class Head(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
         """[R, C, D] -> logits [R, C, T] float32, computed in float32."""
         return self.dense(dropout(x.astype(jnp.float32), self.dropout_rate, dropout_key))
+
+
+class ProductHead(nnx.Module):
+    """Towers: a weighted inner product of two unit vectors, scale [D, T] and bias [T].
+
+    logit_t = sum_d scale_dt u_d v_d + bias_t with u, v of length 1. Scales start at `SCALE`, so that the logit is at
+    first a scaled cosine (Reimers and Gurevych 2019 fine-tune sentence encoders on it); with scale_t u as the query
+    the best items are an inner product search over v.
+    """
+
+    SCALE = 10.0
+
+    def __init__(self, size_in: int, num_tasks: int, dropout_rate: float, rngs: nnx.Rngs):
+        del rngs
+        self.dense = nnx.Dict(
+            kernel=nnx.Param(jnp.full((size_in, num_tasks), self.SCALE)), bias=nnx.Param(jnp.zeros(num_tasks))
+        )
+        self.dropout_rate = dropout_rate
+
+    def __call__(self, context: jax.Array, candidate: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """[R, C, D] twice -> logits [R, C, T] float32, computed in float32."""
+        context, candidate = (x.astype(jnp.float32) for x in (context, candidate))
+        context, candidate = (
+            x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12) for x in (context, candidate)
+        )
+        product = dropout(context * candidate, self.dropout_rate, dropout_key)
+        return jnp.einsum("rcd,dt->rct", product, self.dense["kernel"][...]) + self.dense["bias"][...]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from srsjax.config import History, Text, TrainConfig
+from srsjax.config import Feature, History, Text, TrainConfig
+from srsjax.data.assembly import Layout
 from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import eval_batches
 from srsjax.data.schema import Sources
 from srsjax.data.store import Items, Split
-from srsjax.data.tokenizer import PairTemplate, TextEncoder
+from srsjax.data.tokenizer import TextEncoder
 from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.training.predict import predict
@@ -24,14 +25,11 @@ from srsjax.training.sharding import row_divisor
 class BatchShape:
     """What the assembly of batches needs besides the data: fixed for a run."""
 
-    template: PairTemplate
-    pad_id: int
+    layout: Layout
     tokens: int
     """Token slots L."""
     candidates: int
     """Candidate slots C."""
-    pair: bool
-    """Whether the schema has context text, so that sequences are pairs."""
     eval_rows: int
     """Rows R of an evaluation batch."""
 
@@ -42,44 +40,58 @@ def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
     return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
 
 
-def reads_context(config: TrainConfig) -> bool:
-    """Whether the schema has context text, so that sequences are pairs."""
-    return any(isinstance(feature, Text | History) for feature in config.schema.context)
+def make_layout(config: TrainConfig, text: TextEncoder) -> Layout:
+    """How the texts of a run become sequences.
+
+    Raises InputError for an interaction other than `cross` where the schema has no context text: there is nothing to
+    share then.
+    """
+    has_context, interaction = any(map(is_text, config.schema.context)), config.model.interaction
+    start = None
+    if interaction != "cross":
+        if not has_context:
+            raise InputError(f"model.interaction: found {interaction!r}, but schema.context has no text; use 'cross'")
+        start = config.model.candidate_start
+        if start < 0:
+            start = most_tokens(config.schema.context) + len(text.template.prefix) + len(text.template.between)
+    return Layout(text.template, text.pad_id, has_context, start)
 
 
-def check_lengths(config: TrainConfig, template: PairTemplate, longest: int) -> None:
+def is_text(feature: Feature) -> bool:
+    """Whether a feature becomes tokens."""
+    return isinstance(feature, Text | History)
+
+
+def most_tokens(features: Sequence[Feature]) -> int:
+    """Most tokens of one side of a pair by its budgets, separators between fields included."""
+    budgets = [feature.max_tokens for feature in features if is_text(feature)]
+    return sum(budgets) + max(len(budgets) - 1, 0)
+
+
+def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:
     """Raises InputError where the schema's budgets allow a pair longer than a row, or than the encoder's positions.
 
     `longest` is the number of positions. Checked by the budgets and not by the data at hand, so that a finished run can
     score whatever comes.
     """
-    sides = [side for side in (config.schema.context, config.schema.candidate) if side]
-    texts = [[feature.max_tokens for feature in side if isinstance(feature, Text | History)] for side in sides]
-    separators = sum(max(len(budgets) - 1, 0) for budgets in texts)
-    between = len(template.between) if reads_context(config) else 0
-    most = sum(map(sum, texts)) + separators + len(template.prefix) + between + len(template.suffix)
+    context, candidate = most_tokens(config.schema.context), most_tokens(config.schema.candidate)
+    most = context + candidate + layout.special_tokens
     if most > config.batch.tokens:
         raise InputError(
             f"batch.tokens: found {config.batch.tokens}, but the budgets of the schema allow pairs of {most} tokens "
             f"(special ones included); raise it, or lower max_tokens of Text and History features"
         )
-    if most > longest:
+    last = max(most, (layout.candidate_start or 0) + candidate + len(layout.template.suffix))
+    if last > longest:
         raise InputError(
-            f"schema: the budgets allow pairs of {most} tokens (special ones included), but the encoder has {longest} "
+            f"schema: the budgets allow pairs of {last} tokens (special ones included), but the encoder has {longest} "
             f"positions; lower max_tokens of Text and History features"
         )
 
 
 def batch_shape(config: TrainConfig, text: TextEncoder, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
     """The shape of a run's batches; C was chosen when training began."""
-    return BatchShape(
-        text.template,
-        text.pad_id,
-        config.batch.tokens,
-        candidates,
-        reads_context(config),
-        evaluation_rows(config, mesh),
-    )
+    return BatchShape(make_layout(config, text), config.batch.tokens, candidates, evaluation_rows(config, mesh))
 
 
 def predict_split(
@@ -95,12 +107,10 @@ def predict_split(
     batches = eval_batches(
         split,
         items,
-        shape.template,
-        shape.pad_id,
+        shape.layout,
         rows=shape.eval_rows,
         tokens=shape.tokens,
         candidates=shape.candidates,
-        pair=shape.pair,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

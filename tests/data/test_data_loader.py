@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srsjax import config
+from srsjax.data.assembly import Layout
 from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import eval_batches, train_batches
 from srsjax.data.ragged import Ragged
@@ -53,15 +54,13 @@ def make_store(seed: int = 0, impressions: int = 40, tasks: int = 2) -> tuple[Sp
     return split, items
 
 
-def train(store, *, rows=4, process=(0, 1), template=BERT, seed=0, whole=False, pair=True, **options):
+def train(store, *, rows=4, process=(0, 1), template=BERT, seed=0, whole=False, pair=True, start=None, **options):
     batch = {"tokens": 48, "candidates": 6, "micro_batches": 1, "workers": 0}
     run = {name: options.pop(name) for name in ("epochs", "max_steps") if name in options}
     batches = train_batches(
         *store,
-        template,
-        PAD,
+        Layout(template, PAD, pair, start),
         config.Batch(rows=rows, **(batch | options)),
-        pair=pair,
         whole_impressions=whole,
         seed=seed,
         process_index=process[0],
@@ -98,34 +97,45 @@ def assert_same(left: list, right: list) -> None:
 # ---------------------------------------------------------------------------------------------- assembly
 
 
-def reference_row(numbers, split: Split, items: Items, template: PairTemplate, pair: bool, tokens: int) -> dict:
+def reference_row(numbers, split: Split, items: Items, layout: Layout, tokens: int) -> dict:
     """One row from the definition of the packed batch, token by token."""
-    slots = len(numbers)
+    slots, template, shared = len(numbers), layout.template, layout.candidate_start is not None
     row = {name: [] for name in ("tokens", "positions", "token_types", "segment", "candidate")}
     row |= {"context_readout": [0] * slots, "readout": [0] * slots, "context_of": [0] * slots, "group": [-1] * slots}
     row |= {
         name: np.zeros((slots, *values.shape[1:]), np.float32) for name, values in features_of(split, items).items()
     }
+    context, before = -1, None
     for slot, number in enumerate(numbers.tolist()):
         if number < 0:
             continue
         impression = next(i for i in range(len(split)) if split.candidates[i] <= number < split.candidates[i + 1])
         item = split.item[number]
         first, last = list(template.prefix), [*items.tokens[item].tolist(), *template.suffix]
-        if pair:
+        if layout.has_context:
             first += [*split.context[impression].tolist(), *template.between]
-        row["context_readout"][slot] = len(row["tokens"])
-        row["readout"][slot] = len(row["tokens"]) + len(first)
-        row["context_of"][slot] = slot
+        if not shared or impression != before:
+            context, before = context + 1, impression
+            row["context_readout"][context] = len(row["tokens"])
+            row["context_features/device"][context] = split.context_features["device"][impression]
+            row["tokens"] += first
+            row["positions"] += range(len(first))
+            row["token_types"] += [0] * len(first)
+            row["segment"] += [context + 1] * len(first)
+            row["candidate"] += [0] * len(first)
+        row["readout"][slot] = len(row["tokens"])
+        row["context_of"][slot] = context
         row["group"][slot] = impression
-        row["tokens"] += first + last
-        row["positions"] += range(len(first + last))
-        row["token_types"] += [0] * len(first) + [template.candidate_type if pair else 0] * len(last)
-        row["segment"] += [slot + 1] * len(first + last)
-        row["candidate"] += [0] * len(first) + [slot + 1] * len(last)
-        at = {"context_features/device": impression, "candidate_features/brand": item, "candidate_features/image": item}
+        start = layout.candidate_start if shared else len(first)
+        row["tokens"] += last
+        row["positions"] += range(start, start + len(last))
+        row["token_types"] += [template.candidate_type if layout.has_context else 0] * len(last)
+        row["segment"] += [context + 1] * len(last)
+        row["candidate"] += [slot + 1] * len(last)
+        at = {"candidate_features/brand": item, "candidate_features/image": item}
         for name, values in features_of(split, items).items():
-            row[name][slot] = values[at.get(name, number)]
+            if name != "context_features/device":
+                row[name][slot] = values[at.get(name, number)]
     for name in ("tokens", "positions", "token_types", "segment", "candidate"):
         row[name] += [PAD if name == "tokens" else 0] * (tokens - len(row[name]))
     return row
@@ -142,16 +152,17 @@ def features_of(split: Split, items: Items) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("pair", [True, False])
+@pytest.mark.parametrize(("pair", "start"), [(True, None), (False, None), (True, 11)], ids=["pair", "single", "shared"])
 @pytest.mark.parametrize("template", [BERT, ROBERTA], ids=["bert", "roberta"])
-def test_rows_are_what_the_layout_says(template, pair):
+def test_rows_are_what_the_layout_says(template, pair, start):
     split, items = make_store()
     seen = 0
-    batches = eval_batches(split, items, template, PAD, rows=4, tokens=48, candidates=6, pair=pair)
+    layout = Layout(template, PAD, pair, start)
+    batches = eval_batches(split, items, layout, rows=4, tokens=48, candidates=6)
     for item in batches:
         arrays = leaves(item)
         for r, numbers in enumerate(arrays["number"]):
-            expected = reference_row(numbers, split, items, template, pair, tokens=48)
+            expected = reference_row(numbers, split, items, layout, tokens=48)
             assert arrays.keys() == expected.keys() | {"number"}
             for name, value in expected.items():
                 np.testing.assert_array_equal(arrays[name][r], value, name)
@@ -174,10 +185,10 @@ def test_arrays_have_the_types_of_the_contract():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 5), st.integers(1, 3), st.booleans(), st.integers(1, 9))
-def test_each_epoch_trains_each_labelled_candidate_once(seed, epochs, whole, rows):
+@given(st.integers(0, 5), st.integers(1, 3), st.booleans(), st.sampled_from([None, 10]), st.integers(1, 9))
+def test_each_epoch_trains_each_labelled_candidate_once(seed, epochs, whole, start, rows):
     store = make_store(seed)
-    batches = train(store, rows=rows, seed=seed, whole=whole, epochs=epochs)
+    batches = train(store, rows=rows, seed=seed, whole=whole, epochs=epochs, start=start)
     given_out = np.concatenate([numbers.reshape(-1) for _, numbers in batches])
     labelled = np.flatnonzero(store[0].weights.any(1)).tolist()
     assert Counter(given_out[given_out >= 0].tolist()) == dict.fromkeys(labelled, epochs)
@@ -208,11 +219,11 @@ def test_rows_after_the_end_are_empty():
     assert next(batches, None) is None
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_hosts_together_make_the_batch_of_one_host(whole):
-    store = make_store()
-    alone = list(train(store, rows=8, micro_batches=2, whole=whole, epochs=1.5))
-    hosts = [train(store, rows=8, micro_batches=2, whole=whole, epochs=1.5, process=(p, 4)) for p in range(4)]
+@pytest.mark.parametrize(("whole", "start"), [(True, None), (False, None), (False, 10)])
+def test_hosts_together_make_the_batch_of_one_host(whole, start):
+    store, options = make_store(), {"rows": 8, "micro_batches": 2, "whole": whole, "epochs": 1.5, "start": start}
+    alone = list(train(store, **options))
+    hosts = [train(store, **options, process=(p, 4)) for p in range(4)]
     for item in alone:
         parts = [leaves(next(host)) for host in hosts]
         for name, array in leaves(item).items():
@@ -267,20 +278,18 @@ def test_split_impressions_are_counted_and_keep_their_group():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 3), st.integers(1, 7), st.integers(1, 3), st.integers(0, 6))
-def test_evaluation_gives_every_candidate_once_for_any_rows_and_hosts(seed, rows, hosts, candidates):
+@given(st.integers(0, 3), st.integers(1, 7), st.integers(1, 3), st.integers(0, 6), st.sampled_from([None, 10]))
+def test_evaluation_gives_every_candidate_once_for_any_rows_and_hosts(seed, rows, hosts, candidates, start):
     split, items = make_store(seed, impressions=12)
     given_out, lengths = [], set()
     for host in range(hosts):
         batches = eval_batches(
             split,
             items,
-            BERT,
-            PAD,
+            Layout(BERT, PAD, True, start),
             rows=rows * hosts,
             tokens=48,
             candidates=candidates,
-            pair=True,
             process_index=host,
             process_count=hosts,
         )
@@ -295,7 +304,7 @@ def test_evaluation_gives_every_candidate_once_for_any_rows_and_hosts(seed, rows
 
 def test_an_empty_split_has_no_evaluation_batches():
     split, items = make_store(impressions=0)
-    assert list(eval_batches(split, items, BERT, PAD, rows=2, tokens=48, pair=True)) == []
+    assert list(eval_batches(split, items, Layout(BERT, PAD, True), rows=2, tokens=48)) == []
 
 
 # ---------------------------------------------------------------------------------------------- stores on disk
@@ -330,7 +339,7 @@ def test_worker_processes_map_the_store_instead_of_copying_it(tmp_path):
     sent = pickle.dumps(batches._source)
     assert split.context.values.tobytes() not in sent
     received = pickle.loads(sent)
-    assert isinstance(received.pairs.split.context.values, np.memmap)
+    assert isinstance(received.assembler.split.context.values, np.memmap)
     assert_same([received[step] for step in range(len(received))], list(train((split, items))))
 
 
@@ -344,7 +353,7 @@ def test_wrong_settings_are_named():
     with pytest.raises(InputError, match=r"batch\.tokens is 10, but the longest pair has 1\d tokens"):
         train(store, tokens=10)
     with pytest.raises(InputError, match=r"batch\.eval_rows is 3, expected a multiple of the 2 hosts"):
-        eval_batches(*store, BERT, PAD, rows=3, tokens=48, pair=True, process_count=2)
+        eval_batches(*store, Layout(BERT, PAD, True), rows=3, tokens=48, process_count=2)
 
 
 def test_a_training_split_without_labels_is_named():

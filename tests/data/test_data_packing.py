@@ -20,15 +20,23 @@ class Case:
     candidates: int
     keep: np.ndarray
     impressions: np.ndarray
+    contexts: np.ndarray
+    """Tokens of each impression's context: a row that holds any of its candidates holds these once."""
 
-    def plan(self, whole: bool):
+    def plan(self, whole: bool, shared: bool = False):
         return plan_rows(
             self.lengths,
             tokens=self.tokens,
             candidates=self.candidates,
             keep=self.keep,
-            impressions=self.impressions if whole else None,
+            impressions=self.impressions if whole or shared else None,
+            contexts=self.contexts if shared else None,
         )
+
+    def used(self, row: np.ndarray, shared: bool) -> int:
+        """Tokens of a row that holds these candidates."""
+        impressions = np.unique(np.searchsorted(self.impressions, row, side="right") - 1)
+        return self.lengths[row].sum() + (self.contexts[impressions].sum() if shared else 0)
 
 
 @st.composite
@@ -36,7 +44,9 @@ def cases(draw) -> Case:
     tokens = draw(st.integers(4, 40))
     counts = draw(st.lists(st.integers(0, 9), max_size=30))
     size = sum(counts)
-    lengths = draw(st.lists(st.integers(1, tokens), min_size=size, max_size=size))
+    longest = draw(st.integers(0, tokens - 1))
+    contexts = draw(st.lists(st.integers(0, longest), min_size=len(counts), max_size=len(counts)))
+    lengths = draw(st.lists(st.integers(1, tokens - longest), min_size=size, max_size=size))
     keep = draw(st.lists(st.booleans(), min_size=size, max_size=size)) if draw(st.booleans()) else [True] * size
     return Case(
         np.array(lengths, np.int32),
@@ -44,25 +54,27 @@ def cases(draw) -> Case:
         draw(st.integers(1, 12)),
         np.array(keep, bool),
         np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        np.array(contexts, np.int64),
     )
 
 
-@given(cases(), st.booleans(), st.integers(0, 3), st.integers(0, 3))
-def test_every_candidate_is_packed_once_within_the_limits(case, whole, seed, epoch):
-    plan = case.plan(whole)
+@given(cases(), st.sampled_from(["single", "whole", "shared"]), st.integers(0, 3), st.integers(0, 3))
+def test_every_candidate_is_packed_once_within_the_limits(case, kind, seed, epoch):
+    shared = kind == "shared"
+    plan, used = case.plan(kind == "whole", shared), 0
     for rows in (plan.epoch(seed, epoch), plan.in_order()):
         assert np.array_equal(np.sort(rows.values), np.flatnonzero(case.keep))
         assert len(rows) == len(plan)
         for row in range(len(rows)):
             assert 1 <= len(rows[row]) <= case.candidates
-            assert case.lengths[rows[row]].sum() <= case.tokens
-    used = case.lengths[case.keep].sum()
+            assert case.used(rows[row], shared) <= case.tokens
+            used += case.used(rows[row], shared) / 2
     assert plan.padding_share == pytest.approx(1 - used / max(1, len(plan) * case.tokens))
 
 
-@given(cases(), st.integers(0, 3))
-def test_impressions_stay_together_unless_they_are_larger_than_a_row(case, seed):
-    plan = case.plan(whole=True)
+@given(cases(), st.booleans(), st.integers(0, 3))
+def test_impressions_stay_together_unless_they_are_larger_than_a_row(case, shared, seed):
+    plan = case.plan(whole=True, shared=shared)
     rows = plan.epoch(seed, 0)
     row_of = np.full(len(case.lengths), -1)
     row_of[rows.values] = np.repeat(np.arange(len(rows)), rows.lengths)
@@ -70,7 +82,7 @@ def test_impressions_stay_together_unless_they_are_larger_than_a_row(case, seed)
     for first, last in zip(case.impressions[:-1], case.impressions[1:], strict=True):
         mine = np.arange(first, last)[case.keep[first:last]]
         its_rows = np.unique(row_of[mine])
-        if len(mine) > case.candidates or case.lengths[mine].sum() > case.tokens:
+        if len(mine) and (len(mine) > case.candidates or case.used(mine, shared) > case.tokens):
             split += 1
             assert len(its_rows) > 1
             assert np.array_equal(its_rows, np.arange(its_rows[0], its_rows[-1] + 1))  # consecutive

@@ -31,7 +31,7 @@ def test_values_and_gradients(rate):
     towards = jax.random.normal(jax.random.key(2), (3, 6, 2, 4)) * (SEGMENT > 0)[:, :, None, None]
 
     def ours(*operands):
-        return (attend(*operands, Visibility.cross(jnp.array(SEGMENT)), rate, key) * towards).sum()
+        return (attend(*operands, Visibility(jnp.array(SEGMENT), jnp.array(SEGMENT)), rate, key) * towards).sum()
 
     def theirs(*operands):
         return (reference(*operands, rate, key) * towards).sum()
@@ -45,13 +45,13 @@ def test_values_and_gradients(rate):
 
 
 def test_pads_give_finite_numbers():
-    out = attend(*arrays(), Visibility.cross(jnp.array(SEGMENT)))
+    out = attend(*arrays(), Visibility(jnp.array(SEGMENT), jnp.array(SEGMENT)))
     assert np.isfinite(out).all()
 
 
 def test_queries_at_some_slots_only():
     query, key, value = arrays()
-    slots, everywhere = jnp.array([[3, 0], [4, 0], [0, 0]]), Visibility.cross(jnp.array(SEGMENT))
+    slots, everywhere = jnp.array([[3, 0], [4, 0], [0, 0]]), Visibility(jnp.array(SEGMENT), jnp.array(SEGMENT))
     expected = jnp.take_along_axis(attend(query, key, value, everywhere), slots[:, :, None, None], axis=1)
     some = jnp.take_along_axis(query, slots[:, :, None, None], axis=1)
     np.testing.assert_allclose(attend(some, key, value, everywhere.at(slots)), expected, rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ from flax import nnx
 from srsjax import config
 from srsjax.data.batch import PackedBatch
 from srsjax.model import ctr, hf
-from srsjax.model.attention import Visibility
+from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import Bert
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install -e '.[reference]'")
@@ -91,7 +91,8 @@ def hidden_states(model_config, bert, params, batch: PackedBatch) -> np.ndarray:
     encoder = {path.removeprefix("bert/"): array for path, array in params.items() if path.startswith("bert/")}
     state = [(tuple(int(p) if p.isdigit() else p for p in path.split("/")), x) for path, x in encoder.items()]
     module = nnx.merge(graphdef, nnx.from_flat_state(state))
-    return np.asarray(module(batch.tokens, batch.positions, batch.token_types, Visibility.cross(batch.segment)))
+    visibility = layer_visibility("cross", 0, bert.num_layers, batch.segment, batch.candidate)
+    return np.asarray(module(batch.tokens, batch.positions, batch.token_types, visibility))
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])

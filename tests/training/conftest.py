@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
+from srsjax.data.assembly import Layout
 from srsjax.data.loader import train_batches
 from srsjax.data.ragged import Ragged
 from srsjax.data.store import Items, Split
@@ -86,10 +87,8 @@ def problem():
         batches = train_batches(
             split,
             items,
-            TEMPLATE,
-            0,
+            Layout(TEMPLATE, 0, True),
             config.batch,
-            pair=True,
             whole_impressions=losses.needs_whole_impressions((task,)),
             seed=seed,
             max_steps=max_steps,
