@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.config import TrainConfig
@@ -26,6 +27,8 @@ class Session:
 
     mesh: jax.sharding.Mesh
     bert: BertConfig
+    graphdef: nnx.GraphDef
+    """The model without parameters."""
     forward: Callable
     """(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
     init: Callable
@@ -41,10 +44,12 @@ def open_session(config: TrainConfig, bert: BertConfig, devices: Sequence[jax.De
     mesh = make_mesh(config.mesh, devices)
     tasks = len(config.schema.tasks)
     init = partial(ctr.init, config.model, bert, tasks)
-    forward = partial(ctr.forward, ctr.build(config.model, bert, tasks))
+    graphdef = ctr.build(config.model, bert, tasks)
+    forward = partial(ctr.forward, graphdef)
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = parameter_shardings(mesh, shapes)
-    return Session(mesh, bert, forward, init, shapes, shardings, jit_predict_step(forward, mesh, shardings))
+    predict_step = jit_predict_step(forward, mesh, shardings)
+    return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step)
 
 
 def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
