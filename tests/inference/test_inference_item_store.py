@@ -1,5 +1,7 @@
 """Stored items: scores by look-up are the scores of the whole model, for whatever devices and requests."""
 
+import json
+
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
@@ -87,3 +89,9 @@ def test_the_command_scores_alike_with_and_without_stored_items(folder, command)
         ds.dataset(folder / f"scores-{store}").to_table()["score"].to_numpy() for store in (True, False)
     )
     np.testing.assert_allclose(with_store, without, rtol=0, atol=1e-6)
+
+
+def test_other_interactions_are_exported_as_the_bare_encoder(folder, command):
+    done = command("export", "--run", "runs/split", "--output", "exported", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "exported/config.json").read_text())["architectures"] == ["BertModel"]
