@@ -92,11 +92,8 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
 
 def _with_special_tokens(texts: Ragged, layout: Layout) -> Ragged:
     """The tokens of each item as they stand in a row."""
-    lead, suffix = (
-        Ragged.from_lengths(np.tile(np.array(ids, np.int32), len(texts)), np.full(len(texts), len(ids)))
-        for ids in (layout.lead, layout.template.suffix)
-    )
-    return join([lead, texts, suffix])
+    suffix = np.tile(np.array(layout.template.suffix, np.int32), len(texts))
+    return join([texts, Ragged.from_lengths(suffix, np.full(len(texts), len(layout.template.suffix)))])
 
 
 def _batches(texts: Ragged, shape: BatchShape) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]]:

@@ -3,8 +3,8 @@
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/interactions.py --out interactions
 
 Every finished training is a line of `interactions/runs.jsonl` and is not repeated when the command runs again. The
-table gives the mean over the seeds of the test metric, with the lowest and the highest, and beside it the speed of
-training in candidates a second, as a ratio to `cross` on the same data: speeds of an otherwise idle machine only.
+table gives the mean over the seeds of the test metric, with the lowest and the highest. What each interaction costs in
+time is measured apart (`speed.py interaction`, `speed.py scoring`).
 """
 
 from __future__ import annotations
@@ -36,37 +36,30 @@ def train(name: str, interaction: str, seed: int, folder: Path) -> dict:
         options += ("--model.readout", "mean")
     if name == "ctr":
         options += ("--data.shop.folder", folder / "shop", "--data.log.files", str(folder / "shop/log-*.parquet"))
-        options += ("--data.catalogues.0.files", folder / "shop/items.parquet", "--log_every", 50)
+        options += ("--data.catalogues.0.files", folder / "shop/items.parquet")
     command("train", "--config", name, "--run_dir", run, "--overwrite", True, *options)
     report = json.loads((run / "report.json").read_text())
-    speeds = [
-        r["train/examples_per_second"] for r in read_lines(run / "metrics.jsonl") if "train/examples_per_second" in r
-    ]
     values = {split: report[split][SETS[name][1]] for split in ("valid", "test")}
-    return {"config": name, "interaction": interaction, "seed": seed, **values, "speed": float(np.median(speeds))}
+    return {"config": name, "interaction": interaction, "seed": seed, **values}
 
 
 def markdown(runs: list[dict]) -> str:
-    """Mean, lowest and highest over the seeds, and speed as a ratio to `cross`."""
+    """Mean, lowest and highest over the seeds."""
     lines = [
         "| data | seeds | test metric | " + " | ".join(INTERACTIONS) + " |",
         "|---" * (3 + len(INTERACTIONS)) + "|",
     ]
     for name, (title, metric, _) in SETS.items():
-        found = {kind: [r for r in runs if (r["config"], r["interaction"]) == (name, kind)] for kind in INTERACTIONS}
-        seeds = sorted({r["seed"] for own in found.values() for r in own})
-        if not found["cross"]:
-            continue
-        base = np.median([r["speed"] for r in found["cross"]])
-        cells = []
-        for own in found.values():
-            values = [r["test"] for r in own]
-            speed = np.median([r["speed"] for r in own]) / base if own else np.nan
-            cells.append(
-                f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}), {speed:.1f} x" if own else "–"
-            )
-        lines.append(f"| {title} | {len(seeds)} | {metric} | " + " | ".join(cells) + " |")
+        found = [[r for r in runs if (r["config"], r["interaction"]) == (name, kind)] for kind in INTERACTIONS]
+        seeds = ", ".join(map(str, sorted({r["seed"] for own in found for r in own})))
+        if seeds:
+            cells = " | ".join(_cell([r["test"] for r in own]) for own in found)
+            lines.append(f"| {title} | {seeds} | {metric} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float]) -> str:
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})" if values else "–"
 
 
 def main() -> None:

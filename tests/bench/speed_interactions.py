@@ -1,0 +1,164 @@
+"""Worker of the speed tables `interaction` and `scoring`: srsjax alone, one interaction a worker."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+from paired import arguments, serve
+from speed_srsjax import matmul_peak
+
+from srsjax import config
+from srsjax.data.assembly import Layout
+from srsjax.data.loader import eval_batches, train_batches
+from srsjax.data.ragged import Ragged
+from srsjax.data.store import Items, Split
+from srsjax.data.tokenizer import PairTemplate
+from srsjax.inference.item_store import build_item_store
+from srsjax.model import ctr, flops
+from srsjax.training import optimizers
+from srsjax.training.evaluation import BatchShape, predict_split
+from srsjax.training.session import initial_state, open_session
+from srsjax.training.sharding import put_batch
+from srsjax.training.step import jit_train_step, make_train_step
+
+TEMPLATE = PairTemplate(prefix=(101,), between=(102,), suffix=(102,), candidate_type=1, separator=102)
+HISTORY, CANDIDATE, CANDIDATES = 200, 20, 20
+"""Tokens of a context and of a candidate, special ones included, and candidates of an impression."""
+ROWS = {"cross": (10, 440, 2), "shared": (8, 600, CANDIDATES)}
+"""Rows, tokens and candidates of a batch: whole pairs or whole impressions, no padding; about as many tokens."""
+
+
+def impressions(number: int, items: int) -> tuple[Split, Items]:
+    """Impressions of random token ids; candidates are drawn from `items` items."""
+    rng = np.random.default_rng(0)
+
+    def texts(rows: int, tokens: int) -> Ragged:
+        return Ragged.from_lengths(rng.integers(1000, 30000, rows * tokens).astype(np.int32), np.full(rows, tokens))
+
+    size = number * CANDIDATES
+    split = Split(
+        context=texts(number, HISTORY - 2),
+        candidates=np.arange(0, size + 1, CANDIDATES),
+        item=rng.integers(0, items, size),
+        labels=rng.integers(0, 2, (size, 1)).astype(np.float32),
+        weights=np.ones((size, 1), np.float32),
+        example=np.arange(size),
+        user=np.arange(number),
+    )
+    return split, Items(texts(items, CANDIDATE - 1))
+
+
+class System:
+    """A MiniLM-sized encoder with random weights, bfloat16, and the impressions it reads."""
+
+    def __init__(self, interaction: str, number: int, items: int):
+        model = config.Model(
+            interaction=interaction,
+            hidden_size=384,
+            num_layers=6,
+            num_heads=12,
+            intermediate_size=1536,
+            dtype="bfloat16",
+        )
+        self.rows, self.tokens, self.candidates = ROWS["cross" if interaction == "cross" else "shared"]
+        batch = config.Batch(rows=self.rows, tokens=self.tokens, candidates=self.candidates)
+        self.config = config.TrainConfig(model=model, batch=batch)
+        self.session = open_session(self.config, ctr.encoder_config(model, 30522))
+        self.layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else HISTORY)
+        self.split, self.items = impressions(number, items)
+
+    def gate(self) -> dict[str, list[float]]:
+        """Packed with its neighbours and with one pair a row, in float32, a candidate has one logit."""
+        exact = replace(self.config.model, dtype="float32")
+        graphdef = ctr.build(exact, self.session.bert, 1)
+        params = self.session.init(jax.random.key(0))
+        forward = jax.jit(lambda batch: ctr.forward(graphdef, params, batch))
+        some = self.split.take(np.arange(2))
+        logits = []
+        for candidates in (0, 1):
+            found = np.zeros(len(some.item))
+            for batch, numbers in eval_batches(
+                some, self.items, self.layout, rows=2, tokens=self.tokens, candidates=candidates
+            ):
+                found[numbers[numbers >= 0]] = np.asarray(forward(batch))[numbers >= 0, 0]
+            logits.append(found)
+        return {"packed equals alone": [float(np.abs(logits[0] - logits[1]).max() < 1e-4 * np.ptp(logits[1]))]}
+
+    def peak(self) -> float:
+        return matmul_peak()
+
+
+class Training(System):
+    """Training steps over all impressions once."""
+
+    def __init__(self, interaction: str, number: int):
+        super().__init__(interaction, number, items=1000)
+        self.batches = train_batches(
+            self.split, self.items, self.layout, self.config.batch, whole_impressions=False, seed=0
+        )
+        optimizer = optimizers.make_optimizer(self.config.optimizer, 100, list(self.session.shapes))
+        self.state = initial_state(self.session, optimizer, 0)
+        shardings = jax.tree.map(lambda array: array.sharding, self.state)
+        step = make_train_step(self.session.forward, self.config.schema.tasks, optimizer, 0)
+        self.step = jit_train_step(step, self.session.mesh, shardings)
+
+    def flops(self) -> float:
+        """Of one measurement."""
+        self.batches.restore(0)
+        parts = [jax.tree.map(lambda array: array[0], batch) for batch, _ in self.batches]
+        forward = sum(flops.forward_flops(self.config.model, self.session.bert, batch) for batch in parts)
+        return flops.TRAINING * forward
+
+    def measure(self) -> dict[str, float]:
+        self.batches.restore(0)
+        started = time.perf_counter()
+        for batch, _ in self.batches:
+            self.state, metrics = self.step(self.state, put_batch(self.session.mesh, batch, row_axis=1))
+        jax.block_until_ready(metrics.loss)
+        return {"train": time.perf_counter() - started}
+
+
+class Scoring(System):
+    """Scores of all impressions; `split` looks its items up, which were computed before the clock starts."""
+
+    def __init__(self, interaction: str, number: int, items: int):
+        super().__init__(interaction, number, items)
+        self.shape = BatchShape(self.layout, self.tokens, self.candidates, eval_rows=self.rows)
+        self.params = jax.jit(self.session.init)(jax.random.key(0))
+        self.step, self.complete = self.session.predict_step, lambda batch, numbers: batch
+        if interaction == "split":
+            before = self._scores(self.split.take(np.arange(4)))
+            stored = build_item_store(self.session, self.params, self.items, self.shape)
+            self.step = stored.step
+            self.complete = lambda batch, numbers: stored.complete(self.item, batch, numbers)
+            after = self._scores(self.split.take(np.arange(4)))
+            # bfloat16 states are stored as they are passed on; products of other shapes round other sums.
+            if not np.abs(after - before).max() < 0.02 * np.abs(before).max():
+                raise AssertionError("scores with stored items are others")
+
+    def flops(self) -> float:
+        """Not counted: what is looked up is not computed."""
+        return 0.0
+
+    def measure(self) -> dict[str, float]:
+        started = time.perf_counter()
+        self._scores(self.split)
+        return {"score": time.perf_counter() - started}
+
+    def _scores(self, split: Split) -> np.ndarray:
+        self.item = split.item
+        mesh = self.session.mesh
+        return predict_split(self.step, self.params, split, self.items, self.shape, mesh, complete=self.complete)
+
+
+def main() -> None:
+    options = arguments()
+    options.pop("threads")  # the processor affinity decides
+    serve({"training": Training, "scoring": Scoring}[options.pop("system")](**options))
+
+
+if __name__ == "__main__":
+    main()
