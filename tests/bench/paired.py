@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,10 +36,27 @@ class System(Protocol):
         """Numbers by name that every system of the comparison must agree on, to the tolerance of the name."""
 
     def measure(self) -> dict[str, float]:
-        """One measurement: its seconds by name, `train` among them."""
+        """One measurement: seconds by name, from a `Clock`, and whatever else it should report."""
 
     def peak(self) -> float:
         """FLOP/s of a large square bfloat16 product."""
+
+
+class Clock:
+    """Adds the seconds of a block to `times`: those on the wall as `name`, those of all threads as `name cpu`.
+
+    The second number hardly changes when others use the machine too; it does not see threads that wait.
+    """
+
+    def __init__(self, times: dict[str, float], name: str):
+        self.times, self.name = times, name
+
+    def __enter__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_) -> None:
+        self.times[self.name] = time.perf_counter() - self.wall
+        self.times[f"{self.name} cpu"] = time.process_time() - self.cpu
 
 
 class Worker:

@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from bench_examples import Examples
+
+GATE_ROWS = 32
+"""Texts whose logits the fine-tuning systems must agree on."""
 
 
 def save_bert_base(folder: Path) -> None:
@@ -35,8 +39,17 @@ def full_rows(rows: int, tokens: int, step: int) -> tuple[np.ndarray, np.ndarray
     return ids, rng.integers(0, 2, rows).astype(np.float32)
 
 
+def training_subset(examples: Examples, count: int) -> np.ndarray:
+    """Rows of whole impressions of the training split drawn at random, at least `count` rows (all if fewer)."""
+    rows = examples.rows("train")
+    groups, first = np.unique(examples.groups[rows], return_inverse=True)
+    rank = np.random.default_rng(0).permutation(len(groups))[first]
+    sizes = np.cumsum(np.bincount(rank))
+    return rows[rank <= np.searchsorted(sizes, min(count, len(rows)))]
+
+
 def training_flops(folder: Path, tokens: int, squares: int) -> float:
-    """FLOPs of a training step over `tokens` tokens: three times those of the forward products.
+    """FLOPs of training on `tokens` real tokens: three times those of the forward products.
 
     A layer multiplies by 4 D^2 + 2 D F weights, 2 FLOPs a weight and token; the scores and the read-out of attention
     add 4 D for each token and token it sees (`squares`: the sum over texts of their length squared). The whole last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -10,13 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from paired import arguments, serve
-from speed_inputs import full_rows
+from bench_examples import load_config, read_examples
+from paired import Clock, arguments, serve
+from speed_inputs import GATE_ROWS, full_rows, training_subset
 
 from srsjax import config
 from srsjax.data.batch import PackedBatch
+from srsjax.data.loader import Batches, train_batches
+from srsjax.data.prepare import prepare
+from srsjax.data.store import Store
+from srsjax.data.tokenizer import load_tokenizer
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
+from srsjax.training.evaluation import make_layout
+from srsjax.training.loop import IN_FLIGHT
 from srsjax.training.session import initial_state, open_session
 from srsjax.training.sharding import put_batch
 from srsjax.training.step import jit_train_step, make_train_step
@@ -70,12 +78,13 @@ class Step:
         return answer | {"loss": [float(loss)], "gradient norm": [float(optax.tree.norm(gradients))]}
 
     def measure(self) -> dict[str, float]:
-        started = time.perf_counter()
-        for _ in range(self.steps):
-            self.done += 1
-            loss = self.training.step(self._batch(self.done))
-        jax.block_until_ready(loss)
-        return {"train": time.perf_counter() - started}
+        times: dict[str, float] = {}
+        with Clock(times, "train"):
+            for _ in range(self.steps):
+                self.done += 1
+                loss = self.training.step(self._batch(self.done))
+            jax.block_until_ready(loss)
+        return times | {"loss": float(loss)}
 
     def _batch(self, step: int) -> PackedBatch:
         ids, labels = full_rows(*self.shape, step)
@@ -86,6 +95,66 @@ class Step:
         labels = labels[:, None, None]
         batch = (ids, positions, zero, one, one, slot, slot, slot, group, labels, np.ones_like(labels))
         return PackedBatch(*(array[None] for array in batch), {}, {})
+
+    def peak(self) -> float:
+        return matmul_peak()
+
+
+class FineTune:
+    """One epoch of fine-tuning on a part of a config's training split, packed as `srsjax.train` packs it."""
+
+    def __init__(self, name: str, folder: str, examples: int):
+        settings = load_config(name)
+        self.settings = replace(settings, model=replace(settings.model, pretrained=folder))
+        self.rows = training_subset(read_examples(self.settings), examples)
+        self.training: Training | None = None
+
+    def gate(self) -> dict[str, list[float]]:
+        with tempfile.TemporaryDirectory() as folder:
+            store = prepare(self._storing_in(folder), log=lambda text: None)
+            wanted = self.rows[:GATE_ROWS]
+            batches = self._batches(store, wanted)
+            self.training = Training(self.settings, self.vocab_size, batches.steps)
+            forward, found = jax.jit(self.training.float32_forward), {}
+            example = store.split("train").example
+            for batch, numbers in batches:
+                logits = np.asarray(forward(self.training.state.params, jax.tree.map(lambda array: array[0], batch)))
+                found |= dict(zip(example[numbers[numbers >= 0]], logits[numbers[0] >= 0, 0], strict=True))
+        return {"float32 logits": [float(found[row]) for row in wanted]}
+
+    def measure(self) -> dict[str, float]:
+        times: dict[str, float] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            with Clock(times, "prepare"):  # reading, checking, tokenising and writing all splits, once a run
+                store = prepare(self._storing_in(folder), log=lambda text: None)
+            with Clock(times, "train"):
+                loss = self._train(self._batches(store, self.rows))
+        return times | {"loss": loss}
+
+    def _train(self, batches: Batches) -> float:
+        waiting: list[jax.Array] = []
+        for batch, _ in batches:
+            waiting.append(self.training.step(batch))
+            if len(waiting) > IN_FLIGHT:
+                jax.block_until_ready(waiting[-1 - IN_FLIGHT])
+        return float(np.mean(jax.device_get(waiting)))
+
+    def _storing_in(self, folder: str) -> config.TrainConfig:
+        return replace(self.settings, data=replace(self.settings.data, store=folder))
+
+    def _batches(self, store: Store, rows: np.ndarray) -> Batches:
+        """One epoch of batches of some rows of the training split: the others have weight 0, which is not trained."""
+        split, text = store.split("train"), load_tokenizer(str(store.folder / "tokenizer"))
+        self.vocab_size = text.vocab_size
+        weights = np.where(np.isin(split.example, rows)[:, None], split.weights, 0)
+        return train_batches(
+            replace(split, weights=weights),
+            store.items,
+            make_layout(self.settings, text),
+            self.settings.batch,
+            whole_impressions=losses.needs_whole_impressions(self.settings.schema.tasks),
+            seed=self.settings.seed,
+        )
 
     def peak(self) -> float:
         return matmul_peak()
@@ -104,10 +173,13 @@ def matmul_peak(size: int = 4096) -> float:
     return 2 * size**3 / min(seconds)
 
 
+SYSTEMS = {"step": Step, "finetune": FineTune}
+
+
 def main() -> None:
     options = arguments()
     options.pop("threads")  # the processor affinity decides
-    serve({"step": Step}[options.pop("system")](**options))
+    serve(SYSTEMS[options.pop("system")](**options))
 
 
 if __name__ == "__main__":

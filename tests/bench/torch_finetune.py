@@ -123,30 +123,38 @@ def fine_tune(
     optimizer = make_optimizer(model, config)
     steps = epochs * -(-len(units) // size)
     schedule = get_linear_schedule_with_warmup(optimizer, round(config.optimizer.warmup * steps), steps)
-    labels = torch.tensor(examples.labels, dtype=torch.float32)
-    weights = torch.tensor(examples.weights, dtype=torch.float32)
     best, kept, started = -1.0, {}, time.time()
     for epoch in range(epochs):
-        model.train()
-        total = 0.0
-        for batch in training_batches(units, encoded.lengths, size, rng):
-            rows = np.concatenate(batch)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(**pad(encoded, rows)).logits.float()[:, 0]
-            loss = loss_of(config.schema.tasks[0], logits, labels[rows], weights[rows], [len(unit) for unit in batch])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += loss.item()
+        batches = training_batches(units, encoded.lengths, size, rng)
+        loss = train_epoch(model, config, examples, encoded, batches, optimizer, schedule)
         scores = {"valid": predict(model, encoded, examples.rows("valid"))}
         value = metrics(name, examples, scores, "valid")[config.evaluate.monitor]
-        loss = total * epochs / steps
         print(f"epoch {epoch + 1}: loss {loss:.4f}, valid {value:.4f}, {time.time() - started:.0f} s", flush=True)
         if value > best:
             best, kept = value, {key: tensor.clone() for key, tensor in model.state_dict().items()}
     model.load_state_dict(kept)
+
+
+def train_epoch(
+    model: torch.nn.Module, config: TrainConfig, examples: Examples, encoded: Encoded, batches, optimizer, schedule
+) -> float:
+    """Steps over the batches, each a list of units; the mean loss."""
+    labels = torch.tensor(examples.labels, dtype=torch.float32)
+    weights = torch.tensor(examples.weights, dtype=torch.float32)
+    model.train()
+    losses = []
+    for batch in batches:
+        rows = np.concatenate(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(**pad(encoded, rows)).logits.float()[:, 0]
+        loss = loss_of(config.schema.tasks[0], logits, labels[rows], weights[rows], [len(unit) for unit in batch])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return float(np.mean(losses))
 
 
 def training_units(config: TrainConfig, examples: Examples, encoded: Encoded) -> tuple[list[np.ndarray], int]:
