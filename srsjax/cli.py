@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import inspect
 import itertools
 import os
@@ -125,6 +126,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     Any other exception is a bug and keeps its traceback (exit code 1).
     """
+    gc.freeze()  # imported modules stay: the collector would walk them again and again while JAX traces
     try:
         code = main() or 0
         sys.stdout.flush()

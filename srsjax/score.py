@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from srsjax import cli
+from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{output}: not empty; choose another --output, or --overwrite True")
         if not all(path.match("part-*.parquet") for path in output.iterdir()):
             raise InputError(f"{output}: holds more than files of scores; choose another --output")
+    enable_cache()
     scorer = Scorer.load(arguments.run, config=config)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20

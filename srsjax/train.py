@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from srsjax import cli
+from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.loader import Batches, train_batches
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, name = cli.load_config(argv, "train", __doc__)
     check_jax()
+    cache, compilations = enable_cache(), Compilations()
     console = Console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
@@ -74,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     batches = training_batches(config, store, layout)
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)
     state = state._replace(params=centred(config, session, store, shape, state.params))
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
     check_monitor(config, store)
     folder.create(config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
-    show.start(console, config, session, batches)
+    show.start(console, config, session, batches, shape, cache)
     try:
         progress = fit(
             config,
@@ -89,10 +92,11 @@ def main(argv: list[str] | None = None) -> int:
             jit_train_step(train_step, session.mesh, shardings),
             batches,
             partial(validate, config, session, store, shape),
-            optimizers.schedule(config.optimizer, batches.steps),
+            rates,
             folder,
             session.mesh,
             console,
+            compilations,
         )
     except NonFiniteLoss as error:
         cli.complain(str(error))
@@ -103,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         batches.close()
     report(config, session, store, shape, folder, progress)
+    compilations.tell(console)
     show.finished(console, folder, config)
     return 0
 

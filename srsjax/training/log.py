@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from srsjax.training.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ class RunLog:
         self.console = console
         drop_lines_after(folder.metrics_file, step)
         self._file = open(folder.metrics_file, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
-        self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+        self._tensorboard = functools.cache(lambda: _tensorboard(folder, step + 1))  # opened by the first scalar
         self._bar = Progress(
             TextColumn("[bold]step {task.completed:>{task.fields[width]}}/{task.total}"),
             BarColumn(bar_width=8),
@@ -38,7 +38,7 @@ class RunLog:
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
-        self._tensorboard.close()
+        self._tensorboard().close()
         self._file.close()
 
     def advance(self, step: int) -> None:
@@ -50,7 +50,7 @@ class RunLog:
         self._file.write(json.dumps({"kind": kind, "step": step, **_plain(values)}) + "\n")
         for name, value in values.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+                self._tensorboard().add_scalar(f"{kind}/{name}", value, step)
 
     def said(self, step: int, total: int, values: dict[str, float]) -> None:
         """The bar's text, short enough for 80 columns; where there is no terminal, a plain line that says more."""
@@ -66,6 +66,12 @@ class RunLog:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _tensorboard(folder: RunFolder, first: int):
+    from tensorboardX import SummaryWriter  # here, because it imports torch where that is installed: two seconds
+
+    return SummaryWriter(str(folder.tensorboard), purge_step=first)
 
 
 def drop_lines_after(path: Path, step: int) -> None:

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
+from srsjax.data.batch import PackedBatch
 from srsjax.metrics import report
 from srsjax.training.checkpoints import Checkpointer, better
 from srsjax.training.log import RunLog
@@ -58,10 +60,11 @@ def fit(
     train_step: Callable,
     batches,
     evaluate: Callable[[dict], dict[str, float]],
-    learning_rate: Callable[[int], float],
+    learning_rates: np.ndarray,
     folder: RunFolder,
     mesh: jax.sharding.Mesh,
     console: Console,
+    compilations: Compilations,
 ) -> Progress:
     """Trains from the newest checkpoint of the run folder (or from `state`) to the end.
 
@@ -70,7 +73,8 @@ def fit(
       train_step: from `step.jit_train_step`; donates the state.
       batches: from `loader.train_batches`.
       evaluate: parameters -> validation metrics.
-      learning_rate: the schedule, for the log.
+      learning_rates: [steps] of every step, for the log.
+      compilations: what was compiled is said after the first step, and whenever there is more.
 
     Returns the progress at the end; the checkpoint of `best_step` is on disk.
     Raises NonFiniteLoss, and Stopped after a SIGTERM or SIGINT (everything is saved then).
@@ -89,18 +93,19 @@ def fit(
         batches.restore(progress.next_step)
 
         with RunLog(folder, progress.next_step, total, console) as log, _StopSignal() as stop:
-            meter = _Meter(log, learning_rate, total)
+            meter = _Meter(log, learning_rates, total)
+            ahead = _Ahead(batches, mesh, meter)
             for step in range(progress.next_step + 1, total + 1):
                 if config.evaluate.patience and progress.since_best >= config.evaluate.patience:
                     console.print(
                         f"stopped early: {config.evaluate.monitor} not better since step {progress.best_step}"
                     )
                     break
-                with meter.waiting():
-                    batch, _ = next(batches)
-                    batch = put_batch(mesh, batch, row_axis=1)
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, ahead.take())
+                if step < total:
+                    ahead.fetch()  # before anything waits for this step
                 meter.add(step, metrics)
+                compilations.tell(console)
                 progress = replace(progress, next_step=step)
 
                 evaluating = step in evaluate_at
@@ -111,6 +116,7 @@ def fit(
                 if evaluating:
                     started = time.monotonic()
                     values = evaluate(state.params)
+                    compilations.tell(console)
                     log.scalars("valid", step, values)
                     value = values.get(config.evaluate.monitor, math.nan)
                     progress = progress.after(step, value, mode)
@@ -130,11 +136,33 @@ def monitor_mode(config: TrainConfig) -> str:
     return known if config.evaluate.mode == "auto" else config.evaluate.mode
 
 
+class _Ahead:
+    """Batches on their way to the device: each is put there while the step before it runs.
+
+    It is one batch further than the training; a checkpoint holds the number of steps done, not of batches taken here.
+    """
+
+    def __init__(self, batches, mesh: jax.sharding.Mesh, meter: _Meter):
+        self.batches, self.mesh, self.meter, self.batch = batches, mesh, meter, None
+
+    def fetch(self) -> None:
+        """Waits for the next batch of the host and begins to put it on the device."""
+        with self.meter.waiting():
+            self.batch = put_batch(self.mesh, next(self.batches)[0], row_axis=1)
+
+    def take(self) -> PackedBatch:
+        """The batch that was fetched; the first time it is fetched here."""
+        if self.batch is None:
+            self.fetch()
+        taken, self.batch = self.batch, None
+        return taken
+
+
 class _Meter:
     """Collects step metrics on device and turns them into log lines; the host waits for the device only in `flush`."""
 
-    def __init__(self, log: RunLog, learning_rate: Callable[[int], float], total: int):
-        self.log, self.learning_rate, self.total = log, learning_rate, total
+    def __init__(self, log: RunLog, learning_rates: np.ndarray, total: int):
+        self.log, self.learning_rates, self.total = log, learning_rates, total
         self.recent: list[tuple[int, StepMetrics]] = []
         self.restart()
 
@@ -168,7 +196,7 @@ class _Meter:
         line = {
             "loss": float(np.mean([value.loss for value in values])),
             "grad_norm": float(np.mean([value.grad_norm for value in values])),
-            "learning_rate": float(self.learning_rate(steps[-1] - 1)),
+            "learning_rate": float(self.learning_rates[steps[-1] - 1]),
             "examples_per_second": sum(int(value.candidates) for value in values) / seconds,
             "tokens_per_second": sum(int(value.tokens) for value in values) / seconds,
             "input_wait": self.waited / seconds,

@@ -6,6 +6,8 @@ import difflib
 import inspect
 import re
 
+import jax
+import numpy as np
 import optax
 
 from srsjax.config import Optimizer
@@ -43,6 +45,11 @@ def schedule(config: Optimizer, steps: int) -> optax.Schedule:
     # Step 0 already learns: the ramp reaches the peak at step `warmup`, from peak / (warmup + 1).
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([ramp, shapes[config.schedule]()], [warmup]) if warmup else shapes[config.schedule]()
+
+
+def learning_rates(config: Optimizer, steps: int) -> np.ndarray:
+    """`schedule` of steps 0 to steps - 1, [steps] float32 on the host: a log line then asks nothing of a device."""
+    return np.asarray(jax.jit(jax.vmap(schedule(config, steps)))(np.arange(steps)))
 
 
 def learning_rate_multipliers(config: Optimizer, paths: list[str]) -> dict[str, float]:

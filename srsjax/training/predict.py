@@ -38,7 +38,7 @@ def predict(
     def collect() -> None:
         result, where = waiting.popleft()
         used = where >= 0
-        logits[where[used]] = np.asarray(result)[used]
+        logits[where[used]] = jax.device_get(result)[used]
         progress(int(used.sum()))
 
     for batch, where in batches:

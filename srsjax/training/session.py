@@ -71,9 +71,16 @@ def initial_state(
     session: Session, optimizer: optax.GradientTransformation, seed: int, weights: dict[str, np.ndarray] | None = None
 ) -> TrainState:
     """Fresh state, born sharded: parameters drawn from the seed, those of `weights` put in their place."""
-    params = jax.jit(session.init, out_shardings=session.shardings)(jax.random.key(seed))
-    for path, value in (weights or {}).items():
-        params[path] = jax.device_put(value, session.shardings[path])
+    weights = weights or {}
+    fresh = {path: sharding for path, sharding in session.shardings.items() if path not in weights}
+
+    def init(key):  # draws of given weights are left out of the program: compiling them takes longer than anything
+        params = session.init(key)
+        return {path: params[path] for path in fresh}
+
+    params = jax.jit(init, out_shardings=fresh)(jax.random.key(seed))
+    params |= {path: jax.device_put(value, session.shardings[path]) for path, value in weights.items()}
+    params = {path: params[path] for path in session.shapes}
     shapes = jax.eval_shape(optimizer.init, params)
     opt = jax.jit(optimizer.init, out_shardings=state_shardings(session.mesh, session.shardings, shapes))(params)
     return TrainState(jax.device_put(np.int32(0), NamedSharding(session.mesh, PartitionSpec())), params, opt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import jax
 from rich.console import Console
@@ -11,12 +12,13 @@ from rich.table import Column, Table
 
 from srsjax.config import History, Text, TrainConfig
 from srsjax.metrics import report
+from srsjax.training.evaluation import BatchShape
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.session import Session
 
 
-def start(console: Console, config: TrainConfig, session: Session, batches) -> None:
-    """Mesh, parameters, and the shape and filling of the batches."""
+def start(console: Console, config: TrainConfig, session: Session, batches, shape: BatchShape, cache: Path) -> None:
+    """Mesh, parameters, the shape and filling of the batches, and the programs that are compiled for them."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
     kind = jax.devices()[0].device_kind
     console.print(f"mesh: {sizes} on {jax.device_count()} x {kind}, {jax.process_count()} process(es)", highlight=False)
@@ -26,6 +28,13 @@ def start(console: Console, config: TrainConfig, session: Session, batches) -> N
         f"({batches.candidates} candidate slots a row, {config.batch.micro_batches} micro-batch(es)), "
         f"{batches.padding_share:.1%} padding",
         highlight=False,
+    )
+    parts = config.batch.micro_batches
+    console.print(
+        f"programs: train_step of {parts} x {config.batch.rows // parts} rows x {config.batch.tokens} tokens, "
+        f"predict_step of {shape.eval_rows} rows x {shape.tokens} tokens; compiled once, then kept in {cache}",
+        highlight=False,
+        soft_wrap=True,
     )
     if batches.split_impressions:
         console.print(

@@ -94,8 +94,12 @@ def jit_train_step(train_step, mesh: jax.sharding.Mesh, shardings: TrainState):
 
 def jit_predict_step(forward: Forward, mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding]):
     """(params, batch [R, ...]) -> logits [R, C, T] float32, whole on every device so that any host can read them."""
+
+    def predict_step(params, batch):
+        return forward(params, batch)
+
     return jax.jit(
-        lambda params, batch: forward(params, batch),
+        predict_step,
         in_shardings=(parameters, NamedSharding(mesh, P(ROWS))),
         out_shardings=NamedSharding(mesh, P()),
     )

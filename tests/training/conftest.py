@@ -84,10 +84,11 @@ def problem():
         )
         session = open_session(config, ctr.encoder_config(model, VOCAB), devices)
         split, items = clicks(600)
+        layout = Layout(TEMPLATE, 0, True)
         batches = train_batches(
             split,
             items,
-            Layout(TEMPLATE, 0, True),
+            layout,
             config.batch,
             whole_impressions=losses.needs_whole_impressions((task,)),
             seed=seed,
@@ -101,7 +102,14 @@ def problem():
             jax.tree.map(lambda array: array.sharding, state),
         )
         return SimpleNamespace(
-            config=config, session=session, split=split, items=items, batches=batches, state=state, step=step
+            config=config,
+            session=session,
+            split=split,
+            items=items,
+            layout=layout,
+            batches=batches,
+            state=state,
+            step=step,
         )
 
     return make

@@ -1,0 +1,60 @@
+"""Compiled programs: kept on disk between runs, and told to the person who waits for them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+
+def enable_cache() -> Path:
+    """Keeps every program that this process compiles, and loads those that are kept already; returns the folder.
+
+    It is below `$JAX_COMPILATION_CACHE_DIR`, else `$XDG_CACHE_HOME/srsjax` or `~/.cache/srsjax`. JAX names an entry by
+    the program, the compile options and XLA flags, the jaxlib version and the kind of device, on CPU down to its
+    instruction sets, because an executable loaded on another CPU would crash. What JAX leaves out is the number of
+    cores, over which XLA divides a program for CPU when it compiles it: the folder's name has it, and the version of
+    jax, so that what an old one left behind is seen. `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off.
+
+    Whoever can write there can have this program run code, so it should belong to one user.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "srsjax")
+    folder /= f"jax-{jax.__version__}-{usable_cores()}-cores"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX keeps only what took a second
+    return folder
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on, as XLA counts them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Compilations:
+    """Hears of every compilation of the process from now on."""
+
+    def __init__(self):
+        self._heard: list[str] = []
+        self._thread = threading.local()  # programs may be compiled by several threads at once
+        jax.monitoring.register_event_listener(self._event)
+        jax.monitoring.register_event_duration_secs_listener(self._duration)
+
+    def tell(self, console: Console) -> None:
+        """Says in one line what was compiled since the last call, if anything was."""
+        if self._heard:
+            heard, self._heard = self._heard, []
+            console.print(f"programs: {', '.join(heard)}", highlight=False, soft_wrap=True)
+
+    def _event(self, event: str, **_) -> None:
+        if event == "/jax/compilation_cache/cache_hits":  # comes right before the duration of the same program
+            self._thread.loaded = True
+
+    def _duration(self, event: str, seconds: float, *, fun_name: str = "?", **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            how = "loaded" if getattr(self._thread, "loaded", False) else "compiled"
+            self._thread.loaded = False
+            self._heard.append(f"{fun_name.removeprefix('jit(').removesuffix(')')} {how} in {seconds:.1f} s")
