@@ -1,7 +1,8 @@
 """Exports a run as a Hugging Face folder: `python -m srsjax.export --run runs/ctr --output exported/`.
 
-Writes `config.json`, `model.safetensors` and the tokenizer, as transformers loads them. With the pooled read-out the
-folder is a `...ForSequenceClassification` model that gives the same logits.
+Writes `config.json`, `model.safetensors` and the tokenizer, as transformers loads them. With `cross` and the pooled
+read-out the folder is a `...ForSequenceClassification` model that gives the same logits. transformers knows no other
+interaction: the folder is then the bare encoder, the head beside it under `classifier`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(folder.tokenizer, partial)
-        hf.save_weights(partial, params, session.bert)
+        hf.save_weights(partial, params, session.bert, pairs=config.model.interaction == "cross")
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

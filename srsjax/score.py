@@ -37,6 +37,9 @@ class Arguments:
     """Folder for the files of scores; it must not hold any yet."""
     overwrite: bool = False
     """Replace the files of scores that the folder holds."""
+    store_items: bool = True
+    """Compute the lower layers of a `split` model once for each item of the catalogue, and keep the states in memory
+    while scoring; the scores are the same."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         if not all(path.match("part-*.parquet") for path in output.iterdir()):
             raise InputError(f"{output}: holds more than files of scores; choose another --output")
     scorer = Scorer.load(arguments.run, config=config)
+    if arguments.store_items and scorer.can_store_items:
+        size = scorer.store_items().states.nbytes / 2**20
+        console.print(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB", highlight=False)
     started, rows = time.monotonic(), 0
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

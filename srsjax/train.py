@@ -46,6 +46,8 @@ from srsjax.training.step import jit_train_step, make_train_step
 
 STOPPED = 75
 """Exit code: stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+CENTRED_ON = 512
+"""Impressions of the sample in `centred`."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)
+    state = state._replace(params=centred(config, session, store, shape, state.params))
     shardings = jax.tree.map(lambda array: array.sharding, state)
     train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
     check_monitor(config, store)
@@ -111,6 +114,18 @@ def pretrained(config: TrainConfig, session: Session, console: Console) -> dict[
     weights, loading = hf.load_weights(config.model.pretrained, session.bert)
     console.print(f"weights: {loading}", highlight=False)
     return weights
+
+
+def centred(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params: dict) -> dict:
+    """`towers` begins with logits around the prior of the head's bias too: pre-trained vectors of any two texts are
+    alike, so their scaled cosines are far above 0. Their mean over a sample of the training split is taken off."""
+    if config.model.interaction != "towers":
+        return params
+    split = store.split("train")
+    sample = split.take(np.linspace(0, len(split) - 1, min(len(split), CENTRED_ON), dtype=np.int64))
+    logits = predict_split(session.predict_step, params, sample, store.items, shape, session.mesh)
+    path, bias = "head/dense/bias", params["head/dense/bias"]
+    return params | {path: jax.device_put(2 * np.asarray(bias) - logits.mean(0), bias.sharding)}
 
 
 def training_batches(config: TrainConfig, store: Store, layout: Layout) -> Batches:

@@ -36,6 +36,9 @@ class Layout:
     """Position at which every candidate starts, behind one context for all candidates of an impression in a row. None:
     each candidate has its own copy of the context, and its positions run on (`cross`)."""
 
+    lead: tuple[int, ...] = ()
+    """Special tokens before a candidate that shares its context."""
+
     @property
     def shares_context(self) -> bool:
         """Whether candidates of an impression share one context in a row."""
@@ -49,7 +52,7 @@ class Layout:
     @property
     def special_tokens(self) -> int:
         """Special tokens of a pair."""
-        return len(self.template.prefix) + len(self.between) + len(self.template.suffix)
+        return len(self.template.prefix) + len(self.between) + len(self.lead) + len(self.template.suffix)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Assembler:
 
     def candidate_lengths(self) -> np.ndarray:
         """Tokens of each candidate without its context, special ones included, [M] int32."""
-        suffix = np.int32(len(self.layout.template.suffix))
-        return self.items.tokens.lengths.astype(np.int32)[self.split.item] + suffix
+        special = np.int32(len(self.layout.lead) + len(self.layout.template.suffix))
+        return self.items.tokens.lengths.astype(np.int32)[self.split.item] + special
 
     def pair_lengths(self) -> np.ndarray:
         """Tokens of each pair, special ones included, [M] int32."""
@@ -120,7 +123,7 @@ class Assembler:
         if context is not None:
             before += context.lengths
         text = self.items.tokens.take(item)
-        after = text.lengths + len(self.layout.template.suffix)
+        after = len(self.layout.lead) + text.lengths + len(self.layout.template.suffix)
         ahead = np.zeros(len(item), np.int64)  # tokens of the context that stands right before the candidate
         ahead[begins] = before
         ends = np.concatenate([[0], np.cumsum(ahead + after)])
@@ -150,8 +153,10 @@ class Assembler:
             text = places.text_of_context
             put[spans(places.context + len(prefix), text.lengths)] = text.values
         _put_special(put, places.context + places.before - len(layout.between), layout.between)
-        put[spans(places.candidate, places.text.lengths)] = places.text.values
-        _put_special(put, places.candidate + places.text.lengths, layout.template.suffix)
+        _put_special(put, places.candidate, layout.lead)
+        text_start = places.candidate + len(layout.lead)
+        put[spans(text_start, places.text.lengths)] = places.text.values
+        _put_special(put, text_start + places.text.lengths, layout.template.suffix)
         return {name: array.reshape(rows, tokens) for name, array in arrays.items()}
 
 

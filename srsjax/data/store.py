@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srsjax.data.ragged import Ragged
+from srsjax.data.ragged import Ragged, spans
 from srsjax.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -62,6 +62,23 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.candidates) - 1
+
+    def take(self, impressions: np.ndarray) -> Split:
+        """Some impressions [n] with their candidates, in this order, in memory."""
+        starts, lengths = self.candidates[impressions], np.diff(self.candidates)[impressions]
+        rows = spans(starts, lengths)
+        return Split(
+            context=self.context.take(impressions),
+            candidates=np.concatenate([[0], np.cumsum(lengths)]),
+            item=self.item[rows],
+            labels=self.labels[rows],
+            weights=self.weights[rows],
+            example=self.example[rows],
+            user=self.user[impressions],
+            oracle=None if self.oracle is None else self.oracle[rows],
+            context_features={name: values[impressions] for name, values in self.context_features.items()},
+            candidate_features={name: values[rows] for name, values in self.candidate_features.items()},
+        )
 
     @property
     def impression(self) -> np.ndarray:

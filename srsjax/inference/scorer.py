@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,8 @@ import numpy as np
 from srsjax.config import Mesh, TrainConfig
 from srsjax.data.encode import Encoder, Value, load_encoder
 from srsjax.data.store import Items, Split
+from srsjax.errors import InputError
+from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.jax_version import check_jax
 from srsjax.metrics.calibration import sigmoid
 from srsjax.training.evaluation import BatchShape, batch_shape, predict_split
@@ -30,6 +33,8 @@ class Scorer:
         self, config: TrainConfig, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape
     ):
         self.config, self.session, self.params, self.encoder, self.shape = config, session, params, encoder, shape
+        self.stored: ItemStore | None = None
+        """The items' states after the lower layers of `split`, once `store_items` has computed them."""
 
     @classmethod
     def load(cls, run: str | Path, mesh: Mesh | None = None, config: TrainConfig | None = None) -> Scorer:
@@ -115,8 +120,29 @@ class Scorer:
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Logits [M, T] float32 of the candidates of any split, in its order."""
-        session = self.session
-        return predict_split(session.predict_step, self.params, split, items, self.shape, session.mesh, progress)
+        step, complete = self.session.predict_step, lambda batch, numbers: batch
+        if self.stored is not None and items is self.encoder.items:
+            step, complete = self.stored.step, partial(self.stored.complete, np.asarray(split.item))
+        return predict_split(step, self.params, split, items, self.shape, self.session.mesh, progress, complete)
+
+    @property
+    def can_store_items(self) -> bool:
+        """Whether the model computes candidates alone at first, and they are the rows of a catalogue."""
+        return self.config.model.interaction == "split" and self.encoder.items is not None
+
+    def store_items(self) -> ItemStore:
+        """Computes the lower layers of every item of the catalogue once; later calls look them up.
+
+        Raises InputError where there is nothing to store (see `can_store_items`).
+        """
+        if not self.can_store_items:
+            raise InputError(
+                f"model.interaction is {self.config.model.interaction!r}, candidates "
+                f"{'are' if self.encoder.items is not None else 'are not'} rows of a catalogue; only 'split' with a "
+                f"catalogue has item states to store"
+            )
+        self.stored = build_item_store(self.session, self.params, self.encoder.items, self.shape)
+        return self.stored
 
     def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         chunk = self.encoder.encode_values(contexts, candidates)

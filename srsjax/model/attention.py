@@ -153,13 +153,14 @@ def on_mesh(kernel: Attend, mesh: jax.sharding.Mesh) -> Attend:
     """`kernel(query, key, value, visibility)`, run by every device on its own rows and heads.
 
     The compiler divides plain XLA by itself; a kernel it cannot look into must be told. Rows lie over `data` and
-    `fsdp`, heads over `tensor`, as the shardings of batch and parameters leave them; heads that `tensor` does not
-    divide are computed by each of its devices.
+    `fsdp`, heads over `tensor`, as the shardings of batch and parameters leave them; what these do not divide is
+    computed by each of their devices.
     """
 
     def run(query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
-        rows = ("data", "fsdp")
-        tokens = P(rows, None, None if query.shape[2] % mesh.shape["tensor"] else "tensor", None)
+        rows = None if query.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
+        heads = None if query.shape[2] % mesh.shape["tensor"] else "tensor"
+        tokens = P(rows, None, heads, None)
         specs = {"in_specs": (tokens, tokens, tokens, P(rows)), "out_specs": tokens}
         # A Pallas call says nothing about which axes its results vary over.
         return jax.shard_map(kernel, mesh=mesh, **specs, check_vma=False)(query, key, value, visibility)

@@ -14,7 +14,10 @@ class Cudnn:
     """`attend` by cuDNN on the devices of `mesh`, in bfloat16 or float16.
 
     Visibility goes in as a mask, the same for all heads. cuDNN's other way, offsets of the sequences packed into a row,
-    is not public in JAX, cannot say "my part and my context", and works in tiles of 128 tokens a sequence.
+    is not public in JAX and cannot say "my part or my context".
+
+    This has been compiled to cuDNN's calls, but has not run on a GPU yet: `attention_choice` compares it with the
+    reference on the devices of each run.
     """
 
     mesh: jax.sharding.Mesh

@@ -102,9 +102,21 @@ class Bert(nnx.Module):
           [R, L, D], or [R, C, D] with `at`, in the compute dtype.
         """
         x = self.embeddings(tokens, positions, token_types, _site(dropout_key, 0))
-        for i, layer in enumerate(self.layers):
-            last = i == len(self.layers) - 1
-            x = layer(x, visibility[i], at=at if last else None, dropout_key=_site(dropout_key, i + 1))
+        return self.run(x, visibility, range(len(self.layers)), at=at, dropout_key=dropout_key)
+
+    def run(
+        self,
+        x: jax.Array,
+        visibility: Sequence[Visibility],
+        layers: range,
+        *,
+        at: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """[R, L, D] -> [R, L, D] by some of the layers; the last layer of all returns the slots `at` [R, C] only."""
+        for i in layers:
+            here = at if i == len(self.layers) - 1 else None
+            x = self.layers[i](x, visibility[i], at=here, dropout_key=_site(dropout_key, i + 1))
         return x
 
     def pool(self, first: jax.Array) -> jax.Array:

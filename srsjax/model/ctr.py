@@ -19,7 +19,7 @@ from srsjax import config
 from srsjax.data.batch import PackedBatch
 from srsjax.errors import InputError
 from srsjax.model import hf
-from srsjax.model.attention import Attend, attend, layer_visibility
+from srsjax.model.attention import Attend, Visibility, attend, layer_visibility
 from srsjax.model.bert import Bert, BertConfig
 from srsjax.model.heads import Head, ProductHead, segment_mean
 
@@ -76,10 +76,49 @@ def forward(
       batch: [R, ...] arrays of one micro-batch.
       dropout_key: None for evaluation.
     """
+    return _merge(graphdef, params)(batch, dropout_key)
+
+
+class StoredPlaces(NamedTuple):
+    """Where the rows of a batch take the stored states of their candidates from."""
+
+    state: jax.Array
+    """[R, L] int32, row of the states for each candidate token; -1 elsewhere."""
+    context: jax.Array
+    """[R, K] int32, slots of the context tokens of each row; L where there are fewer than K."""
+
+
+def item_states(
+    graphdef: nnx.GraphDef,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    token_types: jax.Array,
+    part: jax.Array,
+) -> jax.Array:
+    """What `split` computes of candidates alone: hidden states after its lower layers, [R, L, D] in the compute dtype.
+
+    `tokens`, `positions`, `token_types` [R, L] int32 as in a `PackedBatch`; `part` [R, L] int32 tells the items of a
+    row apart, 0 = pad.
+    """
+    return _merge(graphdef, params).lower(tokens, positions, token_types, part)
+
+
+def forward_stored(
+    graphdef: nnx.GraphDef, params: Params, states: jax.Array, batch: PackedBatch, places: StoredPlaces
+) -> jax.Array:
+    """`forward` of a `split` model, without dropout, for candidates whose `item_states` are stored.
+
+    `states` [S, D]: the states of all stored tokens. The lower layers compute the K context tokens of a row only.
+    """
+    return _merge(graphdef, params)(batch, None, (states, places))
+
+
+def _merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
     leaves = [
         (tuple(int(part) if part.isdigit() else part for part in path.split("/")), params[path]) for path in params
     ]
-    return nnx.merge(graphdef, nnx.from_flat_state(leaves))(batch, dropout_key)
+    return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 
 class ClickModel(nnx.Module):
@@ -93,24 +132,49 @@ class ClickModel(nnx.Module):
         self.head = head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
         self.readout, self.interaction = model.readout, model.interaction
         self.split_layers = lower_layers(model, bert.num_layers)
+        # Layers that stored states have behind them. The last one always runs: it computes read-outs only.
+        self.stored_layers = min(self.split_layers, bert.num_layers - 1)
 
-    def __call__(self, batch: PackedBatch, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        batch: PackedBatch,
+        dropout_key: jax.Array | None,
+        stored: tuple[jax.Array, StoredPlaces] | None = None,
+    ) -> jax.Array:
         """Logits [R, C, T] float32."""
         encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        return self.head(*self.read(batch, encoder_key), head_key)
-
-    def read(self, batch: PackedBatch, dropout_key: jax.Array | None) -> tuple[jax.Array, ...]:
-        """One vector a candidate, [R, C, D] in the compute dtype; in `towers` one for its context before it."""
-        layers, text = len(self.bert.layers), (batch.tokens, batch.positions, batch.token_types)
+        sides, layers = self._sides(batch), len(self.bert.layers)
+        at = None if self.readout == "mean" else jnp.concatenate([side.slot for side in sides], axis=1)
         visibility = layer_visibility(self.interaction, self.split_layers, layers, batch.segment, batch.candidate)
-        sides = self._sides(batch)
+        if stored is None:
+            text = (batch.tokens, batch.positions, batch.token_types)
+            hidden = self.bert(*text, visibility, at=at, dropout_key=encoder_key)
+        else:
+            x = self._stored_states(batch, *stored)
+            hidden = self.bert.run(x, visibility, range(self.stored_layers, layers), at=at)
+        return self.head(*self._read(hidden, sides), head_key)
+
+    def _read(self, hidden: jax.Array, sides: tuple[_Side, ...]) -> tuple[jax.Array, ...]:
+        """One vector a candidate, [R, C, D] in the compute dtype; in `towers` one for its context before it."""
         if self.readout == "mean":
-            hidden = self.bert(*text, visibility, dropout_key=dropout_key)
             return tuple(segment_mean(hidden, side.member, side.wanted) for side in sides)
-        at = jnp.concatenate([side.slot for side in sides], axis=1)
-        read = self.bert(*text, visibility, at=at, dropout_key=dropout_key)
-        read = self.bert.pool(read) if self.readout == "pooled" else read
-        return tuple(jnp.split(read, len(sides), axis=1))
+        hidden = self.bert.pool(hidden) if self.readout == "pooled" else hidden
+        return tuple(jnp.split(hidden, len(sides), axis=1))
+
+    def lower(self, tokens, positions, token_types, part) -> jax.Array:
+        """[R, L] int32 four times -> [R, L, D] after the lower layers; tokens of equal `part` see each other."""
+        x = self.bert.embeddings(tokens, positions, token_types, None)
+        visibility = (Visibility(part, part),) * self.stored_layers
+        return self.bert.run(x, visibility, range(self.stored_layers))
+
+    def _stored_states(self, batch: PackedBatch, states: jax.Array, places: StoredPlaces) -> jax.Array:
+        """[R, L, D] after the lower layers: contexts computed, candidates looked up."""
+        arrays = (batch.tokens, batch.positions, batch.token_types, batch.segment)
+        contexts = self.lower(
+            *(jnp.take_along_axis(x, places.context, axis=1, mode="fill", fill_value=0) for x in arrays)
+        )
+        x = jnp.take(states, places.state, axis=0, mode="fill", fill_value=0)
+        return x.at[jnp.arange(len(x))[:, None], places.context].set(contexts, mode="drop")
 
     def _sides(self, batch: PackedBatch) -> tuple[_Side, ...]:
         """What is read for each candidate: the pair, the candidate, or the context and the candidate."""

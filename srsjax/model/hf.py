@@ -220,19 +220,20 @@ def _open(file: Path):
 # ---------------------------------------------------------------------------------------------- out
 
 
-def save_weights(folder: str | Path, params: Mapping[str, np.ndarray], bert: BertConfig) -> None:
+def save_weights(folder: str | Path, params: Mapping[str, np.ndarray], bert: BertConfig, *, pairs: bool = True) -> None:
     """Writes `model.safetensors` and `config.json` that transformers loads; float32, exact.
 
     Args:
       folder: made if absent; files of these names in it are replaced.
       params: as `ctr.init` names them; arrays of any kind that numpy takes.
       bert: their encoder.
+      pairs: whether the head reads pairs as transformers' classifiers do (`cross`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     num_tasks = params["head/dense/bias"].shape[0] if "head/dense/bias" in params else 0
     roberta = bert.position_offset > 0
-    classifier = num_tasks > 0 and bert.has_pooler
+    classifier = pairs and num_tasks > 0 and bert.has_pooler
     tensors = {}
     for weight in _weights(bert, num_tasks):
         for name, array in zip(weight.names, weight.to_stored(np.asarray(params[weight.path])), strict=True):

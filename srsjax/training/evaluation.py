@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from srsjax.config import Feature, History, Text, TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.batch import PackedBatch
+from srsjax.data.contexts import join_equal_contexts
 from srsjax.data.loader import eval_batches
 from srsjax.data.schema import Sources
 from srsjax.data.store import Items, Split
@@ -102,10 +104,16 @@ def predict_split(
     shape: BatchShape,
     mesh: jax.sharding.Mesh,
     progress: Callable[[int], None] = lambda candidates: None,
+    complete: Callable[[PackedBatch, np.ndarray], Any] = lambda batch, numbers: batch,
 ) -> np.ndarray:
-    """Logits [M, T] float32 of every candidate of a split, with a step from `jit_predict_step`."""
+    """Logits [M, T] float32 of every candidate of a split.
+
+    Args:
+      step: (params, batch) -> logits, from `jit_predict_step`.
+      complete: makes what `step` takes of a batch on the host and the candidate numbers [R, C] in its slots.
+    """
     batches = eval_batches(
-        split,
+        join_equal_contexts(split) if shape.layout.shares_context else split,
         items,
         shape.layout,
         rows=shape.eval_rows,
@@ -116,7 +124,8 @@ def predict_split(
     )
     small = len(batches) == 1 and jax.process_count() == 1
     given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
-    return predict(step, params, given, mesh, split.labels.shape, progress)
+    completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
+    return predict(step, params, completed, mesh, split.labels.shape, progress)
 
 
 def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:

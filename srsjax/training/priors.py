@@ -22,15 +22,17 @@ def prior_logits(tasks: tuple[Task, ...], train: Split) -> np.ndarray:
         log((P + 1/2) / (W - P + 1/2)),  W = sum of w,  P = sum of w * label
 
     over the candidates that are trained on, with the training weights w and smoothed labels of the loss. The halves
-    keep it finite where all labels are alike.
+    keep it finite where all labels are alike. A listwise task begins at 0: its loss does not see a bias, and its labels
+    may be any grades.
     """
+    binary = np.array([task.kind == "binary" for task in tasks])
     powers = np.array([task.weight_power for task in tasks])
     smoothing = np.array([task.label_smoothing for task in tasks])
     total, positive = np.zeros(len(tasks)), np.zeros(len(tasks))
     for first in range(0, len(train.labels), CHUNK):
         weights = np.asarray(train.weights[first : first + CHUNK], np.float64)
         labels = np.asarray(train.labels[first : first + CHUNK], np.float64) * (1 - smoothing) + smoothing / 2
-        used = np.where(weights > 0, np.maximum(weights, 1e-30) ** powers, 0.0)
+        used = np.where((weights > 0) & binary, np.maximum(weights, 1e-30) ** powers, 0.0)
         total += used.sum(0)
         positive += (used * labels).sum(0)
     return np.log((positive + 0.5) / (total - positive + 0.5)).astype(np.float32)

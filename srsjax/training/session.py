@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.config import TrainConfig
@@ -27,6 +28,8 @@ class Session:
 
     mesh: jax.sharding.Mesh
     bert: BertConfig
+    graphdef: nnx.GraphDef
+    """The model without parameters."""
     forward: Callable
     """(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
     init: Callable
@@ -52,9 +55,10 @@ def open_session(
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = parameter_shardings(mesh, shapes)
     attention = choose(config.model.attention, attention_job(config, bert, mesh, training))
-    forward = partial(ctr.forward, ctr.build(config.model, bert, tasks, attention.attend))
+    graphdef = ctr.build(config.model, bert, tasks, attention.attend)
+    forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
-    return Session(mesh, bert, forward, init, shapes, shardings, predict_step, attention)
+    return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step, attention)
 
 
 def attention_job(config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh, training: bool) -> Job:

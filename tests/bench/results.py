@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from bench_examples import load_config, read_examples
 from bench_metrics import metrics
+from bench_runs import command, read_lines
 
 TITLES = {
     "upworthy": "Upworthy headlines",
@@ -82,11 +83,6 @@ def run_srsjax(name: str, seed: int, folder: Path, threads: int) -> dict:
     return {"system": "srsjax", "config": name, "seed": seed, **result, "seconds": seconds}
 
 
-def command(name: str, *arguments: object) -> None:
-    """A srsjax command, as a user runs it."""
-    subprocess.run([sys.executable, "-m", f"srsjax.{name}", *map(str, arguments)], check=True)
-
-
 SYSTEMS = {"srsjax": run_srsjax, "torch": run_torch}
 
 
@@ -135,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "runs.jsonl"
-    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    runs = read_lines(log) if log.exists() else []
     done = {(r["system"], r["config"], r["seed"]) for r in runs}
     wanted = [(name, seed, system) for name in args.configs for seed in args.seeds for system in args.systems]
     for name, seed, system in wanted:

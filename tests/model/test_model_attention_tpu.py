@@ -131,8 +131,9 @@ def test_the_training_step_compiles_for_eight_tpus():
     script = Path(__file__).with_name("compile_for_tpu.py")
     tests = ("JAX_NUM_CPU_DEVICES", "JAX_DISABLE_MOST_OPTIMIZATIONS")
     environment = {name: value for name, value in os.environ.items() if name not in tests}
-    run = subprocess.run([sys.executable, script, "--layers", "3"], env=environment, capture_output=True, text=True)
+    arguments = ["splash", "--interaction=split", "--layers=3", "--hidden=128", "--rows=8", "--tokens=128"]
+    run = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    temporary = {line.split()[0]: float(line.split()[1]) for line in run.stdout.splitlines()}
-    # Without the [R, H, L, L] arrays of scores and probabilities, which plain XLA keeps for the backward pass.
-    assert temporary["splash"] < 0.8 * temporary["xla"]
+    # Forward, gradient of queries, gradient of keys and values, in a layer of segment ids and one with a mask; the last
+    # layer computes few positions, without a kernel.
+    assert ", 6 kernels, " in run.stdout

@@ -1,0 +1,175 @@
+"""Measures this machine with a config: `python -m srsjax.bench --config ctr.py`.
+
+Prepares the data if it has changed, then times matrix products, the training step, scoring and the assembly of batches
+on real batches of the config, without a run folder. The share of peak is the arithmetic that real tokens need
+(`srsjax.model.flops`) by second, against the rate of a large matrix product in the same compute type on all devices of
+the mesh: padding, attention outside of a pair, dropout and the optimizer count as time, not as work.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from srsjax import cli
+from srsjax.config import TrainConfig
+from srsjax.data.batch import PackedBatch
+from srsjax.data.loader import eval_batches
+from srsjax.jax_version import check_jax
+from srsjax.model import ctr, flops
+from srsjax.train import Training, set_up
+from srsjax.training.predict import IN_FLIGHT
+from srsjax.training.sharding import put_batch
+
+SECONDS = 5.0
+"""How long each thing is measured, after a first part that is not."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured, of real (non-padding) tokens and candidates."""
+
+    name: str
+    batches: int
+    seconds: float
+    tokens: int
+    candidates: int
+    flops: float
+    """Floating-point operations that these tokens need; 0 where there are none to speak of."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    config, _ = cli.load_config(argv, "bench", __doc__)
+    check_jax()
+    console = Console()
+    training = set_up(config, console)
+    dtype = ctr.compute_dtype(config.model)
+    peak = matmul_rate(dtype) * training.session.mesh.size
+    kind = f"{training.session.mesh.size} x {jax.devices()[0].device_kind}"
+    console.print(f"{kind}, {dtype.name} products: {peak / 1e12:.2f} Tflop/s", highlight=False)
+    console.print(table([measure_training(config, training), *measure_scoring(config, training)], peak))
+    return 0
+
+
+def matmul_rate(dtype: jnp.dtype, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of one device in a large product of this type with float32 result.
+
+    The best of many: what else the machine does can only slow one down.
+    """
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
+    product = jax.jit(lambda a, b: jax.lax.dot(a, b, preferred_element_type=jnp.float32))
+    product(a, b).block_until_ready()
+    best, end = np.inf, time.monotonic() + seconds
+    while time.monotonic() < end:
+        started = time.monotonic()
+        product(a, b).block_until_ready()
+        best = min(best, time.monotonic() - started)
+    return 2 * size**3 / best
+
+
+def measure_training(config: TrainConfig, training: Training) -> Speed:
+    """Training steps, input included."""
+    state, mesh = training.state, training.session.mesh
+
+    def step(batch: PackedBatch) -> jax.Array:
+        nonlocal state
+        state, metrics = training.step(state, put_batch(mesh, batch, row_axis=1))
+        return metrics.loss
+
+    def rows(batch: PackedBatch) -> PackedBatch:
+        return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch)
+
+    batches = training.batches
+    given = ((batch, rows(batch)) for batch, _ in _again(lambda: batches.restore(0), batches))
+    return _measure(config, training, "training", given, step, flops.TRAINING)
+
+
+def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
+    """Scoring of the training split, input included, and the assembly of its batches alone."""
+    session, shape, params = training.session, training.shape, training.state.params
+    batches = eval_batches(
+        training.store.split("train"),
+        training.store.items,
+        shape.layout,
+        rows=shape.eval_rows,
+        tokens=shape.tokens,
+        candidates=shape.candidates,
+    )
+
+    def step(batch: PackedBatch) -> jax.Array:
+        return session.predict_step(params, put_batch(session.mesh, batch, row_axis=0))
+
+    for name, run, work in (("scoring", step, 1), ("input alone", lambda batch: jnp.float32(0), 0)):
+        given = ((batch, batch) for batch, _ in _again(lambda: batches.restore(0), batches))
+        yield _measure(config, training, name, given, run, work)
+
+
+def _measure(
+    config: TrainConfig,
+    training: Training,
+    name: str,
+    batches: Iterable[tuple[PackedBatch, PackedBatch]],
+    run: Callable[[PackedBatch], jax.Array],
+    work: int,
+) -> Speed:
+    """`batches` are what `run` takes and the same as rows [R, ...]; `work` forward passes are the arithmetic of one."""
+    waiting, counted, started = [], [], None
+    for number, (batch, rows) in enumerate(batches):
+        waiting.append(run(batch))
+        if len(waiting) > IN_FLIGHT:
+            waiting.pop(0).block_until_ready()
+        if number < 2 * IN_FLIGHT:  # compiles, and fills what is made ahead
+            started = time.monotonic()
+            continue
+        counted.append(rows)
+        if time.monotonic() - started > SECONDS:
+            break
+    jax.block_until_ready(waiting)
+    seconds = time.monotonic() - started
+    sample = counted[:8]
+    need = np.mean([flops.forward_flops(config.model, training.session.bert, rows) for rows in sample]) if work else 0.0
+    return Speed(
+        name,
+        len(counted),
+        seconds,
+        sum(int((rows.segment > 0).sum()) for rows in counted),
+        sum(int((rows.group >= 0).sum()) for rows in counted),
+        float(need) * work * len(counted),
+    )
+
+
+def _again(restart: Callable[[], None], batches: Iterable) -> Iterator:
+    """The batches over and over."""
+    for _ in itertools.count():
+        restart()
+        yield from batches
+
+
+def table(speeds: list[Speed], peak: float) -> Table:
+    """One line for each speed; `peak` in floating-point operations a second."""
+    made = Table("", "ms a batch", "tokens/s", "candidates/s", "Tflop/s", "share of peak")
+    for speed in speeds:
+        rate = speed.flops / speed.seconds
+        made.add_row(
+            speed.name,
+            f"{1e3 * speed.seconds / speed.batches:.1f}",
+            f"{speed.tokens / speed.seconds:,.0f}",
+            f"{speed.candidates / speed.seconds:,.0f}",
+            f"{rate / 1e12:.3f}" if rate else "",
+            f"{rate / peak:.1%}" if rate else "",
+        )
+    return made
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,56 @@
+"""The arithmetic that a batch needs: matrix products on real tokens only, so that padding counts as waste."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from srsjax.config import Model
+from srsjax.data.batch import PackedBatch
+from srsjax.model.attention import layer_visibility
+from srsjax.model.bert import BertConfig
+from srsjax.model.ctr import lower_layers
+
+TRAINING = 3
+"""A training step needs this many times the forward pass: each product has a gradient for both of its operands."""
+
+
+def forward_flops(model: Model, bert: BertConfig, batch: PackedBatch) -> float:
+    """Floating-point operations of one forward pass over a packed batch [R, ...] on the host.
+
+    With D the width, F that of the feed-forward network, n real tokens, s pairs of a query and a key that it sees, and
+    in the last layer r tokens that are read and s_r pairs of their queries,
+
+        layer:       n (8 D^2 + 4 D F) + 4 D s
+        last layer:  4 n D^2 + r (4 D^2 + 4 D F) + 4 D s_r
+
+    where a product of m x k by k x n counts 2 m k n. Embeddings, normalisation, softmax, pooler and head are left out:
+    together they are under 1 % of an encoder of BERT's size.
+    """
+    layers, width, wide = bert.num_layers, bert.hidden_size, bert.intermediate_size
+    below = lower_layers(model, layers)
+    real, read = batch.segment > 0, read_tokens(model, batch)
+    total, seen, before = 0.0, np.zeros(real.shape, np.int64), None
+    for layer, visibility in enumerate(
+        layer_visibility(model.interaction, below, layers, batch.segment, batch.candidate)
+    ):
+        if visibility is not before:
+            seen, before = np.asarray(visibility.mask()).sum(axis=2), visibility
+        if layer < layers - 1:
+            total += real.sum() * (8 * width**2 + 4 * width * wide) + 4 * width * seen[real].sum()
+        else:
+            total += 4 * real.sum() * width**2 + read.sum() * (4 * width**2 + 4 * width * wide)
+            total += 4 * width * seen[read].sum()
+    return float(total)
+
+
+def read_tokens(model: Model, batch: PackedBatch) -> np.ndarray:
+    """[R, L] bool, the tokens whose last hidden state the head reads."""
+    if model.readout == "mean":
+        return batch.segment > 0
+    context = np.take_along_axis(batch.context_readout, batch.context_of, axis=1)  # [R, C]
+    slots = {"cross": (context,), "towers": (context, batch.readout)}.get(model.interaction, (batch.readout,))
+    row, slot = np.nonzero(batch.group >= 0)
+    read = np.zeros(batch.segment.shape, bool)
+    for places in slots:
+        read[row, places[row, slot]] = True
+    return read

@@ -1,0 +1,97 @@
+"""Stored items: scores by look-up are the scores of the whole model, for whatever devices and requests."""
+
+import json
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+from srsjax.config import Mesh
+from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer
+
+SMALL = (
+    *("--data.shop.impressions", 300, "--data.shop.items", 400, "--data.shop.users", 30),
+    *("--model.hidden_size", 32, "--model.intermediate_size", 64, "--model.num_layers", 3),
+    *("--batch.rows", 8, "--batch.tokens", 160, "--max_steps", 10),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(command, tmp_path_factory):
+    """Where runs `split`, `last` (all layers split) and `shared` are."""
+    folder = tmp_path_factory.mktemp("items")
+    runs = {"split": ("split", -1), "last": ("split", 3), "shared": ("shared", -1)}
+    for name, (interaction, layers) in runs.items():
+        options = ("--model.interaction", interaction, "--model.split_layers", layers, "--run_dir", f"runs/{name}")
+        done = command("train", "--config", "ctr.py", *SMALL, *options, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def log(folder):
+    return ds.dataset(sorted((folder / "data/shop").glob("log-*.parquet"))).to_table().to_pylist()
+
+
+def load(folder, monkeypatch, name, mesh=None):
+    monkeypatch.chdir(folder)
+    return Scorer.load(f"runs/{name}", mesh=mesh)
+
+
+def split_pairs(rows):
+    return [({"query": row["query"], "history": row["history"]}, {"item_id": row["item_id"]}) for row in rows]
+
+
+@pytest.mark.parametrize(("name", "mesh"), [("split", Mesh(8)), ("split", Mesh(2, 2, 2)), ("last", Mesh(8))])
+def test_scores_with_stored_items_are_those_without(folder, monkeypatch, log, name, mesh):
+    scorer = load(folder, monkeypatch, name, mesh)
+    pairs = split_pairs(log[:400])
+    context, items = pairs[0][0], [{"item_id": item} for item in sorted({row["item_id"] for row in log})]
+    before, ranked = scorer.predict(pairs), scorer.rank(context, items)
+    stored = scorer.store_items()
+    assert stored.states.shape[1] == 32 and len(stored.offsets) == len(scorer.encoder.items.tokens) + 1
+    # The look-up changes nothing but which tokens stand in a matrix product together.
+    np.testing.assert_allclose(scorer.predict(pairs), before, rtol=0, atol=1e-6)
+    again = scorer.rank(context, items)
+    np.testing.assert_allclose([r["score"] for r in again], [r["score"] for r in ranked], rtol=0, atol=1e-6)
+    # An item that is not of the catalogue, given by its columns, is computed as ever.
+    new = [({"query": "red coat", "history": []}, {"title": "a coat", "description": "red"})]
+    assert 0 < scorer.predict(new)[0] < 1
+
+
+def test_states_that_were_looked_up_are_used(folder, monkeypatch, log):
+    """Scores change with the stored states, and only those of the items changed."""
+    scorer = load(folder, monkeypatch, "split")
+    pairs = split_pairs(log[:50])
+    before, stored = scorer.predict(pairs), scorer.store_items()
+    rows = [scorer.encoder.encode_values([c], [[i]]).split.item[0] for c, i in pairs]
+    first, last = stored.offsets[rows[0]], stored.offsets[rows[0] + 1]
+    object.__setattr__(stored, "states", stored.states.at[first:last].add(1.0))
+    changed = np.abs(scorer.predict(pairs) - before) > 1e-5
+    np.testing.assert_array_equal(changed, np.array(rows) == rows[0])
+
+
+def test_a_model_without_item_states_says_so(folder, monkeypatch):
+    scorer = load(folder, monkeypatch, "shared")
+    assert not scorer.can_store_items
+    with pytest.raises(InputError, match="only 'split' with a catalogue"):
+        scorer.store_items()
+
+
+def test_the_command_scores_alike_with_and_without_stored_items(folder, command):
+    for store in (True, False):
+        options = ("--output", f"scores-{store}", "--store_items", store)
+        done = command("score", "--run", "runs/split", "--input", "data/shop/log-0.parquet", *options, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert ("400 items stored" in done.stdout) == store
+    with_store, without = (
+        ds.dataset(folder / f"scores-{store}").to_table()["score"].to_numpy() for store in (True, False)
+    )
+    np.testing.assert_allclose(with_store, without, rtol=0, atol=1e-6)
+
+
+def test_other_interactions_are_exported_as_the_bare_encoder(folder, command):
+    done = command("export", "--run", "runs/split", "--output", "exported", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "exported/config.json").read_text())["architectures"] == ["BertModel"]

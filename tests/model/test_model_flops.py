@@ -1,0 +1,72 @@
+"""The formula against what XLA counts in the compiled forward pass, where nothing is padding."""
+
+import jax
+import numpy as np
+import pytest
+
+from srsjax import config
+from srsjax.data.assembly import Layout
+from srsjax.data.loader import eval_batches
+from srsjax.data.ragged import Ragged
+from srsjax.data.store import Items, Split
+from srsjax.data.tokenizer import PairTemplate
+from srsjax.model import ctr, flops
+from srsjax.model.bert import BertConfig
+
+TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
+BERT = BertConfig(
+    vocab_size=200,
+    hidden_size=128,
+    num_layers=3,
+    num_heads=2,
+    intermediate_size=512,
+    max_positions=64,
+    has_pooler=False,
+)
+
+
+def full_batch(start: int | None, candidates: int):
+    """A row of 64 tokens without padding: one context of 16 tokens and candidates of 48 / `candidates` each."""
+    own = 48 // candidates
+    split = Split(
+        context=Ragged.from_rows([np.full(14, 5)], np.int32),
+        candidates=np.array([0, candidates]),
+        item=np.arange(candidates),
+        labels=np.zeros((candidates, 1), np.float32),
+        weights=np.ones((candidates, 1), np.float32),
+        example=np.arange(candidates),
+        user=np.zeros(1, np.int64),
+    )
+    items = Items(Ragged.from_rows([np.full(own - 1, 7)] * candidates, np.int32))
+    layout = Layout(TEMPLATE, 0, True, start)
+    ((batch, _),) = eval_batches(split, items, layout, rows=1, tokens=64, candidates=candidates)
+    assert (batch.segment > 0).all()
+    return batch
+
+
+@pytest.mark.parametrize("readout", ["first", "mean"])
+def test_a_full_row_of_one_pair_is_what_xla_counts(readout):
+    """All tokens see all tokens, so XLA's dense attention does nothing in vain."""
+    model, batch = config.Model(readout=readout, dtype="float32"), full_batch(None, 1)
+    params = ctr.init(model, BERT, 1, jax.random.key(0))
+    compiled = jax.jit(ctr.forward, static_argnums=0).lower(ctr.build(model, BERT, 1), params, batch).compile()
+    counted = compiled.cost_analysis()["flops"]
+    # XLA counts additions, softmax, gelu and normalisation too: a few operations for each of the D to 4 D numbers that
+    # a token has in a layer, against 24 D = 3072 in products for each of its D numbers.
+    assert 0.9 < flops.forward_flops(model, BERT, batch) / counted < 1
+
+
+@pytest.mark.parametrize(
+    ("interaction", "seen"),
+    [
+        # context 16 and two candidates of 24; pairs of query and key in a layer, and those of the two read-outs
+        ("shared", (16 * 16 + 48 * 40, 2 * 40)),
+        ("towers", (16 * 16 + 48 * 24, 16 + 2 * 24)),
+    ],
+)
+def test_queries_count_the_keys_they_see(interaction, seen):
+    model, batch = config.Model(interaction=interaction, readout="first"), full_batch(20, 2)
+    width, wide, reads = 128, 512, 3 if interaction == "towers" else 2
+    layer = 64 * (8 * width**2 + 4 * width * wide) + 4 * width * seen[0]
+    last = 4 * 64 * width**2 + reads * (4 * width**2 + 4 * width * wide) + 4 * width * seen[1]
+    assert flops.forward_flops(model, BERT, batch) == 2 * layer + last
