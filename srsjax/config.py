@@ -306,6 +306,11 @@ class Model:
     """Dropout before the head."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; `auto` is bfloat16 on GPU and TPU and float32 on CPU. Parameters and losses stay float32."""
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
+    """What computes attention: plain XLA, splash attention (TPU) or cuDNN (GPU). The last two are compared with a
+    reference on the devices before they are used, and have no dropout: they train only with `attention_dropout` 0.
+    `auto` times what is proven and takes the fastest, which may differ from start to start where two are close: a run
+    that must go on to the last bit on GPU or TPU names one. Scoring chooses anew for its own devices."""
 
 
 # ---------------------------------------------------------------------------------------------- training

@@ -1,12 +1,14 @@
-"""Which token sees which, and the attention that obeys it: the one function a faster backend replaces."""
+"""Which token sees which, and the attention that obeys it, in plain XLA: the one function a faster backend replaces."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from srsjax.model.dense import contract
 from srsjax.model.dropout import dropout
@@ -14,6 +16,9 @@ from srsjax.model.dropout import dropout
 # Added to the score of an invisible key: exp(-1e9 - max) is exactly 0, and a token that sees nothing (padding)
 # averages over everything instead of dividing by zero.
 INVISIBLE = -1e9
+
+Attend = Callable[..., jax.Array]
+"""A backend: arguments and result of `attend`."""
 
 
 class Visibility(NamedTuple):
@@ -133,3 +138,31 @@ def _dropped_softmax_backward(rate, dtype, saved, gradient):
 
 
 _dropped_softmax.defvjp(_dropped_softmax_forward, _dropped_softmax_backward)
+
+
+def reference(query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+    """What every backend computes, written to be read and in float32: `attend` without dropout."""
+    query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    exact = jax.lax.Precision.HIGHEST
+    scores = jnp.einsum("rqhd,rlhd->rhql", query, key, precision=exact) / query.shape[-1] ** 0.5
+    probabilities = jax.nn.softmax(jnp.where(visibility.mask()[:, None], scores, INVISIBLE))
+    return jnp.einsum("rhql,rlhd->rqhd", probabilities, value, precision=exact)
+
+
+def on_mesh(kernel: Attend, mesh: jax.sharding.Mesh) -> Attend:
+    """`kernel(query, key, value, visibility)`, run by every device on its own rows and heads.
+
+    The compiler divides plain XLA by itself; a kernel it cannot look into must be told. Rows lie over `data` and
+    `fsdp`, heads over `tensor`, as the shardings of batch and parameters leave them; what these do not divide is
+    computed by each of their devices.
+    """
+
+    def run(query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+        rows = None if query.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
+        heads = None if query.shape[2] % mesh.shape["tensor"] else "tensor"
+        tokens = P(rows, None, heads, None)
+        specs = {"in_specs": (tokens, tokens, tokens, P(rows)), "out_specs": tokens}
+        # A Pallas call says nothing about which axes its results vary over.
+        return jax.shard_map(kernel, mesh=mesh, **specs, check_vma=False)(query, key, value, visibility)
+
+    return run

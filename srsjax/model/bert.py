@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srsjax.errors import InputError
-from srsjax.model.attention import Visibility, attend
+from srsjax.model.attention import Attend, Visibility, attend
 from srsjax.model.dense import Dense, contract
 from srsjax.model.dropout import dropout
 
@@ -74,9 +74,9 @@ class BertConfig:
 class Bert(nnx.Module):
     """Embeddings, layers and, where the configuration has one, the pooler."""
 
-    def __init__(self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs, attention: Attend = attend):
         self.embeddings = Embeddings(config, dtype, rngs)
-        self.layers = nnx.List([Layer(config, rngs) for _ in range(config.num_layers)])
+        self.layers = nnx.List([Layer(config, rngs, attention) for _ in range(config.num_layers)])
         if config.has_pooler:
             self.pooler = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs)
 
@@ -174,8 +174,8 @@ class LayerNorm(nnx.Module):
 class Layer(nnx.Module):
     """Self-attention and feed-forward network, each added to its input and then normalised (post-norm)."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        self.attention = SelfAttention(config, rngs)
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend):
+        self.attention = SelfAttention(config, rngs, attention)
         self.mlp = FeedForward(config, rngs)
 
     def __call__(self, x, visibility: Visibility, *, at: jax.Array | None, dropout_key) -> jax.Array:
@@ -188,11 +188,12 @@ class SelfAttention(nnx.Module):
     """Attention sublayer. The middle axis of the fused kernel [D, 3, D] is query, key, value; heads are contiguous in
     its last axis, which can therefore be sharded by heads."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend):
         self.qkv = QueryKeyValue(config, rngs)
         self.out = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs)
         self.norm = LayerNorm(config)
         self.hidden_dropout, self.attention_dropout = config.hidden_dropout, config.attention_dropout
+        self.attend = attention
 
     def __call__(self, x, visibility: Visibility, *, at: jax.Array | None, dropout_key) -> jax.Array:
         """[R, L, D] -> [R, L, D] or, with `at` [R, C], [R, C, D]."""
@@ -203,7 +204,7 @@ class SelfAttention(nnx.Module):
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
             (query,) = self.qkv(x, 0, 1)
             visibility = visibility.at(at)
-        seen = attend(query, key, value, visibility, self.attention_dropout, _site(dropout_key, 0))
+        seen = self.attend(query, key, value, visibility, self.attention_dropout, _site(dropout_key, 0))
         y = self.out(seen.reshape(x.shape))
         return self.norm(x + dropout(y, self.hidden_dropout, _site(dropout_key, 1)))
 

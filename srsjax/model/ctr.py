@@ -19,7 +19,7 @@ from srsjax import config
 from srsjax.data.batch import PackedBatch
 from srsjax.errors import InputError
 from srsjax.model import hf
-from srsjax.model.attention import Visibility, layer_visibility
+from srsjax.model.attention import Attend, Visibility, attend, layer_visibility
 from srsjax.model.bert import Bert, BertConfig
 from srsjax.model.heads import Head, ProductHead, segment_mean
 
@@ -51,9 +51,9 @@ def encoder_config(model: config.Model, vocab_size: int) -> BertConfig:
     return dataclasses.replace(bert, has_pooler=model.readout == "pooled", **changes)
 
 
-def build(model: config.Model, bert: BertConfig, num_tasks: int) -> nnx.GraphDef:
+def build(model: config.Model, bert: BertConfig, num_tasks: int, attention: Attend = attend) -> nnx.GraphDef:
     """The model without its parameters: hashable, static under `jax.jit`, made without computing anything."""
-    return nnx.graphdef(nnx.eval_shape(lambda: ClickModel(model, bert, num_tasks, nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: ClickModel(model, bert, num_tasks, nnx.Rngs(0), attention)))
 
 
 def init(model: config.Model, bert: BertConfig, num_tasks: int, key: jax.Array) -> Params:
@@ -124,8 +124,10 @@ def _merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
 class ClickModel(nnx.Module):
     """Encoder, read-out and head."""
 
-    def __init__(self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs):
-        self.bert = Bert(bert, compute_dtype(model), rngs)
+    def __init__(
+        self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs, attention: Attend = attend
+    ):
+        self.bert = Bert(bert, compute_dtype(model), rngs, attention)
         head = ProductHead if model.interaction == "towers" else Head
         self.head = head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
         self.readout, self.interaction = model.readout, model.interaction

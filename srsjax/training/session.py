@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -14,10 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.config import TrainConfig
 from srsjax.model import ctr
+from srsjax.model.attention_choice import Choice, Job, choose
 from srsjax.model.bert import BertConfig
 from srsjax.training.checkpoints import load_params
 from srsjax.training.run_folder import RunFolder
-from srsjax.training.sharding import make_mesh, parameter_shardings, state_shardings
+from srsjax.training.sharding import make_mesh, parameter_shardings, row_divisor, state_shardings
 from srsjax.training.step import TrainState, jit_predict_step
 
 
@@ -37,19 +38,43 @@ class Session:
     shardings: dict[str, NamedSharding]
     predict_step: Callable
     """Jitted (params, batch [R, ...]) -> logits."""
+    attention: Choice
+    """What computes attention, and why."""
 
 
-def open_session(config: TrainConfig, bert: BertConfig, devices: Sequence[jax.Device] | None = None) -> Session:
-    """Builds the model for a config on `devices` (default all); nothing is computed, parameters are shapes so far."""
+def open_session(
+    config: TrainConfig, bert: BertConfig, devices: Sequence[jax.Device] | None = None, *, training: bool = True
+) -> Session:
+    """Builds the model for a config on `devices` (default all); parameters are shapes so far.
+
+    Raises InputError where the mesh or `model.attention` does not fit the devices.
+    """
     mesh = make_mesh(config.mesh, devices)
     tasks = len(config.schema.tasks)
     init = partial(ctr.init, config.model, bert, tasks)
-    graphdef = ctr.build(config.model, bert, tasks)
-    forward = partial(ctr.forward, graphdef)
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = parameter_shardings(mesh, shapes)
+    attention = choose(config.model.attention, attention_job(config, bert, mesh, training))
+    graphdef = ctr.build(config.model, bert, tasks, attention.attend)
+    forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
-    return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step)
+    return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step, attention)
+
+
+def attention_job(config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh, training: bool) -> Job:
+    """What the attention of a run has to do; rows are rounded up to what the mesh divides."""
+    divisor = row_divisor(mesh)
+    return Job(
+        mesh=mesh,
+        interaction=config.model.interaction,
+        rows=-(-config.batch.rows // config.batch.micro_batches // divisor) * divisor,
+        tokens=config.batch.tokens,
+        heads=bert.num_heads,
+        head_dim=bert.hidden_size // bert.num_heads,
+        dtype=ctr.compute_dtype(config.model),
+        dropout=bert.attention_dropout,
+        training=training,
+    )
 
 
 def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
@@ -61,9 +86,15 @@ def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str, jax.Array]]:
-    """The model of a finished run with its best parameters. Raises InputError where the run is not finished."""
+    """The model of a finished run with its best parameters. Raises InputError where the run is not finished.
+
+    An attention backend that the run was trained with says nothing about these devices: unless `config` asks for
+    another one than the run's own, it is chosen anew.
+    """
     step = folder.best_step()
-    session = open_session(config, BertConfig(**folder.read(folder.encoder_file)))
+    if config.model.attention == folder.config().model.attention:
+        config = replace(config, model=replace(config.model, attention="auto"))
+    session = open_session(config, BertConfig(**folder.read(folder.encoder_file)), training=False)
     return session, load_params(folder.checkpoints, step, target(session))
 
 

@@ -22,6 +22,7 @@ def start(console: Console, config: TrainConfig, session: Session, batches, shap
     sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
     kind = jax.devices()[0].device_kind
     console.print(f"mesh: {sizes} on {jax.device_count()} x {kind}, {jax.process_count()} process(es)", highlight=False)
+    console.print(session.attention.said, highlight=False)
     console.print(_parameters(session))
     console.print(
         f"batches: {batches.steps:,} steps of {config.batch.rows} rows x {config.batch.tokens} tokens "
