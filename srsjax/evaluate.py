@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from srsjax import cli
+from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.prepare import labelled_store, prepare
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__)
     enable_cache()
+    keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config)
     if arguments.input:
         results = on_files(scorer, config, arguments.input)

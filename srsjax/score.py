@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from srsjax import cli
+from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.errors import InputError
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         if not all(path.match("part-*.parquet") for path in output.iterdir()):
             raise InputError(f"{output}: holds more than files of scores; choose another --output")
     enable_cache()
+    keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20

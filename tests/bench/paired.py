@@ -18,8 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 
 SETTINGS = {
-    # Blocks that stay with the process: glibc's habit of giving large blocks back to the kernel after every step, and
-    # of fetching and zeroing them again, costs each of the systems a large part of a step.
+    # Memory that stays with the process, as `srsjax.allocator` has it for srsjax: glibc's habit of giving it back to
+    # the kernel after every step, to have it cleared again for the next, costs each of the systems a part of a step.
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     # OpenMP threads (PyTorch) that sleep while they wait: spinning ones keep a core from whoever has work for it.

@@ -1,0 +1,139 @@
+"""What a training run sets up before its first step: data, model, optimizer and fresh state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from srsjax.allocator import keep_freed_memory
+from srsjax.config import TrainConfig
+from srsjax.data.assembly import Layout
+from srsjax.data.loader import Batches, train_batches
+from srsjax.data.prepare import prepare
+from srsjax.data.store import Store
+from srsjax.data.tokenizer import load_tokenizer
+from srsjax.errors import InputError
+from srsjax.model import ctr, hf
+from srsjax.training import losses, optimizers
+from srsjax.training.evaluation import BatchShape, batch_shape, check_lengths, make_layout, predict_split
+from srsjax.training.priors import prior_logits
+from srsjax.training.session import Session, initial_state, open_session
+from srsjax.training.sharding import row_divisor
+from srsjax.training.step import TrainState, jit_train_step, make_train_step
+
+CENTRED_ON = 512
+"""Impressions of the sample in `centred`."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that has not begun."""
+
+    store: Store
+    session: Session
+    batches: Batches
+    shape: BatchShape
+    state: TrainState
+    step: Callable
+    """Jitted (state, batch [micro-batches, R, ...]) -> (state, metrics); donates the state."""
+    learning_rates: np.ndarray
+    """[steps] float32."""
+
+
+def set_up(config: TrainConfig, console: Console) -> Training:
+    """Prepares the data if it has changed, and builds what a run needs.
+
+    Raises InputError for whatever no run can have; a run folder is neither read nor written.
+    """
+    check_numbers(config)
+    store = prepare(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    keep_freed_memory()  # not before the data: its memory would stay
+    text = load_tokenizer(str(store.folder / "tokenizer"))
+    session = open_session(config, ctr.encoder_config(config.model, text.vocab_size))
+    layout = make_layout(config, text)
+    check_lengths(config, layout, session.bert.longest)
+    check_rows(config, session.mesh)
+    weights = pretrained(config, session, console)
+    batches = training_batches(config, store, layout)
+    shape = batch_shape(config, text, batches.candidates, session.mesh)
+    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
+    weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
+    state = initial_state(session, optimizer, config.seed, weights)
+    state = state._replace(params=centred(config, session, store, shape, state.params))
+    shardings = jax.tree.map(lambda array: array.sharding, state)
+    train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
+    return Training(store, session, batches, shape, state, jit_train_step(train_step, session.mesh, shardings), rates)
+
+
+def check_numbers(config: TrainConfig) -> None:
+    """Raises InputError for a number that no run can have."""
+    for name, value, least in (
+        ("max_steps", config.max_steps, 0),
+        ("log_every", config.log_every, 1),
+        ("batch.rows", config.batch.rows, 1),
+        ("batch.micro_batches", config.batch.micro_batches, 1),
+        ("batch.workers", config.batch.workers, 0),
+        ("model.num_layers", config.model.num_layers, 1),
+        ("model.num_heads", config.model.num_heads, 1),
+        ("evaluate.every", config.evaluate.every, 0),
+        ("evaluate.ndcg_at", config.evaluate.ndcg_at, 1),
+        ("checkpoints.every", config.checkpoints.every, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name}: found {value}, expected at least {least}")
+    if not config.epochs > 0:
+        raise InputError(f"epochs: found {config.epochs}, expected more than 0")
+    if not 0 <= config.model.head_dropout < 1:
+        raise InputError(f"model.head_dropout: found {config.model.head_dropout}, expected at least 0 and less than 1")
+
+
+def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises InputError where the mesh does not divide the rows of a micro-batch."""
+    part = config.batch.micro_batches * row_divisor(mesh)
+    if config.batch.rows % part:
+        raise InputError(
+            f"batch.rows: found {config.batch.rows}, expected a multiple of {part} "
+            f"(batch.micro_batches x mesh.data x mesh.fsdp)"
+        )
+
+
+def pretrained(config: TrainConfig, session: Session, console: Console) -> dict[str, np.ndarray]:
+    """The checkpoint's weights by parameter path; none for a fresh encoder."""
+    if not config.model.pretrained:
+        return {}
+    weights, loading = hf.load_weights(config.model.pretrained, session.bert)
+    console.print(f"weights: {loading}", highlight=False)
+    return weights
+
+
+def centred(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params: dict) -> dict:
+    """`towers` begins with logits around the prior of the head's bias too: pre-trained vectors of any two texts are
+    alike, so their scaled cosines are far above 0. Their mean over a sample of the training split is taken off."""
+    if config.model.interaction != "towers":
+        return params
+    split = store.split("train")
+    sample = split.take(np.linspace(0, len(split) - 1, min(len(split), CENTRED_ON), dtype=np.int64))
+    logits = predict_split(session.predict_step, params, sample, store.items, shape, session.mesh)
+    path, bias = "head/dense/bias", params["head/dense/bias"]
+    return params | {path: jax.device_put(2 * np.asarray(bias) - logits.mean(0), bias.sharding)}
+
+
+def training_batches(config: TrainConfig, store: Store, layout: Layout) -> Batches:
+    """This host's part of every step's batch."""
+    return train_batches(
+        store.split("train"),
+        store.items,
+        layout,
+        config.batch,
+        whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
