@@ -22,8 +22,9 @@ from srsjax.training.run_folder import RunFolder
 from srsjax.training.sharding import put_batch
 from srsjax.training.step import StepMetrics, TrainState
 
-IN_FLIGHT = 2
-"""Steps dispatched ahead of the device: enough to hide the host, few enough that a signal is answered at once."""
+IN_FLIGHT = 1
+"""Steps dispatched ahead of the one that runs: enough to hide the host, few enough that a signal is answered at once.
+On CPU a step takes its temporary memory when it is dispatched, so that another one would cost as much again."""
 
 
 class NonFiniteLoss(Exception):

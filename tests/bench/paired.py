@@ -21,8 +21,8 @@ SETTINGS = {
     # Memory that stays with the process, as `srsjax.allocator` has it for srsjax: glibc's habit of giving it back to
     # the kernel after every step, to have it cleared again for the next, costs each of the systems a part of a step.
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
     # OpenMP threads (PyTorch) that sleep while they wait: spinning ones keep a core from whoever has work for it.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "true",
@@ -38,6 +38,9 @@ class System(Protocol):
 
     def measure(self) -> dict[str, float]:
         """One measurement: seconds by name, from a `Clock`, and whatever else it should report."""
+
+    def flops(self) -> float:
+        """Of one measurement, where the driver does not know them; 0 where they would say nothing."""
 
     def peak(self) -> float:
         """FLOP/s of a large square bfloat16 product."""
@@ -152,7 +155,7 @@ def measure(workers: dict[str, Worker], rounds: int) -> list[dict[str, dict[str,
 
 
 def _say(times: dict[str, dict[str, float]]) -> str:
-    return ", ".join(f"{name} {seconds['train']:.2f} s" for name, seconds in times.items())
+    return ", ".join(f"{name} {seconds['run']:.2f} s" for name, seconds in times.items())
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:

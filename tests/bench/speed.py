@@ -8,6 +8,11 @@ the workers must agree on the logits. Times are medians over rounds, ratios are 
 `<out>/<table>.json` holds every time, `<out>/<table>.md` the table. Peers: the extra `[bench]`.
 
 `step`: forward, backward, clipping and AdamW of BERT-base, dropout 0.1, one text of 128 tokens a row.
+`interaction`: training with the context of an impression computed once for all its candidates (`shared`), and on top of
+that candidates apart from it in the lower layers (`split`) or in all (`towers`), beside `cross`, which computes every
+pair. Histories of 200 tokens, 20 candidates of 20.
+`scoring`: the same impressions scored; `split`, which sees the context in the upper third of its layers, looks up what
+it computes of an item alone.
 `finetune`: one epoch of MiniLM-L6 on the texts of a config. Training is timed on whole impressions drawn at random, at
 least `--examples` candidates, and multiplied up to the epoch; tokenising happens once a run and is shared among its
 epochs. srsjax's includes reading, checking and writing its store, the peers' only the tokenizer. Compiling is left out:
@@ -27,10 +32,17 @@ from pathlib import Path
 import numpy as np
 from bench_examples import load_config, read_examples
 from paired import Worker, check_gate, measure, quartiles
-from speed_inputs import save_bert_base, save_with_head, training_flops, training_subset
+from speed_inputs import CANDIDATES, save_bert_base, save_with_head, training_flops, training_subset
 
 HERE = Path(__file__).parent
-SCRIPTS = {"srsjax": HERE / "speed_srsjax.py", "torch": HERE / "speed_torch.py"}
+SCRIPTS = {
+    "srsjax": HERE / "speed_srsjax.py",
+    "torch": HERE / "speed_torch.py",
+    "interactions": HERE / "speed_interactions.py",
+}
+
+IMPRESSIONS = {"BERT-base": 4, "MiniLM-L6": 16}
+"""In one measurement of the interaction table; three times as many in one of the scoring table."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +51,23 @@ class Case:
 
     title: str
     systems: dict[str, tuple[str, dict]]
-    """Script (of `SCRIPTS`) and arguments of each worker, by the name shown; srsjax is the first."""
+    """Script (of `SCRIPTS`) and arguments of each worker, by the name shown; the first is the one compared."""
     tolerances: dict[str, float]
     """Of the gate, see `paired.check_gate`."""
     targets: dict[str, tuple[float, float]]
-    """Floor and goal of srsjax's speed over each other system."""
-    flops: float
-    """Of one measurement's training, by `speed_inputs.training_flops`."""
+    """Floor and goal of the first system's speed over each other one; none where nothing was aimed at."""
+    flops: float | None
+    """Of one measurement, by `speed_inputs.training_flops`; None: every worker counts its own."""
     examples: int
     """That the seconds of the table are for."""
     scale: float = 1.0
-    """Times the training measured."""
+    """Times what is measured."""
     prepared: float = 0.0
     """Share of the tokenising that counts."""
 
     def seconds(self, times: dict[str, float]) -> float:
         """The seconds of the table."""
-        return self.scale * times["train"] + self.prepared * times.get("prepare", 0.0)
+        return self.scale * times["run"] + self.prepared * times.get("prepare", 0.0)
 
 
 def step(args: argparse.Namespace) -> Iterator[Case]:
@@ -107,11 +119,38 @@ def finetune(args: argparse.Namespace) -> Iterator[Case]:
         )
 
 
-TABLES = {"step": step, "finetune": finetune}
+def interaction(args: argparse.Namespace) -> Iterator[Case]:
+    """Training of each interaction beside `cross`."""
+    for size, number in IMPRESSIONS.items():
+        for name in ("shared", "split", "towers"):
+            yield _beside_cross("training", size, name, number, (5, 8) if name == "shared" else ())
+
+
+def scoring(args: argparse.Namespace) -> Iterator[Case]:
+    """Scoring of each interaction beside `cross`."""
+    for size, number in IMPRESSIONS.items():
+        for name in ("shared", "split", "towers"):
+            targets = (3, 8) if name == "split" else ()
+            yield _beside_cross("scoring", size, name, 3 * number, targets, items=1000)
+
+
+def _beside_cross(system: str, size: str, name: str, number: int, targets: tuple, **options) -> Case:
+    arguments = {"system": system, "size": size, "number": number, **options}
+    return Case(
+        title=f"{system} of {size}: {name} beside cross",
+        systems={each: ("interactions", {"interaction": each, **arguments}) for each in (name, "cross")},
+        tolerances={"packed equals alone": 0},
+        targets={"cross": targets},
+        flops=None,
+        examples=number * CANDIDATES,
+    )
+
+
+TABLES = {"step": step, "finetune": finetune, "interaction": interaction, "scoring": scoring}
 
 
 def run(case: Case, rounds: int, threads: int) -> dict:
-    """Measures a case: every time, medians, ratios of srsjax with quartiles, share of the measured peak."""
+    """Measures a case: every time, medians, ratios of the first system with quartiles, share of the measured peak."""
     print(case.title, flush=True)
     with contextlib.ExitStack() as stack:
         workers = {
@@ -122,19 +161,18 @@ def run(case: Case, rounds: int, threads: int) -> dict:
         before = {name: worker.ask("peak") for name, worker in workers.items()}
         times = measure(workers, rounds)
         peaks = {name: max(before[name], worker.ask("peak")) for name, worker in workers.items()}
-    peak = max(peaks.values())
-    result: dict = {"title": case.title, "examples": case.examples, "flops": case.flops, "threads": threads}
+        flops = {name: worker.ask("flops") if case.flops is None else case.flops for name, worker in workers.items()}
+    first, peak = next(iter(workers)), max(peaks.values())
+    result: dict = {"title": case.title, "examples": case.examples, "flops": flops, "threads": threads}
     result |= {"gate": differences, "peaks": peaks, "rounds": times, "systems": {}}
     for name in workers:
         median, low, high = quartiles([case.seconds(each[name]) for each in times])
-        trained = quartiles([each[name]["train"] for each in times])[0]
-        record = {"seconds": median, "quartiles": [low, high], "share of peak": case.flops / trained / peak}
-        if name != "srsjax":
+        run_alone = quartiles([each[name]["run"] for each in times])[0]
+        record = {"seconds": median, "quartiles": [low, high], "share of peak": flops[name] / run_alone / peak}
+        if name != first:
             record |= {"targets": case.targets[name]}
-            record["ratio"] = quartiles([case.seconds(each[name]) / case.seconds(each["srsjax"]) for each in times])
-            record["ratio of cpu"] = quartiles(
-                [each[name]["train cpu"] / each["srsjax"]["train cpu"] for each in times]
-            )
+            record["ratio"] = quartiles([case.seconds(each[name]) / case.seconds(each[first]) for each in times])
+            record["ratio of cpu"] = quartiles([each[name]["run cpu"] / each[first]["run cpu"] for each in times])
         result["systems"][name] = record
     return result
 
@@ -142,17 +180,23 @@ def run(case: Case, rounds: int, threads: int) -> dict:
 def markdown(results: list[dict]) -> str:
     """A line for each case and system."""
     lines = [
-        "| | system | seconds (quartiles) | examples/s | of peak | speed of srsjax over it (quartiles) | floor, goal |",
+        "| | system | seconds (quartiles) | examples/s | of peak | speed of the first (quartiles) | floor, goal |",
         "|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for name, system in result["systems"].items():
             low, high = system["quartiles"]
             cells = [result["title"], name, f"{system['seconds']:.2f} ({low:.2f} to {high:.2f})"]
-            cells += [f"{result['examples'] / system['seconds']:.1f}", f"{system['share of peak']:.0%}"]
+            cells += [
+                f"{result['examples'] / system['seconds']:.1f}",
+                f"{system['share of peak']:.0%}" if system["share of peak"] else "",
+            ]
             if "ratio" in system:
                 median, low, high = system["ratio"]
-                cells += [f"**{median:.2f}** ({low:.2f} to {high:.2f})", "{:g}, {:g}".format(*system["targets"])]
+                cells += [
+                    f"**{median:.2f}** ({low:.2f} to {high:.2f})",
+                    ", ".join(f"{target:g}" for target in system["targets"]),
+                ]
             else:
                 cells += ["", ""]
             lines.append(f"| {' | '.join(cells)} |")

@@ -10,6 +10,9 @@ from bench_examples import Examples
 
 GATE_ROWS = 32
 """Texts whose logits the fine-tuning systems must agree on."""
+HISTORY, CANDIDATE, CANDIDATES = 200, 20, 20
+"""Tokens of a context and of a candidate, special ones included, and candidates of an impression, where interactions
+are compared."""
 
 
 def save_bert_base(folder: Path) -> None:

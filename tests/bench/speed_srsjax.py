@@ -79,7 +79,7 @@ class Step:
 
     def measure(self) -> dict[str, float]:
         times: dict[str, float] = {}
-        with Clock(times, "train"):
+        with Clock(times, "run"):
             for _ in range(self.steps):
                 self.done += 1
                 loss = self.training.step(self._batch(self.done))
@@ -127,7 +127,7 @@ class FineTune:
         with tempfile.TemporaryDirectory() as folder:
             with Clock(times, "prepare"):  # reading, checking, tokenising and writing all splits, once a run
                 store = prepare(self._storing_in(folder), log=lambda text: None)
-            with Clock(times, "train"):
+            with Clock(times, "run"):
                 loss = self._train(self._batches(store, self.rows))
         return times | {"loss": loss}
 

@@ -45,7 +45,7 @@ class Step:
     def measure(self) -> dict[str, float]:
         self.model.train()
         times: dict[str, float] = {}
-        with Clock(times, "train"):
+        with Clock(times, "run"):
             for _ in range(self.steps):
                 self.done += 1
                 _, loss = self._forward(self.done)
@@ -88,7 +88,7 @@ class FineTune:
         times: dict[str, float] = {}
         with Clock(times, "prepare"):  # the texts of all splits, once a run; reading and joining tables not counted
             encoded = encode(self.config, self.everything)
-        with Clock(times, "train"):
+        with Clock(times, "run"):
             loss = self.train(encoded)
         return times | {"loss": loss}
 
