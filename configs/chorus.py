@@ -53,7 +53,7 @@ def get_config() -> TrainConfig:
         model=Model(
             pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
         ),
-        batch=Batch(rows=2, tokens=1024),
+        batch=Batch(rows=2, tokens=1280),
         optimizer=Optimizer(learning_rate=1e-4),
         evaluate=Evaluate(monitor="ndcg@10"),
         epochs=4,

@@ -80,7 +80,8 @@ class Assembler:
         """Packs the candidates of each row, [R] ragged int64, into a batch of L = `tokens` and C = `candidates`.
 
         Returns the batch and the candidate number in each slot, [R, C] int64, -1 in empty slots. A row must hold at
-        most C candidates and L tokens, the candidates of an impression one after another.
+        most C candidates and L tokens. Where contexts are shared, candidates of an impression share one if they stand
+        one behind the other.
         """
         number = np.asarray(rows.values)  # [K], as all arrays of candidates below
         row = np.repeat(np.arange(len(rows)), rows.lengths)

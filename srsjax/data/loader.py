@@ -123,8 +123,8 @@ def train_batches(
     Args:
       split, items: what the pairs are read from, memory-mapped or in memory.
       layout: how texts become sequences.
-      whole_impressions: keep the candidates of an impression in one row (for a loss within impressions); where they
-        share a context they are together in any case.
+      whole_impressions: keep the candidates of an impression in one row, or on consecutive rows where they do not fit
+        in one (for a loss within impressions). Where they share a context they are in one row if they fit in any case.
       seed: of the order and of which pairs share a row.
       epochs: passes over the split; `max_steps`, where above 0, decides instead.
 
@@ -215,7 +215,9 @@ def _plan(
         candidates = choose_candidates(lengths, tokens, impressions, contexts)
         log.info("batch.candidates: %d candidate slots in a row of %d tokens, by the lengths", candidates, tokens)
     limits = {"tokens": tokens, "candidates": candidates}
-    return plan_rows(lengths, **limits, keep=keep, impressions=impressions, contexts=contexts), candidates
+    return plan_rows(
+        lengths, **limits, keep=keep, impressions=impressions, contexts=contexts, together=whole
+    ), candidates
 
 
 @dataclass(frozen=True)

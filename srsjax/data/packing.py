@@ -30,6 +30,9 @@ EPOCHS_KEPT = 2
 # Share of rows in which the token limit, not the candidate limit, ends the packing (`choose_candidates`).
 TOKEN_BOUND_ROWS = 0.99
 
+CUTS = (1, 2, 3, 4, 6, 8)
+"""Where impressions may be cut: pieces of at most the row's tokens divided by each of these are tried."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,6 +84,7 @@ def plan_rows(
     keep: np.ndarray | None = None,
     impressions: np.ndarray | None = None,
     contexts: np.ndarray | None = None,
+    together: bool = True,
 ) -> Plan:
     """Packs candidates into rows of at most `tokens` tokens (L) and `candidates` candidates (C).
 
@@ -90,16 +94,18 @@ def plan_rows(
       candidates: C.
       keep: [M] bool, the candidates to pack; None packs all.
       impressions: [N + 1] first candidate of each impression: its packed candidates stay in one row. An impression
-        too large for a row is cut in order, and its pieces stand on consecutive rows. None packs candidates singly.
+        too large for a row is cut in order. None packs candidates singly.
       contexts: [N] tokens of each impression's context, which stands once in a row for its candidates there (once for
         each piece). None: nothing is shared.
+      together: whether an impression that fits in a row is whole, and the pieces of another one stand on consecutive
+        rows, for a loss that compares its candidates. If not, impressions are cut where that makes fewer rows, though
+        each piece has the context once more.
 
     Raises:
       ValueError: a candidate, with its context, does not have 1 to L tokens.
     """
     kept = np.arange(len(lengths)) if keep is None else np.flatnonzero(keep)
     lengths = np.asarray(lengths)[kept]
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     firsts = np.arange(len(kept)) if impressions is None else np.searchsorted(kept, impressions[:-1])
     wholes = np.unique(np.append(firsts, len(kept)))
     # An impression without kept candidates starts where the next one does: the last of equal firsts is the one.
@@ -109,7 +115,35 @@ def plan_rows(
     longest = lengths + np.repeat(head, np.diff(wholes))
     if len(kept) and not 1 <= longest.min() <= longest.max() <= tokens:
         raise ValueError(f"lengths from {longest.min()} to {longest.max()} cannot be packed in rows of {tokens} tokens")
-    offsets, owner, head = _cut_large(wholes, ends, head, tokens, candidates)
+    cuts = [tokens] if together or impressions is None else [tokens // part for part in CUTS]
+    plans = [
+        _pack(kept, lengths, wholes, head, cut, tokens, candidates, together)
+        for cut in cuts
+        if cut >= longest.max(initial=0) or cut == tokens
+    ]
+    return min(plans, key=len)
+
+
+def _pack(
+    kept: np.ndarray,
+    lengths: np.ndarray,
+    wholes: np.ndarray,
+    head: np.ndarray,
+    cut: int,
+    tokens: int,
+    candidates: int,
+    together: bool,
+) -> Plan:
+    """The plan where impressions of more than `cut` tokens are cut into pieces of at most as many.
+
+    `kept` [n] candidate numbers and their `lengths`, `wholes` [W + 1] the first candidate of each impression among them
+    and `head` [W] the tokens of its context; others as in `plan_rows`.
+    """
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    offsets, owner, head = _cut_large(wholes, ends, head, cut, candidates)
+    splits = int(owner.max(initial=-1)) + 1
+    if not together:
+        owner = np.full_like(owner, -1)  # a piece is packed like any other unit
     pieces = np.flatnonzero(owner >= 0)
 
     length, count = np.diff(ends[offsets]) + head, np.diff(offsets)
@@ -119,7 +153,6 @@ def plan_rows(
     place_order = np.argsort(place_class, kind="stable")
     row_offsets = np.concatenate([[0], np.cumsum(row_units)])
 
-    splits = int(owner.max(initial=-1)) + 1
     row_block = splits + np.arange(len(row_units))
     piece_places = place_order[len(place_order) - len(pieces) :]  # pieces are the last classes, in their own order
     row_block[np.searchsorted(row_offsets, piece_places, side="right") - 1] = owner[pieces]

@@ -12,9 +12,13 @@ from rich.table import Column, Table
 
 from srsjax.config import History, Text, TrainConfig
 from srsjax.metrics import report
+from srsjax.training import losses
 from srsjax.training.evaluation import BatchShape
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.session import Session
+
+MUCH_PADDING = 0.05
+"""Share of padding that is worth a word."""
 
 
 def start(console: Console, config: TrainConfig, session: Session, batches, shape: BatchShape, cache: Path) -> None:
@@ -37,10 +41,16 @@ def start(console: Console, config: TrainConfig, session: Session, batches, shap
         highlight=False,
         soft_wrap=True,
     )
-    if batches.split_impressions:
+    if batches.split_impressions and losses.needs_whole_impressions(config.schema.tasks):
         console.print(
             f"note: {batches.split_impressions:,} impressions are longer than a row and are cut; their softmax runs "
             f"over each part (raise batch.tokens to keep them whole)",
+            highlight=False,
+        )
+    if batches.padding_share > MUCH_PADDING:
+        console.print(
+            f"note: rows are {batches.padding_share:.0%} padding because few impressions fit in one; a larger "
+            f"batch.tokens (and fewer batch.rows) fills them better",
             highlight=False,
         )
     unread = [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]

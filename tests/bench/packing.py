@@ -2,15 +2,17 @@
 
     SRSJAX_DATA=data SRSJAX_MINILM=all-MiniLM-L6-v2 python tests/bench/packing.py
 
-prints a Markdown table. Each cell is `train / evaluation`; `cross` packs pairs, `shared` packs contexts with their
-candidates, and the last column is what batches of 32 pairs of similar length pad (as `group_by_length` of
-transformers makes them: sorted within 50 random batches, each padded to its longest).
+prints a Markdown table. Each cell is `train / evaluation`; `cross` packs pairs (in training with a listwise loss: all
+pairs of an impression in one row), `shared` packs contexts with their candidates, and the last column is what batches
+of 32 pairs of similar length pad (as `group_by_length` of transformers makes them: sorted within 50 random batches,
+each padded to its longest).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ PREFIX, BETWEEN, SUFFIX = 1, 1, 1
 
 def cross_padding(data: Lengths) -> float:
     """Padding where every pair is packed with a context of its own."""
-    return _padding(data, pair_lengths(data), None, None)
+    return _padding(data, pair_lengths(data), data.impressions if data.whole else None, None)
 
 
 def shared_padding(data: Lengths) -> float | None:
@@ -56,8 +58,8 @@ def batched_padding(lengths: np.ndarray, size: int = 32, seed: int = 0) -> float
 
 def _padding(data: Lengths, lengths, impressions, contexts) -> float:
     slots = choose_candidates(lengths, data.tokens, impressions, contexts)
-    plan = plan_rows(lengths, tokens=data.tokens, candidates=slots, impressions=impressions, contexts=contexts)
-    return plan.padding_share
+    limits = {"tokens": data.tokens, "candidates": slots}
+    return plan_rows(lengths, **limits, impressions=impressions, contexts=contexts, together=data.whole).padding_share
 
 
 def table(data_sets: list[Lengths]) -> str:
@@ -67,7 +69,7 @@ def table(data_sets: list[Lengths]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for data in data_sets:
-        parts = [data.select(train=True), data.select(train=False)]
+        parts = [data.select(train=True), replace(data.select(train=False), whole=False)]
         pairs = pair_lengths(data)
         columns = (cross_padding, shared_padding, lambda part: batched_padding(pair_lengths(part)))
         cells = [" / ".join(_percent(measure(part)) for part in parts) for measure in columns]

@@ -31,6 +31,8 @@ class Lengths:
     """[N + 1] int64, first candidate of each impression."""
     train: np.ndarray
     """[N] bool; the others are evaluated."""
+    whole: bool
+    """Whether training compares the candidates of an impression, so that they must be in one row."""
 
     def select(self, train: bool) -> Lengths:
         """The impressions of the training split, or the others."""
@@ -77,6 +79,7 @@ class _Impressions:
             np.clip(flat, 1, candidate),
             np.concatenate([[0], np.cumsum(counts)]),
             np.array(self._train),
+            name in LISTWISE,
         )
 
     def _of(self, text: str) -> int:
@@ -178,6 +181,7 @@ def _chat(folder: Path, add: Callable) -> None:
             add([row["text"] for row in turns[max(i - 3, 0) : i]], [turn["text"]], turn["split"])
 
 
+LISTWISE = ("chorus_electronics", "upworthy_ctr")
 # Reader, texts, row length L, and the budgets of context and candidate.
 DATA_SETS: dict[str, tuple] = {
     "banking77": (_single("text"), "– / question", 128, 0, 96),
@@ -185,7 +189,7 @@ DATA_SETS: dict[str, tuple] = {
     "chorus_electronics": (
         _judged(("query",), ("title", "short_description")),
         "query / title, description",
-        256,
+        1280,
         24,
         200,
     ),
@@ -193,11 +197,11 @@ DATA_SETS: dict[str, tuple] = {
     "completejourney_sample": (
         _bought("item_id", ("department", "product_category", "product_type"), "transaction_timestamp", "basket_id"),
         "last 10 items / item",
-        256,
+        512,
         160,
         32,
     ),
-    "crosswoz_zh": (_dialogue, "last 6 turns / response", 256, 160, 80),
+    "crosswoz_zh": (_dialogue, "last 6 turns / response", 768, 160, 80),
     "esci_sample": (_judged(("query",), ("product_title", "product_brand")), "query / title, brand", 128, 24, 80),
     "movietweetings_100k": (
         _bought("item_id", ("title", "genres"), "timestamp", "timestamp"),
@@ -215,7 +219,7 @@ DATA_SETS: dict[str, tuple] = {
         32,
     ),
     "product_matching": (_matching, "offer / offer", 128, 48, 48),
-    "taskmaster4_coffee": (_dialogue, "last 6 turns / response", 256, 160, 64),
+    "taskmaster4_coffee": (_dialogue, "last 6 turns / response", 1024, 160, 64),
     "upworthy_ctr": (_single("headline", group="test_id", file="packages"), "– / headline", 256, 0, 64),
     "womens_clothing_reviews": (_single("title", "review_text", file="reviews"), "– / title, review", 256, 0, 144),
 }
