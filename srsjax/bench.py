@@ -26,12 +26,14 @@ from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import eval_batches
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
-from srsjax.training.predict import IN_FLIGHT
+from srsjax.training.loop import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
 from srsjax.training.sharding import put_batch
 
-SECONDS = 5.0
+SECONDS = 3.0
 """How long each thing is measured, after a first part that is not."""
+UNCOUNTED = 8
+"""Batches of that first part."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _measure(
         waiting.append(run(batch))
         if len(waiting) > IN_FLIGHT:
             waiting.pop(0).block_until_ready()
-        if number < 2 * IN_FLIGHT:  # compiles, and fills what is made ahead
+        if number < UNCOUNTED:  # compiles, and uses up what was made ahead
             started = time.monotonic()
             continue
         counted.append(rows)

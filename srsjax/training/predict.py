@@ -11,7 +11,7 @@ import numpy as np
 from srsjax.data.batch import PackedBatch
 from srsjax.training.sharding import put_batch
 
-IN_FLIGHT = 4
+IN_FLIGHT = 2
 """Batches dispatched before the oldest result is read: the device never waits for the host, memory stays bounded."""
 
 

@@ -17,13 +17,12 @@ import numpy as np
 from bench_runs import command, read_lines
 
 INTERACTIONS = ("cross", "shared", "split", "towers")
-WIDE = ("--batch.rows", 2, "--batch.tokens", 1024)
 SETS: dict[str, tuple[str, str, tuple]] = {
     # title, metric, what makes impressions larger than one candidate and rows wide enough for them
     "product_matching": ("Product matching", "auc", ()),
     "esci": ("ESCI sample", "auc", ("--data.group_by", "query_id", "--batch.rows", 4, "--batch.tokens", 256)),
     "chorus": ("Chorus", "ndcg@10", ()),
-    "ctr": ("Simulated shop", "auc", WIDE),
+    "ctr": ("Simulated shop, 2 epochs", "auc", ("--epochs", 2, "--batch.rows", 4, "--batch.tokens", 512)),
 }
 """Rows of one step hold the same number of tokens as the config's own."""
 
