@@ -1,14 +1,16 @@
-"""Seconds from the command to the end of the first training step of BERT-base, cold and warm.
+"""Seconds from the command to the beginning and the end of the first training step of BERT-base, cold and warm.
 
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/start.py --out start
 
-`cold` compiles; `warm` loads the programs that the cold run kept. Both find their data prepared. The step itself (16
-rows of 128 tokens, bfloat16) is part of the time. BERT-base has random weights and the tokenizer of `SRSJAX_MINILM`.
+`cold` compiles; `warm` loads the programs that the cold run kept. Both find their data prepared. The first step (16
+rows of 128 tokens, bfloat16) takes longer than the later ones: it fetches its memory. BERT-base has random weights and
+the tokenizer of `SRSJAX_MINILM`. Where PyTorch is installed, TensorBoard's writer imports it before the end is told.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -23,21 +25,24 @@ from speed_inputs import save_bert_base
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def first_step(run: Path, model: Path, out: Path) -> float:
-    """Seconds until a fresh run says that step 1 is done; the run is stopped then."""
+def first_step(run: Path, model: Path, out: Path) -> tuple[float, float]:
+    """Seconds until a fresh run says that step 1 was begun (with what was compiled for it) and that it is done; the run
+    is stopped then."""
     arguments = ("--config", "product_matching", "--run_dir", run, "--model.pretrained", model, "--log_every", 1)
     arguments += ("--data.store", out / "stores")
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(out / "programs"), "COLUMNS": "200"}
-    started = time.monotonic()
+    started, begun = time.monotonic(), math.nan
     process = subprocess.Popen(
         [sys.executable, "-m", "srsjax.train", *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment
     )
     for line in process.stdout:
-        if re.match(r"step +1\b", line):
-            seconds = time.monotonic() - started
+        if re.match(r"programs: .*train_step (compiled|loaded)", line):
+            begun = time.monotonic() - started
+        if re.match(r"step +1/", line):
+            done = time.monotonic() - started
             process.kill()
             process.wait()
-            return seconds
+            return begun, done
     raise RuntimeError(f"training ended with exit code {process.wait()} before its first step")
 
 
@@ -61,9 +66,11 @@ def main() -> None:
             shutil.rmtree(out / "programs")
         shutil.rmtree(out / "run", ignore_errors=True)
         seconds.append(first_step(out / "run", model, out))
-        print(f"{('preparing', 'cold')[number] if number < 2 else 'warm'}: {seconds[-1]:.1f} s", flush=True)
-    low, median, high = np.percentile(seconds[2:], [25, 50, 75])
-    print(f"cold {seconds[1]:.1f} s, warm {median:.1f} s (quartiles {low:.1f} to {high:.1f})")
+        name = ("preparing", "cold")[number] if number < 2 else "warm"
+        print(f"{name}: begun after {seconds[-1][0]:.1f} s, done after {seconds[-1][1]:.1f} s", flush=True)
+    for what, (_, cold, *warm) in zip(("begun", "done"), zip(*seconds, strict=True), strict=True):
+        low, median, high = np.percentile(warm, [25, 50, 75])
+        print(f"{what}: cold {cold:.1f} s, warm {median:.1f} s (quartiles {low:.1f} to {high:.1f})")
 
 
 if __name__ == "__main__":
