@@ -10,20 +10,26 @@ import jax
 from rich.console import Console
 
 
-def enable_cache() -> Path:
+def enable_cache() -> Path | None:
     """Keeps every program that this process compiles, and loads those that are kept already; returns the folder.
 
     It is below `$JAX_COMPILATION_CACHE_DIR`, else `$XDG_CACHE_HOME/srsjax` or `~/.cache/srsjax`. JAX names an entry by
     the program, the compile options and XLA flags, the jaxlib version and the kind of device, on CPU down to its
     instruction sets, because an executable loaded on another CPU would crash. What JAX leaves out is the number of
     cores, over which XLA divides a program for CPU when it compiles it: the folder's name has it, and the version of
-    jax, so that what an old one left behind is seen. `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off.
+    jax, so that what an old one left behind is seen. `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off; so does
+    a folder that cannot be made, for which None is returned.
 
     Whoever can write there can have this program run code, so it should belong to one user.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or home / "srsjax")
-    folder /= f"jax-{jax.__version__}-{usable_cores()}-cores"
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    try:
+        folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srsjax")
+        folder /= f"jax-{jax.__version__}-{usable_cores()}-cores"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        jax.config.update("jax_enable_compilation_cache", False)
+        return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX keeps only what took a second
     return folder

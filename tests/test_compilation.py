@@ -26,6 +26,16 @@ def cache(monkeypatch, tmp_path):
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
+def test_without_a_folder_to_write_to_nothing_is_kept(cache, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file"))
+    try:
+        assert enable_cache() is None
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+
+
 def test_a_program_is_compiled_once_and_then_loaded(cache):
     folder, compilations, console = enable_cache(), Compilations(), Console(file=io.StringIO(), width=500)
     heard = []

@@ -21,7 +21,9 @@ MUCH_PADDING = 0.05
 """Share of padding that is worth a word."""
 
 
-def start(console: Console, config: TrainConfig, session: Session, batches, shape: BatchShape, cache: Path) -> None:
+def start(
+    console: Console, config: TrainConfig, session: Session, batches, shape: BatchShape, cache: Path | None
+) -> None:
     """Mesh, parameters, the shape and filling of the batches, and the programs that are compiled for them."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
     kind = jax.devices()[0].device_kind
@@ -35,9 +37,10 @@ def start(console: Console, config: TrainConfig, session: Session, batches, shap
         highlight=False,
     )
     parts = config.batch.micro_batches
+    kept = f"compiled once, then kept in {cache}" if cache else "compiled anew: there is no folder to keep them in"
     console.print(
         f"programs: train_step of {parts} x {config.batch.rows // parts} rows x {config.batch.tokens} tokens, "
-        f"predict_step of {shape.eval_rows} rows x {shape.tokens} tokens; compiled once, then kept in {cache}",
+        f"predict_step of {shape.eval_rows} rows x {shape.tokens} tokens; {kept}",
         highlight=False,
         soft_wrap=True,
     )
