@@ -116,12 +116,19 @@ class Bert(nnx.Module):
         """[R, L, D] -> [R, L, D] by some of the layers; the last layer of all returns the slots `at` [R, C] only."""
         for i in layers:
             here = at if i == len(self.layers) - 1 else None
-            x = self.layers[i](x, visibility[i], at=here, dropout_key=_site(dropout_key, i + 1))
+            x = _run_layer(*nnx.split(self.layers[i]), x, visibility[i], here, _site(dropout_key, i + 1))
         return x
 
     def pool(self, first: jax.Array) -> jax.Array:
         """[R, C, D] -> [R, C, D]: tanh(W x + b) of the pairs' first tokens."""
         return jnp.tanh(self.pooler(first))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run_layer(graphdef: nnx.GraphDef, state: nnx.State, x, visibility: Visibility, at, dropout_key) -> jax.Array:
+    """A layer by itself. Layers are equal but for their weights, so that jit traces and differentiates one for all of
+    them; XLA sees the calls as if they were written out."""
+    return nnx.merge(graphdef, state)(x, visibility, at=at, dropout_key=dropout_key)
 
 
 class Embeddings(nnx.Module):
