@@ -14,6 +14,7 @@ import inspect
 import itertools
 import json
 import math
+import sys
 import textwrap
 import types
 import typing
@@ -161,11 +162,17 @@ def field_docs(cls: type) -> dict[str, str]:
     """The string literal that follows each field in the source of a dataclass and its bases."""
     docs = {}
     for base in reversed(cls.__mro__[:-1]):
-        (definition,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(base))).body
-        for statement, following in itertools.pairwise(definition.body):
+        for statement, following in itertools.pairwise(_class_definitions(base.__module__)[base.__name__].body):
             if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
                 docs[statement.target.id] = " ".join(ast.literal_eval(following.value).split())
     return docs
+
+
+@functools.cache
+def _class_definitions(module: str) -> dict[str, ast.ClassDef]:
+    """The classes of a module by name. Its source is parsed once: every command waits for this before it begins."""
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {statement.name: statement for statement in body if isinstance(statement, ast.ClassDef)}
 
 
 def _to_json(value: Any, expected: Any) -> Any:
