@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -38,6 +40,16 @@ def enable_cache() -> Path | None:
 def usable_cores() -> int:
     """CPU cores this process may run on, as XLA counts them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compile_ahead(jitted: Callable, *targets) -> Callable:
+    """`jitted` for arguments of these shapes, dtypes and shardings alone, compiled (or loaded) in a thread of its own
+    from now on: reading weights and putting them on the devices take about as long. The first call waits for it, and
+    raises what the compiler raised."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    program = pool.submit(lambda: jitted.lower(*targets).compile())
+    pool.shutdown(wait=False)
+    return lambda *arguments: program.result()(*arguments)
 
 
 class Compilations:

@@ -71,6 +71,10 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         self._step += 1
         return batch
 
+    def first(self) -> PackedBatch:
+        """The first batch, whatever was given so far: all have its shapes and dtypes."""
+        return self._source[0][0]
+
     def state(self) -> int:
         """Batches given so far; batches made ahead do not count."""
         return self._step

@@ -107,6 +107,11 @@ def load_config(source: str) -> BertConfig:
         raise InputError(f"{path}: {error}") from None
 
 
+def check_weights(source: str, bert: BertConfig, num_tasks: int = 0) -> LoadReport:
+    """What `load_weights` would read, without reading it. Arguments and errors as there."""
+    return _find(source, bert, num_tasks)[0]
+
+
 def load_weights(source: str, bert: BertConfig, num_tasks: int = 0) -> tuple[dict[str, np.ndarray], LoadReport]:
     """Parameters of the encoder, and of a head of `num_tasks` outputs where the checkpoint has one, by path.
 
@@ -122,6 +127,17 @@ def load_weights(source: str, bert: BertConfig, num_tasks: int = 0) -> tuple[dic
     Raises:
       InputError: no safetensors file, an unreadable one, or encoder weights missing or of another shape, each named.
     """
+    report, weights, names, files = _find(source, bert, num_tasks)
+    tensors = _read_tensors(files, {names[name] for weight in weights for name in weight.names})
+    return {
+        weight.path: weight.from_stored([tensors[names[name]] for name in weight.names]) for weight in weights
+    }, report
+
+
+def _find(
+    source: str, bert: BertConfig, num_tasks: int
+) -> tuple[LoadReport, list[_Weight], dict[str, str], list[Path]]:
+    """The report, the weights to read, the checkpoint's names by plain ones, and its files."""
     files = _weight_files(source)
     shapes = _shapes(files)
     names = _plain_names(shapes)
@@ -139,10 +155,7 @@ def load_weights(source: str, bert: BertConfig, num_tasks: int = 0) -> tuple[dic
         unused=tuple(name for name in others if HEADS_AND_BUFFERS.match(name)),
         unknown=tuple(name for name in others if not HEADS_AND_BUFFERS.match(name)),
     )
-    tensors = _read_tensors(files, read)
-    return {
-        weight.path: weight.from_stored([tensors[names[name]] for name in weight.names]) for weight in needed
-    }, report
+    return report, needed, names, files
 
 
 def _fits(weight: _Weight, names: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> bool:
@@ -206,7 +219,9 @@ def _read_tensors(files: list[Path], wanted: set[str]) -> dict[str, np.ndarray]:
     read = {}
     for file in files:
         with _open(file) as tensors:
-            read |= {name: tensors.get_tensor(name).astype(np.float32) for name in wanted & set(tensors.keys())}
+            read |= {
+                name: tensors.get_tensor(name).astype(np.float32, copy=False) for name in wanted & set(tensors.keys())
+            }
     return read
 
 

@@ -85,6 +85,15 @@ def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def state_target(session: Session, optimizer: optax.GradientTransformation) -> TrainState:
+    """What a restored training state must be: shape, dtype and sharding of every array."""
+    opt = jax.eval_shape(optimizer.init, session.shapes)
+    shardings = state_shardings(session.mesh, session.shardings, opt)
+    opt = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), opt, shardings)
+    whole = NamedSharding(session.mesh, PartitionSpec())
+    return TrainState(jax.ShapeDtypeStruct((), np.int32, sharding=whole), target(session), opt)
+
+
 def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str, jax.Array]]:
     """The model of a finished run with its best parameters. Raises InputError where the run is not finished.
 
@@ -112,6 +121,6 @@ def initial_state(
     params = jax.jit(init, out_shardings=fresh)(jax.random.key(seed))
     params |= {path: jax.device_put(value, session.shardings[path]) for path, value in weights.items()}
     params = {path: params[path] for path in session.shapes}
-    shapes = jax.eval_shape(optimizer.init, params)
-    opt = jax.jit(optimizer.init, out_shardings=state_shardings(session.mesh, session.shardings, shapes))(params)
-    return TrainState(jax.device_put(np.int32(0), NamedSharding(session.mesh, PartitionSpec())), params, opt)
+    shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
+    opt = jax.jit(optimizer.init, out_shardings=shardings.opt)(params)
+    return TrainState(jax.device_put(np.int32(0), shardings.step), params, opt)

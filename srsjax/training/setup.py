@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 
 from srsjax.allocator import keep_freed_memory
+from srsjax.compilation import compile_ahead
 from srsjax.config import TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.loader import Batches, train_batches
@@ -21,8 +23,8 @@ from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
 from srsjax.training.evaluation import BatchShape, batch_shape, check_lengths, make_layout, predict_split
 from srsjax.training.priors import prior_logits
-from srsjax.training.session import Session, initial_state, open_session
-from srsjax.training.sharding import row_divisor
+from srsjax.training.session import Session, initial_state, open_session, state_target
+from srsjax.training.sharding import batch_target, row_divisor
 from srsjax.training.step import TrainState, jit_train_step, make_train_step
 
 CENTRED_ON = 512
@@ -57,17 +59,26 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     layout = make_layout(config, text)
     check_lengths(config, layout, session.bert.longest)
     check_rows(config, session.mesh)
-    weights = pretrained(config, session, console)
+    say_pretrained(config, session, console)
     batches = training_batches(config, store, layout)
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
+    jitted = training_step(config, session, optimizer)
+    target = (state_target(session, optimizer), batch_target(session.mesh, batches.first(), row_axis=1))
+    step = compile_ahead(jitted, *target)
+    weights = pretrained(config, session)
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)
     state = state._replace(params=centred(config, session, store, shape, state.params))
-    shardings = jax.tree.map(lambda array: array.sharding, state)
-    train_step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
-    return Training(store, session, batches, shape, state, jit_train_step(train_step, session.mesh, shardings), rates)
+    return Training(store, session, batches, shape, state, step, rates)
+
+
+def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:
+    """The jitted step of a run: (state, batch [A, R / A, ...]) -> (state, StepMetrics)."""
+    shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
+    step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
+    return jit_train_step(step, session.mesh, shardings)
 
 
 def check_numbers(config: TrainConfig) -> None:
@@ -102,13 +113,15 @@ def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def pretrained(config: TrainConfig, session: Session, console: Console) -> dict[str, np.ndarray]:
+def say_pretrained(config: TrainConfig, session: Session, console: Console) -> None:
+    """Says what a checkpoint will give. Raises InputError where it does not fit: now, not after the compilation."""
+    if config.model.pretrained:
+        console.print(f"weights: {hf.check_weights(config.model.pretrained, session.bert)}", highlight=False)
+
+
+def pretrained(config: TrainConfig, session: Session) -> dict[str, np.ndarray]:
     """The checkpoint's weights by parameter path; none for a fresh encoder."""
-    if not config.model.pretrained:
-        return {}
-    weights, loading = hf.load_weights(config.model.pretrained, session.bert)
-    console.print(f"weights: {loading}", highlight=False)
-    return weights
+    return hf.load_weights(config.model.pretrained, session.bert)[0] if config.model.pretrained else {}
 
 
 def centred(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params: dict) -> dict:

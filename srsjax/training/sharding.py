@@ -102,6 +102,18 @@ def put_batch(mesh: jax.sharding.Mesh, batch, row_axis: int):
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
 
 
+def batch_target(mesh: jax.sharding.Mesh, batch, row_axis: int):
+    """Shapes, dtypes and shardings of what `put_batch` makes of a batch like this one."""
+    sharding = NamedSharding(mesh, P(*[None] * row_axis, ROWS))
+
+    def whole(array) -> jax.ShapeDtypeStruct:
+        shape = list(array.shape)
+        shape[row_axis] *= jax.process_count()
+        return jax.ShapeDtypeStruct(tuple(shape), array.dtype, sharding=sharding)
+
+    return jax.tree.map(whole, batch)
+
+
 def _fit(mesh: jax.sharding.Mesh, spec: P, shape: tuple[int, ...]) -> P:
     fitted = []
     for size, axes in zip(shape, [*spec, *[None] * (len(shape) - len(spec))], strict=True):

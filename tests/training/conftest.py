@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,7 +16,7 @@ from srsjax.data.tokenizer import PairTemplate
 from srsjax.model import ctr
 from srsjax.training import losses, optimizers
 from srsjax.training.session import initial_state, open_session
-from srsjax.training.step import jit_train_step, make_train_step
+from srsjax.training.setup import training_step
 
 TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 VOCAB = 256
@@ -96,11 +95,7 @@ def problem():
         )
         transform = optimizers.make_optimizer(optimizer, batches.steps, list(session.shapes))
         state = initial_state(session, transform, seed)
-        step = jit_train_step(
-            make_train_step(session.forward, (task,), transform, seed),
-            session.mesh,
-            jax.tree.map(lambda array: array.sharding, state),
-        )
+        step = training_step(config, session, transform)
         return SimpleNamespace(
             config=config,
             session=session,
