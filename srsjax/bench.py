@@ -8,9 +8,8 @@ the mesh: padding, attention outside of a pair, dropout and the optimizer count 
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -23,7 +22,7 @@ from srsjax import cli
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import eval_batches
+from srsjax.data.loader import Batches, eval_batches
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
 from srsjax.training.loop import IN_FLIGHT
@@ -65,12 +64,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def matmul_rate(dtype: jnp.dtype, seconds: float = 1.0) -> float:
-    """Floating-point operations a second of one device in a large product of this type with float32 result.
+def matmul_rate(dtype: jnp.dtype, size: int = 0, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of one device in a product of two squares of this type with float32 result.
 
-    The best of many: what else the machine does can only slow one down.
+    The best of many: what else the machine does can only slow one down. `size` 0 is 2048 on CPU and 8192 elsewhere.
     """
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
     product = jax.jit(lambda a, b: jax.lax.dot(a, b, preferred_element_type=jnp.float32))
     product(a, b).block_until_ready()
@@ -91,12 +90,7 @@ def measure_training(config: TrainConfig, training: Training) -> Speed:
         state, metrics = training.step(state, put_batch(mesh, batch, row_axis=1))
         return metrics.loss
 
-    def rows(batch: PackedBatch) -> PackedBatch:
-        return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch)
-
-    batches = training.batches
-    given = ((batch, rows(batch)) for batch, _ in _again(lambda: batches.restore(0), batches))
-    return _measure(config, training, "training", given, step, flops.TRAINING)
+    return _measure(config, training, "training", training.batches, step, flops.TRAINING)
 
 
 def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
@@ -115,49 +109,50 @@ def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
         return session.predict_step(params, put_batch(session.mesh, batch, row_axis=0))
 
     for name, run, work in (("scoring", step, 1), ("input alone", lambda batch: jnp.float32(0), 0)):
-        given = ((batch, batch) for batch, _ in _again(lambda: batches.restore(0), batches))
-        yield _measure(config, training, name, given, run, work)
+        yield _measure(config, training, name, batches, run, work)
 
 
 def _measure(
     config: TrainConfig,
     training: Training,
     name: str,
-    batches: Iterable[tuple[PackedBatch, PackedBatch]],
+    batches: Batches,
     run: Callable[[PackedBatch], jax.Array],
     work: int,
 ) -> Speed:
-    """`batches` are what `run` takes and the same as rows [R, ...]; `work` forward passes are the arithmetic of one."""
+    """`run` on batches over and over; `work` forward passes are the arithmetic of one."""
     waiting, counted, started = [], [], None
-    for number, (batch, rows) in enumerate(batches):
+    for number, batch in enumerate(_again(batches)):
         waiting.append(run(batch))
         if len(waiting) > IN_FLIGHT:
             waiting.pop(0).block_until_ready()
         if number < UNCOUNTED:  # compiles, and uses up what was made ahead
             started = time.monotonic()
             continue
-        counted.append(rows)
+        counted.append(batch)
         if time.monotonic() - started > SECONDS:
             break
     jax.block_until_ready(waiting)
     seconds = time.monotonic() - started
-    sample = counted[:8]
-    need = np.mean([flops.forward_flops(config.model, training.session.bert, rows) for rows in sample]) if work else 0.0
+    sample = counted[:8] if work else []
+    need = sum(flops.forward_flops(config.model, training.session.bert, batch) for batch in sample) / max(
+        len(sample), 1
+    )
     return Speed(
         name,
         len(counted),
         seconds,
-        sum(int((rows.segment > 0).sum()) for rows in counted),
-        sum(int((rows.group >= 0).sum()) for rows in counted),
-        float(need) * work * len(counted),
+        sum(int((batch.segment > 0).sum()) for batch in counted),
+        sum(int((batch.group >= 0).sum()) for batch in counted),
+        need * work * len(counted),
     )
 
 
-def _again(restart: Callable[[], None], batches: Iterable) -> Iterator:
+def _again(batches: Batches) -> Iterator[PackedBatch]:
     """The batches over and over."""
-    for _ in itertools.count():
-        restart()
-        yield from batches
+    while True:
+        batches.restore(0)
+        yield from (batch for batch, _ in batches)
 
 
 def table(speeds: list[Speed], peak: float) -> Table:

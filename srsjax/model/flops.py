@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from srsjax.config import Model
@@ -15,7 +16,7 @@ TRAINING = 3
 
 
 def forward_flops(model: Model, bert: BertConfig, batch: PackedBatch) -> float:
-    """Floating-point operations of one forward pass over a packed batch [R, ...] on the host.
+    """Floating-point operations of one forward pass over a packed batch [R, ...] or [A, R / A, ...] on the host.
 
     With D the width, F that of the feed-forward network, n real tokens, s pairs of a query and a key that it sees, and
     in the last layer r tokens that are read and s_r pairs of their queries,
@@ -26,6 +27,8 @@ def forward_flops(model: Model, bert: BertConfig, batch: PackedBatch) -> float:
     where a product of m x k by k x n counts 2 m k n. Embeddings, normalisation, softmax, pooler and head are left out:
     together they are under 1 % of an encoder of BERT's size.
     """
+    if batch.segment.ndim == 3:
+        batch = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch)
     layers, width, wide = bert.num_layers, bert.hidden_size, bert.intermediate_size
     below = lower_layers(model, layers)
     real, read = batch.segment > 0, read_tokens(model, batch)
