@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -147,6 +148,35 @@ def reference(query: jax.Array, key: jax.Array, value: jax.Array, visibility: Vi
     scores = jnp.einsum("rqhd,rlhd->rhql", query, key, precision=exact) / query.shape[-1] ** 0.5
     probabilities = jax.nn.softmax(jnp.where(visibility.mask()[:, None], scores, INVISIBLE))
     return jnp.einsum("rhql,rlhd->rqhd", probabilities, value, precision=exact)
+
+
+class Fused(abc.ABC):
+    """A backend whose kernel computes whole rows: what all of them share. Called as `attend` is."""
+
+    name = ""
+
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        visibility: Visibility,
+        dropout_rate: float = 0.0,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """As `attend`; queries at some slots only (the last layer) are too few for a kernel and take plain XLA.
+
+        Raises NotImplementedError for attention dropout, and for what the kernel does not do.
+        """
+        if dropout_key is not None and dropout_rate > 0:
+            raise NotImplementedError(f"{self.name} has no attention dropout")
+        if query.shape[1] != key.shape[1]:
+            return attend(query, key, value, visibility)
+        return self.rows(query, key, value, visibility)
+
+    @abc.abstractmethod
+    def rows(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+        """[R, L, H, Dh] three times -> [R, L, H, Dh], without dropout."""
 
 
 def on_mesh(kernel: Attend, mesh: jax.sharding.Mesh) -> Attend:

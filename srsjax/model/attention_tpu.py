@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
-from srsjax.model.attention import Visibility, attend, on_mesh
+from srsjax.model.attention import Fused, Visibility, on_mesh
 
 LANES = 128
 """Width of a TPU vector register: blocks are multiples of it, and rows are padded to one."""
@@ -20,7 +20,7 @@ BLOCKS = (512, 384, 256, 128)
 
 
 @dataclass(frozen=True)
-class Splash:
+class Splash(Fused):
     """`attend` by splash attention on the devices of `mesh`.
 
     Visibility by part alone goes in as segment ids. The kernel knows one id a token, which cannot say "my part or my
@@ -31,28 +31,14 @@ class Splash:
     interpret: bool = False
     """Run the kernel's program as plain XLA, on any device and slowly: for tests."""
 
-    def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        visibility: Visibility,
-        dropout_rate: float = 0.0,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """As `attend`; queries at some slots only (the last layer) are too few for a block and take plain XLA.
+    name = "splash attention"
 
-        Raises NotImplementedError for attention dropout.
-        """
-        if dropout_key is not None and dropout_rate > 0:
-            raise NotImplementedError("splash attention has no attention dropout")
+    def rows(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
         tokens = key.shape[1]
-        if query.shape[1] != tokens:
-            return attend(query, key, value, visibility)
         query, key, value = (_pad(x) for x in (query * query.shape[-1] ** -0.5, key, value))
-        return on_mesh(self._rows, self.mesh)(query, key, value, jax.tree.map(_pad, visibility))[:, :tokens]
+        return on_mesh(self._splash, self.mesh)(query, key, value, jax.tree.map(_pad, visibility))[:, :tokens]
 
-    def _rows(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+    def _splash(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
         """[R, L, H, Dh] three times, the query scaled -> [R, L, H, Dh]."""
         block = next(block for block in BLOCKS if key.shape[1] % block == 0)
 
