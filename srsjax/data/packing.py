@@ -30,8 +30,8 @@ EPOCHS_KEPT = 2
 # Share of rows in which the token limit, not the candidate limit, ends the packing (`choose_candidates`).
 TOKEN_BOUND_ROWS = 0.99
 
-CUTS = (1, 2, 3, 4, 6, 8)
-"""Where impressions may be cut: pieces of at most the row's tokens divided by each of these are tried."""
+CUTS = (2, 3, 4, 6, 8)
+"""Where impressions may be cut: pieces of at most the row's tokens divided by each of these are tried too."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ def plan_rows(
     longest = lengths + np.repeat(head, np.diff(wholes))
     if len(kept) and not 1 <= longest.min() <= longest.max() <= tokens:
         raise ValueError(f"lengths from {longest.min()} to {longest.max()} cannot be packed in rows of {tokens} tokens")
-    cuts = [tokens] if together or impressions is None else [tokens // part for part in CUTS]
-    plans = [
-        _pack(kept, lengths, wholes, head, cut, tokens, candidates, together)
-        for cut in cuts
-        if cut >= longest.max(initial=0) or cut == tokens
-    ]
+    cuts = [tokens]
+    if not together and impressions is not None:
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        largest = (np.diff(ends[wholes]) + head).max(initial=0)  # a cut that is not below it cuts nothing
+        cuts += [cut for cut in (tokens // part for part in CUTS) if longest.max(initial=0) <= cut < largest]
+    plans = [_pack(kept, lengths, wholes, head, cut, tokens, candidates, together) for cut in cuts]
     return min(plans, key=len)
 
 
