@@ -18,25 +18,17 @@ import numpy as np
 from bench_examples import load_config
 
 from srsjax.config import TrainConfig
-from srsjax.data.loader import train_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.tokenizer import load_tokenizer
-from srsjax.training import losses
 from srsjax.training.evaluation import make_layout
+from srsjax.training.setup import training_batches
 
 
 def measure(config: TrainConfig, seconds: float) -> tuple[float, float, float]:
     """Pairs and tokens a second of a core, and the padding, over whole batches after the first."""
     store = prepare(config, log=lambda text: None)
-    batches = train_batches(
-        store.split("train"),
-        store.items,
-        make_layout(config, load_tokenizer(str(store.folder / "tokenizer"))),
-        config.batch,
-        whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
-        seed=0,
-        epochs=1e6,
-    )
+    layout = make_layout(config, load_tokenizer(str(store.folder / "tokenizer")))
+    batches = training_batches(replace(config, epochs=1e6, max_steps=0, seed=0), store, layout)
     next(batches)
     pairs, tokens = 0, 0
     started, end = time.process_time(), time.monotonic() + seconds

@@ -10,11 +10,13 @@ time is measured apart (`speed.py interaction`, `speed.py scoring`).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from bench_runs import command, read_lines
+from bench_runs import command, run_missing
 
 INTERACTIONS = ("cross", "shared", "split", "towers")
 SETS: dict[str, tuple[str, str, tuple]] = {
@@ -27,19 +29,18 @@ SETS: dict[str, tuple[str, str, tuple]] = {
 """Rows of one step hold the same number of tokens as the config's own."""
 
 
-def train(name: str, interaction: str, seed: int, folder: Path) -> dict:
-    """One training: its line of results."""
-    run = folder / f"{name}-{interaction}-{seed}"
-    options = ("--model.interaction", interaction, "--seed", seed, "--data.store", folder / "stores", *SETS[name][2])
+def train(folder: Path, config: str, interaction: str, seed: int) -> dict:
+    """One training: its metric on valid and test."""
+    run = folder / f"{config}-{interaction}-{seed}"
+    options = ("--model.interaction", interaction, "--seed", seed, "--data.store", folder / "stores", *SETS[config][2])
     if interaction == "towers":
         options += ("--model.readout", "mean")
-    if name == "ctr":
+    if config == "ctr":
         options += ("--data.shop.folder", folder / "shop", "--data.log.files", str(folder / "shop/log-*.parquet"))
         options += ("--data.catalogues.0.files", folder / "shop/items.parquet")
-    command("train", "--config", name, "--run_dir", run, "--overwrite", True, *options)
+    command("train", "--config", config, "--run_dir", run, "--overwrite", True, *options)
     report = json.loads((run / "report.json").read_text())
-    values = {split: report[split][SETS[name][1]] for split in ("valid", "test")}
-    return {"config": name, "interaction": interaction, "seed": seed, **values}
+    return {split: report[split][SETS[config][1]] for split in ("valid", "test")}
 
 
 def markdown(runs: list[dict]) -> str:
@@ -70,14 +71,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out = args.out.absolute()
     args.out.mkdir(parents=True, exist_ok=True)
-    log = args.out / "runs.jsonl"
-    runs = read_lines(log) if log.exists() else []
-    done = {(r["config"], r["interaction"], r["seed"]) for r in runs}
-    for wanted in [(n, i, s) for s in args.seeds for n in args.configs for i in args.interactions]:
-        if wanted not in done:
-            runs.append(train(*wanted, args.out))
-            with log.open("a") as file:
-                file.write(json.dumps(runs[-1]) + "\n")
+    wanted = itertools.product(args.seeds, args.configs, args.interactions)
+    keys = [dict(zip(("seed", "config", "interaction"), values, strict=True)) for values in wanted]
+    runs = run_missing(args.out / "runs.jsonl", keys, partial(train, args.out))
     (args.out / "interactions.md").write_text(markdown(runs))
     print(markdown(runs))
 

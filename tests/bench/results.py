@@ -10,11 +10,13 @@ One system or config at a time: `--systems torch --configs esci reviews --seeds 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from bench_examples import load_config, read_examples
 from bench_metrics import metrics
-from bench_runs import command, read_lines
+from bench_runs import command, run_missing
 
 TITLES = {
     "upworthy": "Upworthy headlines",
@@ -47,6 +49,11 @@ TFIDF: dict[str, dict[str, float | None]] = {
     },
 }
 """The metrics of the table, with the TF-IDF reference of each where there is one."""
+
+
+def train(folder: Path, threads: int, config: str, seed: int, system: str) -> dict:
+    """One training: its metrics on valid and test, and its seconds."""
+    return SYSTEMS[system](config, seed, folder, threads)
 
 
 def run_torch(name: str, seed: int, folder: Path, threads: int) -> dict:
@@ -130,16 +137,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of PyTorch")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    log = args.out / "runs.jsonl"
-    runs = read_lines(log) if log.exists() else []
-    done = {(r["system"], r["config"], r["seed"]) for r in runs}
-    wanted = [(name, seed, system) for name in args.configs for seed in args.seeds for system in args.systems]
-    for name, seed, system in wanted:
-        if (system, name, seed) in done:
-            continue
-        runs.append(SYSTEMS[system](name, seed, args.out, args.threads))
-        with log.open("a") as file:
-            file.write(json.dumps(runs[-1]) + "\n")
+    wanted = itertools.product(args.configs, args.seeds, args.systems)
+    keys = [dict(zip(("config", "seed", "system"), values, strict=True)) for values in wanted]
+    runs = run_missing(args.out / "runs.jsonl", keys, partial(train, args.out, args.threads))
     records = summarise(runs)
     (args.out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
     (args.out / "results.md").write_text(markdown(records))

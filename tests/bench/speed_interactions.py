@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from paired import Clock, arguments, serve
 from speed_inputs import CANDIDATE, CANDIDATES, HISTORY
-from speed_srsjax import matmul_peak
+from speed_srsjax import Training, matmul_peak
 
 from srsjax import config
 from srsjax.data.assembly import Layout
@@ -18,12 +18,8 @@ from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import PairTemplate
 from srsjax.inference.item_store import build_item_store
 from srsjax.model import ctr, flops
-from srsjax.training import optimizers
 from srsjax.training.evaluation import BatchShape, predict_split
-from srsjax.training.loop import IN_FLIGHT
-from srsjax.training.session import initial_state, open_session
-from srsjax.training.sharding import put_batch
-from srsjax.training.step import jit_train_step, make_train_step
+from srsjax.training.session import open_session
 
 TEMPLATE = PairTemplate(prefix=(101,), between=(102,), suffix=(102,), candidate_type=1, separator=102)
 ROWS = {"cross": (80, 220, 1, 4), "shared": (4, 600, CANDIDATES, 1)}
@@ -51,6 +47,7 @@ def impressions(number: int, items: int) -> tuple[Split, Items]:
     return split, Items(texts(items, CANDIDATE - 1))
 
 
+VOCABULARY = 30522
 SIZES = {
     "MiniLM-L6": {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536},
     "BERT-base": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072},
@@ -66,7 +63,7 @@ class System:
         batch = config.Batch(rows=rows, tokens=self.tokens, candidates=self.candidates, micro_batches=parts)
         self.rows = rows // parts  # of a micro-batch
         self.config = config.TrainConfig(model=model, batch=batch)
-        self.session = open_session(self.config, ctr.encoder_config(model, 30522))
+        self.session = open_session(self.config, ctr.encoder_config(model, VOCABULARY))
         self.layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else HISTORY)
         self.split, self.items = impressions(number, items)
 
@@ -91,7 +88,7 @@ class System:
         return matmul_peak()
 
 
-class Training(System):
+class Steps(System):
     """Training steps over all impressions once."""
 
     def __init__(self, interaction: str, size: str, number: int):
@@ -99,29 +96,19 @@ class Training(System):
         self.batches = train_batches(
             self.split, self.items, self.layout, self.config.batch, whole_impressions=False, seed=0
         )
-        optimizer = optimizers.make_optimizer(self.config.optimizer, 100, list(self.session.shapes))
-        self.state = initial_state(self.session, optimizer, 0)
-        shardings = jax.tree.map(lambda array: array.sharding, self.state)
-        step = make_train_step(self.session.forward, self.config.schema.tasks, optimizer, 0)
-        self.step = jit_train_step(step, self.session.mesh, shardings)
+        self.training = Training(self.config, VOCABULARY, steps=100)
 
     def flops(self) -> float:
         """Of one measurement."""
         self.batches.restore(0)
-        parts = [jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch) for batch, _ in self.batches]
-        forward = sum(flops.forward_flops(self.config.model, self.session.bert, batch) for batch in parts)
-        return flops.TRAINING * forward
+        counted = (flops.forward_flops(self.config.model, self.session.bert, batch) for batch, _ in self.batches)
+        return flops.TRAINING * sum(counted)
 
     def measure(self) -> dict[str, float]:
         times: dict[str, float] = {}
         with Clock(times, "run"):
             self.batches.restore(0)
-            waiting: list[jax.Array] = []
-            for batch, _ in self.batches:
-                self.state, metrics = self.step(self.state, put_batch(self.session.mesh, batch, row_axis=1))
-                waiting.append(metrics.loss)
-                jax.block_until_ready(waiting[: -1 - IN_FLIGHT])
-            jax.block_until_ready(waiting)
+            self.training.run(self.batches)
         return times
 
 
@@ -162,7 +149,7 @@ class Scoring(System):
 def main() -> None:
     options = arguments()
     options.pop("threads")  # the processor affinity decides
-    serve({"training": Training, "scoring": Scoring}[options.pop("system")](**options))
+    serve({"training": Steps, "scoring": Scoring}[options.pop("system")](**options))
 
 
 if __name__ == "__main__":

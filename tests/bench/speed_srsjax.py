@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +15,7 @@ from paired import Clock, arguments, serve
 from speed_inputs import GATE_ROWS, full_rows, training_subset
 
 from srsjax import config
+from srsjax.bench import matmul_rate
 from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import Batches, train_batches
 from srsjax.data.prepare import prepare
@@ -26,12 +26,12 @@ from srsjax.training import losses, optimizers
 from srsjax.training.evaluation import make_layout
 from srsjax.training.loop import IN_FLIGHT
 from srsjax.training.session import initial_state, open_session
+from srsjax.training.setup import training_step
 from srsjax.training.sharding import put_batch
-from srsjax.training.step import jit_train_step, make_train_step
 
 
 class Training:
-    """A session with its state and jitted step, from a checkpoint that has a head."""
+    """A session with its state and jitted step; the weights of a checkpoint with a head, or random ones."""
 
     def __init__(self, settings: config.TrainConfig, vocab_size: int, steps: int):
         self.tasks = settings.schema.tasks
@@ -39,17 +39,24 @@ class Training:
         self.session = open_session(settings, bert)
         exact = replace(settings.model, dtype="float32")
         self.float32_forward = partial(ctr.forward, ctr.build(exact, bert, len(self.tasks)))
-        weights, _ = hf.load_weights(settings.model.pretrained, bert, num_tasks=1)
+        source = settings.model.pretrained
+        weights = hf.load_weights(source, bert, num_tasks=1)[0] if source else {}
         optimizer = optimizers.make_optimizer(settings.optimizer, steps, list(self.session.shapes))
         self.state = initial_state(self.session, optimizer, settings.seed, weights)
-        shardings = jax.tree.map(lambda array: array.sharding, self.state)
-        step = make_train_step(self.session.forward, self.tasks, optimizer, settings.seed)
-        self._step = jit_train_step(step, self.session.mesh, shardings)
+        self._step = training_step(settings, self.session, optimizer)
 
     def step(self, batch: PackedBatch) -> jax.Array:
-        """One step on a batch [1, R, ...] of the host; its loss, not yet computed."""
+        """One step on a batch [A, R / A, ...] of the host; its loss, not yet computed."""
         self.state, metrics = self._step(self.state, put_batch(self.session.mesh, batch, row_axis=1))
         return metrics.loss
+
+    def run(self, batches: Batches) -> float:
+        """Steps on all that is left of the batches; their mean loss."""
+        waiting: list[jax.Array] = []
+        for batch, _ in batches:
+            waiting.append(self.step(batch))
+            jax.block_until_ready(waiting[: -1 - IN_FLIGHT])
+        return float(np.mean(jax.device_get(waiting)))
 
 
 class Step:
@@ -129,16 +136,8 @@ class FineTune:
                 store = prepare(self._storing_in(folder), log=lambda text: None)
                 batches = self._batches(store, self.rows)
             with Clock(times, "run"):
-                loss = self._train(batches)
+                loss = self.training.run(batches)
         return times | {"loss": loss}
-
-    def _train(self, batches: Batches) -> float:
-        waiting: list[jax.Array] = []
-        for batch, _ in batches:
-            waiting.append(self.training.step(batch))
-            if len(waiting) > IN_FLIGHT:
-                jax.block_until_ready(waiting[-1 - IN_FLIGHT])
-        return float(np.mean(jax.device_get(waiting)))
 
     def _storing_in(self, folder: str) -> config.TrainConfig:
         return replace(self.settings, data=replace(self.settings.data, store=folder))
@@ -161,17 +160,9 @@ class FineTune:
         return matmul_peak()
 
 
-def matmul_peak(size: int = 4096) -> float:
-    """FLOP/s of a bfloat16 product of two squares with float32 result, the best of five."""
-    a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
-    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
-    product(a).block_until_ready()
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        product(a).block_until_ready()
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+def matmul_peak() -> float:
+    """FLOP/s of a bfloat16 product with float32 result, as large as the other system's."""
+    return matmul_rate(jnp.dtype(jnp.bfloat16), size=4096)
 
 
 SYSTEMS = {"step": Step, "finetune": FineTune}
