@@ -32,7 +32,7 @@ def get_config() -> TrainConfig:
         model=Model(
             pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
         ),
-        batch=Batch(rows=8, tokens=256),
+        batch=Batch(rows=12, tokens=192),
         optimizer=Optimizer(learning_rate=1e-4),
         evaluate=Evaluate(monitor="pairwise"),
         epochs=1,
