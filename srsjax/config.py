@@ -311,6 +311,9 @@ class Model:
     reference on the devices before they are used, and have no dropout: they train only with `attention_dropout` 0.
     `auto` times what is proven and takes the fastest, which may differ from start to start where two are close: a run
     that must go on to the last bit on GPU or TPU names one. Scoring chooses anew for its own devices."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What a layer's gradient computes again instead of keeping it in memory: nothing; all but the results of products
+    with weights; or everything but the layer's input (the least memory, a third more arithmetic)."""
 
 
 # ---------------------------------------------------------------------------------------------- training

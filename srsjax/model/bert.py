@@ -12,7 +12,7 @@ from flax import nnx
 
 from srsjax.errors import InputError
 from srsjax.model.attention import Attend, Visibility, attend
-from srsjax.model.dense import Dense, contract
+from srsjax.model.dense import PRODUCT, Dense, contract, product
 from srsjax.model.dropout import dropout
 
 ACTIVATIONS = {
@@ -71,10 +71,18 @@ class BertConfig:
         return self.max_positions - self.position_offset
 
 
+KEPT = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT)}
+"""What the forward pass of a layer keeps for its gradient, by `model.remat`: nothing but its input, or the results of
+its products with weights (attention's scores are computed again)."""
+
+
 class Bert(nnx.Module):
     """Embeddings, layers and, where the configuration has one, the pooler."""
 
-    def __init__(self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs, attention: Attend = attend):
+    def __init__(
+        self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs, attention: Attend = attend, remat: str = "none"
+    ):
+        self.remat = remat
         self.embeddings = Embeddings(config, dtype, rngs)
         self.layers = nnx.List([Layer(config, rngs, attention) for _ in range(config.num_layers)])
         if config.has_pooler:
@@ -114,9 +122,12 @@ class Bert(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """[R, L, D] -> [R, L, D] by some of the layers; the last layer of all returns the slots `at` [R, C] only."""
+        run = _run_layer
+        if self.remat != "none":
+            run = jax.checkpoint(_run_layer, policy=KEPT[self.remat], static_argnums=0)
         for i in layers:
             here = at if i == len(self.layers) - 1 else None
-            x = _run_layer(*nnx.split(self.layers[i]), x, visibility[i], here, _site(dropout_key, i + 1))
+            x = run(*nnx.split(self.layers[i]), x, visibility[i], here, _site(dropout_key, i + 1))
         return x
 
     def pool(self, first: jax.Array) -> jax.Array:
@@ -228,7 +239,7 @@ class QueryKeyValue(nnx.Module):
     def __call__(self, x: jax.Array, first: int, last: int) -> tuple[jax.Array, ...]:
         """[R, L, D] -> projections first..last-1 of (query, key, value), each [R, L, H, Dh]."""
         kernel, bias = self.kernel[:, first:last], self.bias[first:last]
-        projected = (contract("rld,dpe->rlpe", x, kernel) + bias).astype(x.dtype)
+        projected = product(contract("rld,dpe->rlpe", x, kernel) + bias, x.dtype)
         heads = projected.reshape(*projected.shape[:3], self.num_heads, -1)
         return tuple(heads[:, :, p] for p in range(last - first))
 

@@ -127,7 +127,7 @@ class ClickModel(nnx.Module):
     def __init__(
         self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs, attention: Attend = attend
     ):
-        self.bert = Bert(bert, compute_dtype(model), rngs, attention)
+        self.bert = Bert(bert, compute_dtype(model), rngs, attention, model.remat)
         head = ProductHead if model.interaction == "towers" else Head
         self.head = head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
         self.readout, self.interaction = model.readout, model.interaction

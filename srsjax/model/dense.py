@@ -7,6 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+PRODUCT = "product"
+"""Name of what `product` returns."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -70,6 +74,12 @@ def _einsum_small_first(a_spec: str, b_spec: str, out: str, a: jax.Array, b: jax
 contract.defvjp(_contract_forward, _contract_backward)
 
 
+def product(result: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The result of a product with weights in `dtype`, by a name that a policy of `jax.checkpoint` can keep: it does
+    not look into functions with gradients of their own."""
+    return checkpoint_name(result.astype(dtype), PRODUCT)
+
+
 class Dense(nnx.Module):
     """y = x W + b; kernel [in, out] and bias [out] are float32, the product runs in the dtype of `x`."""
 
@@ -79,4 +89,4 @@ class Dense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[R, L, in] -> [R, L, out], dtype of `x`."""
-        return (contract("rli,io->rlo", x, self.kernel[...]) + self.bias[...]).astype(x.dtype)
+        return product(contract("rli,io->rlo", x, self.kernel[...]) + self.bias[...], x.dtype)

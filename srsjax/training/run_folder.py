@@ -29,7 +29,7 @@ FREE = (
     "batch.workers",
     "batch.micro_batches",
 )
-FREE += ("batch.eval_rows",)
+FREE += ("batch.eval_rows", "model.remat")
 
 
 class RunFolder:

@@ -1,0 +1,57 @@
+"""What accelerators can do at best, as their makers state it: the denominators of MFU and of the plan."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device of a mesh."""
+
+    name: str
+    flops: float
+    """Dense bfloat16 products with float32 sums, floating-point operations a second."""
+    memory: float
+    """Bytes of its high-bandwidth memory."""
+    bandwidth: float
+    """Bytes a second to and from that memory."""
+    network: float
+    """Bytes a second that one chip sends to its neighbours in the slice (ICI) or node (NVLink), all links of one
+    direction together."""
+
+
+# Google's pages of each TPU generation ("System architecture" at cloud.google.com/tpu/docs) and NVIDIA's data sheets,
+# without sparsity. Makers state links in both directions together; half of that is sent.
+CHIPS = {
+    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 150e9),
+    "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 100e9),
+    "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 300e9),
+    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 224e9),
+    "a100-40gb": Chip("NVIDIA A100 40 GB", 312e12, 40 * GIB, 1555e9, 300e9),
+    "a100": Chip("NVIDIA A100 80 GB", 312e12, 80 * GIB, 2039e9, 300e9),
+    "h100": Chip("NVIDIA H100 SXM", 989e12, 80e9, 3350e9, 450e9),
+    "h200": Chip("NVIDIA H200", 989e12, 141e9, 4800e9, 450e9),
+    "b200": Chip("NVIDIA B200", 2250e12, 180e9, 7700e9, 900e9),
+}
+
+# Names of device kinds as JAX has them, the first that matches.
+KINDS = (
+    (r"TPU v4$", "v4"),
+    (r"TPU v5 ?(lite|e)", "v5e"),
+    (r"TPU v5p?$", "v5p"),
+    (r"TPU v6 ?(lite|e)", "v6e"),
+    (r"A100.*40GB", "a100-40gb"),
+    (r"A100", "a100"),
+    (r"H100", "h100"),
+    (r"H200", "h200"),
+    (r"B200", "b200"),
+)
+
+
+def chip(device_kind: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind`; None for one that is not in the table, a CPU above all."""
+    return next((CHIPS[key] for pattern, key in KINDS if re.search(pattern, device_kind)), None)
