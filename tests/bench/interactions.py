@@ -2,6 +2,10 @@
 
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/interactions.py --out interactions
 
+What `shared` was chosen by, on product matching:
+
+    ... interactions.py --out interactions --configs product_matching --interactions shared "from 0" first mean
+
 Every finished training is a line of `interactions/runs.jsonl` and is not repeated when the command runs again. The
 table gives the mean over the seeds of the test metric, with the lowest and the highest. What each interaction costs in
 time is measured apart (`speed.py interaction`, `speed.py scoring`).
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +24,13 @@ import numpy as np
 from bench_runs import command, run_missing
 
 INTERACTIONS = ("cross", "shared", "split", "towers")
+TRIALS: dict[str, tuple] = {
+    # title, interaction, what is tried with it
+    "from 0": ("shared", "--model.candidate_start", 0),
+    "first": ("shared", "--model.readout", "first"),
+    "mean": ("shared", "--model.readout", "mean"),
+}
+"""What `shared` was chosen by: candidates that start again at position 0, and other read-outs than the pooled one."""
 SETS: dict[str, tuple[str, str, tuple]] = {
     # title, metric, what makes impressions larger than one candidate and rows wide enough for them
     "product_matching": ("Product matching", "auc", ()),
@@ -31,8 +43,9 @@ SETS: dict[str, tuple[str, str, tuple]] = {
 
 def train(folder: Path, config: str, interaction: str, seed: int) -> dict:
     """One training: its metric on valid and test."""
-    run = folder / f"{config}-{interaction}-{seed}"
-    options = ("--model.interaction", interaction, "--seed", seed, "--data.store", folder / "stores", *SETS[config][2])
+    run = folder / f"{config}-{interaction.replace(' ', '-')}-{seed}"
+    kind, *tried = TRIALS.get(interaction, (interaction,))
+    options = ("--model.interaction", kind, *tried, "--seed", seed, "--data.store", folder / "stores", *SETS[config][2])
     if interaction == "towers":
         options += ("--model.readout", "mean")
     if config == "ctr":
@@ -43,14 +56,11 @@ def train(folder: Path, config: str, interaction: str, seed: int) -> dict:
     return {split: report[split][SETS[config][1]] for split in ("valid", "test")}
 
 
-def markdown(runs: list[dict]) -> str:
+def markdown(runs: list[dict], columns: Sequence[str]) -> str:
     """Mean, lowest and highest over the seeds."""
-    lines = [
-        "| data | seeds | test metric | " + " | ".join(INTERACTIONS) + " |",
-        "|---" * (3 + len(INTERACTIONS)) + "|",
-    ]
+    lines = ["| data | seeds | test metric | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
     for name, (title, metric, _) in SETS.items():
-        found = [[r for r in runs if (r["config"], r["interaction"]) == (name, kind)] for kind in INTERACTIONS]
+        found = [[r for r in runs if (r["config"], r["interaction"]) == (name, kind)] for kind in columns]
         seeds = ", ".join(map(str, sorted({r["seed"] for own in found for r in own})))
         if seeds:
             cells = " | ".join(_cell([r["test"] for r in own]) for own in found)
@@ -66,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("interactions"), help="folder of runs and table")
     parser.add_argument("--configs", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--interactions", nargs="+", choices=INTERACTIONS, default=list(INTERACTIONS))
+    parser.add_argument("--interactions", nargs="+", choices=[*INTERACTIONS, *TRIALS], default=list(INTERACTIONS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     args.out = args.out.absolute()
@@ -74,8 +84,9 @@ def main() -> None:
     wanted = itertools.product(args.seeds, args.configs, args.interactions)
     keys = [dict(zip(("seed", "config", "interaction"), values, strict=True)) for values in wanted]
     runs = run_missing(args.out / "runs.jsonl", keys, partial(train, args.out))
-    (args.out / "interactions.md").write_text(markdown(runs))
-    print(markdown(runs))
+    table = markdown(runs, args.interactions)
+    (args.out / "interactions.md").write_text(table)
+    print(table)
 
 
 if __name__ == "__main__":
