@@ -225,6 +225,7 @@ def test_shellcheck():
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if not shellcheck:
         pytest.skip("shellcheck is not installed")
-    scripts = [CHECKOUT / ".ci" / "run", *sorted((CHECKOUT / "launch").glob("*.sh"))]
+    launch = CHECKOUT / "launch"
+    scripts = [CHECKOUT / ".ci" / "run", launch / "slurm.sbatch", *sorted(launch.glob("*.sh"))]
     checked = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
