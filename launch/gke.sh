@@ -44,22 +44,8 @@ END
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 dry_run=
 
-say() { printf 'srsjax: %s\n' "$*" >&2; }
-
-fail() {
-  say "$*"
-  exit 2
-}
-
-# Runs a command, or prints it in a dry run.
-step() {
-  if [[ $dry_run ]]; then
-    printf '%q' "$1"
-    printf ' %q' "${@:2}" && echo
-  else
-    "$@"
-  fi
-}
+# shellcheck source=common.sh
+source "$root/launch/common.sh"
 
 main() {
   if [[ ${1:-} == --dry-run ]]; then
@@ -73,49 +59,18 @@ main() {
     *) fail "no subcommand $1, expected run, manifest, logs, status or stop" ;;
   esac
   name=${SRSJAX_NAME:-}
-  [[ $name ]] || fail "SRSJAX_NAME is not set; bash launch/gke.sh --help says what it is"
+  need SRSJAX_NAME
   # A pod's name, NAME-workers-0-HOST-XXXXX, is a DNS label of at most 63 characters.
   [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ && ${#name} -le 40 ]] ||
     fail "SRSJAX_NAME=$name: expected small letters, digits and dashes, a letter first, at most 40 characters"
   case $1 in
-    run | manifest) check_command "${@:2}" && settings ;;
+    run | manifest) check_program /mnt/srsjax "${@:2}" && settings ;;
   esac
   "$@"
 }
 
-commands() {
-  local file names=
-  for file in $(cd "$root/srsjax" && grep -l '^if __name__ == "__main__":' -- *.py); do
-    names="$names, ${file%.py}"
-  done
-  echo "${names#, }"
-}
-
-# The command is one of srsjax, and what it writes is on the storage.
-check_command() {
-  if ! [[ $1 =~ ^[a-z]+$ ]] || ! grep -qs '^if __name__ == "__main__":' "$root/srsjax/$1.py"; then
-    fail "no command $1, expected $(commands)"
-  fi
-  local argument folder before=''
-  for argument in "$@"; do
-    folder=
-    case $before in --run_dir | --run | --output) folder=$argument ;; esac
-    case $argument in --run_dir=* | --run=* | --output=*) folder=${argument#*=} ;; esac
-    case $folder/ in
-      /mnt/srsjax/*) [[ $folder/ != */../* ]] || folder=.. ;;
-      /?* | '~'* | ../* | */../* | *://*) folder=.. ;;
-      *) folder= ;;
-    esac
-    [[ $folder != .. ]] || fail "$argument: expected a path in the shared storage: relative, or below /mnt/srsjax"
-    before=$argument
-  done
-}
-
 settings() {
-  local variable
-  for variable in SRSJAX_IMAGE SRSJAX_STORAGE SRSJAX_ACCELERATOR; do
-    [[ ${!variable:-} ]] || fail "$variable is not set; bash launch/gke.sh --help says what it is"
-  done
+  need SRSJAX_IMAGE SRSJAX_STORAGE SRSJAX_ACCELERATOR
   case $SRSJAX_ACCELERATOR in
     tpu*)
       kind=tpu

@@ -52,22 +52,8 @@ state=       # of the slice, set by look
 condition=   # of the program, set by collect
 assumed=NONE # what look finds in a dry run
 
-say() { printf 'srsjax: %s\n' "$*" >&2; }
-
-fail() {
-  say "$*"
-  exit 2
-}
-
-# Runs a command, or prints it in a dry run.
-step() {
-  if [[ $dry_run ]]; then
-    printf '%q' "$1"
-    printf ' %q' "${@:2}" && echo
-  else
-    "$@"
-  fi
-}
+# shellcheck source=common.sh
+source "$root/launch/common.sh"
 
 main() {
   if [[ ${1:-} == --dry-run ]]; then
@@ -82,7 +68,7 @@ main() {
   esac
   settings "$1"
   case $1 in
-    run | loop) check_command "${@:2}" ;;
+    run | loop) check_program "$shared" "${@:2}" ;;
   esac
   "$@"
 }
@@ -104,41 +90,6 @@ settings() {
         fail "SRSJAX_STORAGE=$SRSJAX_STORAGE: expected gs://BUCKET[/FOLDER] or HOST:/SHARE, which outlives the slice"
       ;;
   esac
-}
-
-need() {
-  local name
-  for name in "$@"; do
-    [[ ${!name:-} ]] || fail "$name is not set; bash launch/tpu_pod.sh --help says what it is"
-  done
-}
-
-commands() {
-  local file names=
-  for file in $(cd "$root/srsjax" && grep -l '^if __name__ == "__main__":' -- *.py); do
-    names="$names, ${file%.py}"
-  done
-  echo "${names#, }"
-}
-
-# The command is one of srsjax, and its run folder is on the storage.
-check_command() {
-  if ! [[ $1 =~ ^[a-z]+$ ]] || ! grep -qs '^if __name__ == "__main__":' "$root/srsjax/$1.py"; then
-    fail "no command $1, expected $(commands)"
-  fi
-  local argument folder before=''
-  for argument in "$@"; do
-    folder=
-    case $before in --run_dir | --run | --output) folder=$argument ;; esac
-    case $argument in --run_dir=* | --run=* | --output=*) folder=${argument#*=} ;; esac
-    case $folder/ in
-      "$shared"/*) [[ $folder/ != */../* ]] || folder=.. ;;
-      /?* | '~'* | ../* | */../* | *://*) folder=.. ;;
-      *) folder= ;;
-    esac
-    [[ $folder != .. ]] || fail "$argument: expected a path in the shared storage: relative, or below $shared"
-    before=$argument
-  done
 }
 
 # ---------------------------------------------------------------------------------------------- the slice

@@ -106,6 +106,13 @@ def test_wrong_arguments_are_one_line(slurm, arguments, said):
     assert slurm.calls() == []
 
 
+def test_a_script_submitted_without_its_wrapper_says_how(slurm):
+    copy = slurm.folder / "slurm_script"
+    copy.write_text((slurm.root / "launch" / "slurm.sbatch").read_text())
+    code, _, errors = slurm.run("../../slurm_script", *TRAIN, SLURM_JOB_ID="7")
+    assert code == 2 and "submit with bash launch/slurm.sbatch" in errors and errors.count("\n") == 1
+
+
 def test_help_needs_nothing(slurm):
     code, output, errors = slurm.run("slurm.sbatch", "--help")
     assert code == 0 and "--nodes=2 train --config ctr.py" in output and errors == ""
