@@ -26,22 +26,8 @@ stamp=$venv/srsjax-stamp # line 1: what the environment was made from; line 2: t
 lock=$venv.lock
 dry_run=
 
-say() { printf 'srsjax: %s\n' "$*" >&2; }
-
-fail() {
-  say "$*"
-  exit 2
-}
-
-# Runs a command, or prints it in a dry run.
-step() {
-  if [[ $dry_run ]]; then
-    printf '%q' "$1"
-    printf ' %q' "${@:2}" && echo
-  else
-    "$@"
-  fi
-}
+# shellcheck source=common.sh
+source "$root/launch/common.sh"
 
 main() {
   if [[ ${1:-} == --dry-run ]]; then
@@ -66,16 +52,6 @@ main() {
   else
     step exec "$venv/bin/python" -m "srsjax.$command" "$@"
   fi
-}
-
-known_command() { [[ $1 =~ ^[a-z]+$ ]] && grep -qs '^if __name__ == "__main__":' "$root/srsjax/$1.py"; }
-
-commands() {
-  local file names=
-  for file in $(cd "$root/srsjax" && grep -l '^if __name__ == "__main__":' -- *.py); do
-    names="$names, ${file%.py}"
-  done
-  echo "${names#, }"
 }
 
 # ---------------------------------------------------------------------------------------------- Python

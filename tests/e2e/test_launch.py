@@ -34,7 +34,7 @@ class Checkout:
 
     def __init__(self, folder: Path):
         self.root, self.bin, self.calls = folder / "a checkout", folder / "bin", folder / "calls"
-        for name in ("launch/local.sh", "pyproject.toml", ".python-version", "srsjax/train.py"):
+        for name in ("launch/local.sh", "launch/common.sh", "pyproject.toml", ".python-version", "srsjax/train.py"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / name, self.root / name)
         self.bin.mkdir()
@@ -225,6 +225,7 @@ def test_shellcheck():
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if not shellcheck:
         pytest.skip("shellcheck is not installed")
-    scripts = [CHECKOUT / ".ci" / "run", *sorted((CHECKOUT / "launch").glob("*.sh"))]
-    checked = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    launch = CHECKOUT / "launch"
+    scripts = [CHECKOUT / ".ci" / "run", launch / "slurm.sbatch", *sorted(launch.glob("*.sh"))]
+    checked = subprocess.run([shellcheck, "-x", "-P", "SCRIPTDIR", *scripts], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout

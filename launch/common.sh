@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# What the scripts of this folder share; they set root, the checkout, and dry_run before they read it.
+# shellcheck disable=SC2154
+
+say() { printf 'srsjax: %s\n' "$*" >&2; }
+
+fail() {
+  say "$*"
+  exit 2
+}
+
+# Runs a command, or prints it in a dry run.
+step() {
+  if [[ $dry_run ]]; then
+    printf '%q' "$1"
+    printf ' %q' "${@:2}" && echo
+  else
+    "$@"
+  fi
+}
+
+# Whether it is a command of srsjax: python -m srsjax.COMMAND.
+known_command() { [[ $1 =~ ^[a-z]+$ ]] && grep -qs '^if __name__ == "__main__":' "$root/srsjax/$1.py"; }
+
+commands() {
+  local file names=
+  for file in $(cd "$root/srsjax" && grep -l '^if __name__ == "__main__":' -- *.py); do
+    names="$names, ${file%.py}"
+  done
+  echo "${names#, }"
+}
+
+# The variables of these names are set.
+need() {
+  local name
+  for name in "$@"; do
+    [[ ${!name:-} ]] || fail "$name is not set; bash launch/${0##*/} --help says what it is"
+  done
+}
+
+# A program of srsjax whose folders are on the storage that is mounted at $1: what follows is its command line.
+check_program() {
+  local shared=$1 argument folder before=''
+  shift
+  known_command "$1" || fail "no command $1, expected $(commands)"
+  for argument in "$@"; do
+    folder=
+    case $before in --run_dir | --run | --output) folder=$argument ;; esac
+    case $argument in --run_dir=* | --run=* | --output=*) folder=${argument#*=} ;; esac
+    case $folder/ in
+      "$shared"/*) [[ $folder/ != */../* ]] || folder=.. ;;
+      /?* | '~'* | ../* | */../* | *://*) folder=.. ;;
+      *) folder= ;;
+    esac
+    [[ $folder != .. ]] || fail "$argument: expected a path in the shared storage: relative, or below $shared"
+    before=$argument
+  done
+}
