@@ -179,9 +179,10 @@ def console(**options) -> Console:
 
 
 def on_first(work: Callable[[], Any]) -> Any:
-    """Process 0 does the work; every process waits for it and returns its result, which is plain JSON.
+    """Process 0 does the work; every process returns its result, which is plain JSON, when all have come so far.
 
-    All processes call it in the same order. Raises on all of them the InputError that the work raised; PeerError on
+    All processes call it in the same order. It waits as long as it takes, which collectives on devices do not: Gloo
+    gives up after 30 seconds. Raises on all of them the InputError that the work raised; PeerError on
     the others for any other exception.
     """
     if process_count() == 1:
@@ -197,12 +198,14 @@ def on_first(work: Callable[[], Any]) -> Any:
             client.key_value_set(key, json.dumps({"failed": f"{type(error).__name__}: {error}"}))
             raise
         client.key_value_set(key, json.dumps({"result": result}))
+        client.wait_at_barrier(f"{key}/done", _FOREVER_MS)
         return result
     told = json.loads(client.blocking_key_value_get(key, _FOREVER_MS))
     if "wrong_input" in told:
         raise InputError(told["wrong_input"])
     if "failed" in told:
         raise PeerError(f"process 0 failed: {told['failed']}")
+    client.wait_at_barrier(f"{key}/done", _FOREVER_MS)
     return told["result"]
 
 

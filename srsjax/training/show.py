@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import jax
+from jax.sharding import PartitionSpec
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -31,7 +32,7 @@ def start(
     console.print(f"devices: {devices_in_use()} ({kind})", highlight=False)
     console.print(f"mesh: {sizes}", highlight=False)
     console.print(session.attention.said, highlight=False)
-    console.print(_parameters(session))
+    console.print(parameters(session))
     console.print(
         f"batches: {batches.steps:,} steps of {config.batch.rows} rows x {config.batch.tokens} tokens "
         f"({batches.candidates} candidate slots a row, {config.batch.micro_batches} micro-batch(es)), "
@@ -84,7 +85,7 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _parameters(session: Session) -> Table:
+def parameters(session: Session) -> Table:
     """One line a kind of parameter: layers are told together."""
     right = {"justify": "right"}
     table = Table(
@@ -102,7 +103,7 @@ def _parameters(session: Session) -> Table:
     }
     for path, shape in session.shapes.items():
         kind = re.sub(r"layers/\d+/", "layers/*/", path)
-        kinds.setdefault((kind, shape.shape, str(tuple(session.shardings[path].spec))), []).append(path)
+        kinds.setdefault((kind, shape.shape, _spec(session.shardings[path].spec)), []).append(path)
     for (kind, shape, spec), paths in kinds.items():
         name = kind.replace("layers/*/", f"layers/0-{len(paths) - 1}/") if len(paths) > 1 else kind
         held = sum(bytes_a_device[path] for path in paths)
@@ -111,6 +112,12 @@ def _parameters(session: Session) -> Table:
     held = sum(bytes_a_device.values())
     table.add_row("all, float32, trainable", "", "", f"{total:,}", _size(held), style="bold")
     return table
+
+
+def _spec(spec: PartitionSpec) -> str:
+    """What divides each dimension: `–, fsdp+tensor`, where a dash leaves one whole; `whole` where nothing does."""
+    axes = [(axis,) if isinstance(axis, str) else tuple(axis or ()) for axis in spec]
+    return ", ".join("+".join(names) or "–" for names in axes) if any(axes) else "whole"
 
 
 def _size(count: int) -> str:
