@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
-from srsjax import cli
+from srsjax import cli, distributed
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.batch import PackedBatch
@@ -27,7 +26,7 @@ from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
 from srsjax.training.loop import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
-from srsjax.training.sharding import put_batch
+from srsjax.training.sharding import put_batch, row_share
 
 SECONDS = 3.0
 """How long each thing is measured, after a first part that is not."""
@@ -51,9 +50,10 @@ class Speed:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, _ = cli.load_config(argv, "bench", __doc__)
+    distributed.initialize()
     check_jax()
     enable_cache()
-    console = Console()
+    console = distributed.console()
     training = set_up(config, console)
     dtype = ctr.compute_dtype(config.model)
     peak = matmul_rate(dtype) * training.session.mesh.size
@@ -96,6 +96,7 @@ def measure_training(config: TrainConfig, training: Training) -> Speed:
 def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
     """Scoring of the training split, input included, and the assembly of its batches alone."""
     session, shape, params = training.session, training.shape, training.state.params
+    index, count = row_share(session.mesh)
     batches = eval_batches(
         training.store.split("train"),
         training.store.items,
@@ -103,6 +104,8 @@ def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
         rows=shape.eval_rows,
         tokens=shape.tokens,
         candidates=shape.candidates,
+        process_index=index,
+        process_count=count,
     )
 
     def step(batch: PackedBatch) -> jax.Array:

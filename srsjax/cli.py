@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import srsjax.config
+from srsjax import distributed
 from srsjax.config import TrainConfig
 from srsjax.config_io import (
     Leaf,
@@ -139,12 +140,30 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:  # `... --help | head`; what is still buffered must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except Exception as error:
+        if distributed.process_count() == 1:
+            raise
+        traceback.print_exc()
+        complain(
+            f"{type(error).__name__} above; where another process ended, this is what came of it: see what that one "
+            f"printed, and run the same command again to go on"
+        )
+        leave(1)
     sys.exit(code)
 
 
+def leave(code: int) -> NoReturn:
+    """Ends this process without waiting for the others, which JAX would do and they would never come."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def complain(message: str) -> None:
-    """Says in one line on standard error why a command ends."""
-    print(f"error: {message}", file=sys.stderr)
+    """Says in one line on standard error why a command ends; with several processes, on which."""
+    count = distributed.process_count()
+    where = f"process {distributed.process_index()} of {count}: " if count > 1 else ""
+    print(f"{where}error: {message}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------- arguments

@@ -1,6 +1,7 @@
 """Evaluates a run: `python -m srsjax.evaluate --run runs/ctr --split test` (or `--input 'new/*.parquet'`).
 
-Repeats the report of a split, or makes it for any labelled files with the columns of the training log.
+Repeats the report of a split, or makes it for any labelled files with the columns of the training log. Several
+processes (`srsjax.distributed`) divide the batches between them, and the first one reports.
 """
 
 from __future__ import annotations
@@ -9,18 +10,17 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
-from srsjax import cli
+from srsjax import cli, distributed
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
-from srsjax.data.prepare import labelled_store, prepare
+from srsjax.data.prepare import labelled_store
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
 from srsjax.training.evaluation import split_metrics, split_references
 from srsjax.training.run_folder import RunFolder, write_json
+from srsjax.training.setup import shared_store
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__)
+    distributed.initialize()
     enable_cache()
     keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config)
@@ -47,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         results = on_files(scorer, config, arguments.input)
     else:
         results = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
-    Console().print(report.table(results, title=arguments.input or f"{arguments.split} split"))
-    if arguments.output:
+    distributed.console().print(report.table(results, title=arguments.input or f"{arguments.split} split"))
+    if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), results)
     return 0
@@ -59,7 +60,7 @@ def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) 
 
     Raises InputError where the data are no longer those of the run: its splits would then be others.
     """
-    store = prepare(config)
+    store = shared_store(config)
     if store.manifest["fingerprint"] != folder.read(folder.manifest_file)["fingerprint"]:
         raise InputError(f"{folder.path}: the data changed since the run; evaluate files with --input")
     split = store.split(name)

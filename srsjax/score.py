@@ -2,7 +2,8 @@
 
 Writes the key columns of the input and `score`, the probability of the first task (`score_<task>` for further tasks),
 one row a candidate in input order, as Parquet files. Catalogues are read where the run's config has them; give other
-files with `--data.catalogues.0.files`.
+files with `--data.catalogues.0.files`. Several processes (`srsjax.distributed`) all read the input and divide its
+batches between them; the first one writes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
-from srsjax import cli
+from srsjax import cli, distributed
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
@@ -47,39 +47,52 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "score", __doc__)
-    console = Console()
+    distributed.initialize()
+    console = distributed.console()
     output = Path(arguments.output).absolute()
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: a file, expected a folder for the files of scores")
-    if output.exists() and any(output.iterdir()):
-        if not arguments.overwrite:
-            raise InputError(f"{output}: not empty; choose another --output, or --overwrite True")
-        if not all(path.match("part-*.parquet") for path in output.iterdir()):
-            raise InputError(f"{output}: holds more than files of scores; choose another --output")
+    distributed.on_first(lambda: check_output(output, arguments.overwrite))
     enable_cache()
     keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20
         console.print(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB", highlight=False)
-    started, rows = time.monotonic(), 0
-    partial = output.with_name(f".{output.name}.partial")
+    started, tables = time.monotonic(), scores(scorer, config, arguments.input)
+    rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
+    distributed.on_first(lambda: None)  # nobody leaves before the files are whole
+    seconds = time.monotonic() - started
+    console.print(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}", highlight=False)
+    return 0
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raises InputError where the folder for the scores holds what must not be deleted."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: a file, expected a folder for the files of scores")
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise InputError(f"{output}: not empty; choose another --output, or --overwrite True")
+        if not all(path.match("part-*.parquet") for path in output.iterdir()):
+            raise InputError(f"{output}: holds more than files of scores; choose another --output")
+
+
+def write(tables: Iterator[pa.Table], output: Path, overwrite: bool) -> int:
+    """Writes one file for each table; the folder is there when all are whole. Returns the number of rows."""
+    rows, partial = 0, output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for number, table in enumerate(scores(scorer, config, arguments.input)):
+        for number, table in enumerate(tables):
             pq.write_table(table, partial / f"part-{number:05d}.parquet", compression="zstd")
             rows += len(table)
-        if arguments.overwrite:
+        if overwrite:
             shutil.rmtree(output, ignore_errors=True)
         elif output.exists():
             output.rmdir()
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    seconds = time.monotonic() - started
-    console.print(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}", highlight=False)
-    return 0
+    return rows
 
 
 def scores(scorer: Scorer, config: TrainConfig, files: str) -> Iterator[pa.Table]:

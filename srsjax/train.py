@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from functools import partial
 
-import jax
 import numpy as np
-from rich.console import Console
 
-from srsjax import cli
+from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.store import Store
@@ -36,21 +34,24 @@ STOPPED = 75
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, name = cli.load_config(argv, "train", __doc__)
+    distributed.initialize()
     check_jax()
     cache, compilations = enable_cache(), Compilations()
-    console = Console()
+    console = distributed.console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
     monitor_mode(config)
-    folder.check(config)
-    if folder.finished and not config.overwrite:
-        show.finished(console, folder, config)
+    if distributed.on_first(partial(is_done, folder, config)):
+        if distributed.is_first():
+            show.finished(console, folder, config)
         return 0
 
     training = set_up(config, console)
     store, session, batches, shape = training.store, training.session, training.batches, training.shape
     check_monitor(config, store)
-    folder.create(config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
+    create = (config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
+    distributed.on_first(lambda: folder.create(*create))
+    distributed.wait_until_seen(folder.config_file)
     show.start(console, config, session, batches, shape, cache)
     try:
         progress = fit(
@@ -75,8 +76,15 @@ def main(argv: list[str] | None = None) -> int:
         batches.close()
     report(config, session, store, shape, folder, progress)
     compilations.tell(console)
-    show.finished(console, folder, config)
+    if distributed.is_first():
+        show.finished(console, folder, config)
     return 0
+
+
+def is_done(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether the run has come to its end already. Raises InputError where the folder holds another run."""
+    folder.check(config)
+    return folder.finished and not config.overwrite
 
 
 def validate(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params) -> dict[str, float]:
@@ -87,11 +95,15 @@ def validate(config: TrainConfig, session: Session, store: Store, shape: BatchSh
     logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
     if not np.isfinite(logits).all():
         raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
-    return split_metrics(config, split, logits)
+    # Computed once, so that all processes go on from the same numbers to the last bit.
+    return distributed.on_first(lambda: split_metrics(config, split, logits))
 
 
 def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:
-    """Evaluates the best checkpoint on valid and test and writes `report.json`, which ends the run."""
+    """Evaluates the best checkpoint on valid and test and writes `report.json`, which ends the run.
+
+    All processes compute the logits; the first one the metrics and the files.
+    """
     params = load_params(folder.checkpoints, progress.best_step, target(session))
     result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
     result |= {"candidates": shape.candidates}
@@ -100,13 +112,14 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
         if has_split(store, name):
             split = store.split(name)
             logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
+            if not distributed.is_first():
+                continue
             result[name] = split_metrics(config, split, logits)
             result[f"{name}_references"] = split_references(config, store.split("train"), split, store.items)
             if "auc" in result[name]:
                 curves = (sigmoid(logits[:, 0]), split.labels[:, 0], split.weights[:, 0])
                 save_curves(folder.path / f"{name}.png", *curves)
-    if jax.process_index() == 0:
-        write_json(folder.report_file, result)
+    distributed.on_first(lambda: write_json(folder.report_file, result))
 
 
 def check_monitor(config: TrainConfig, store: Store) -> None:

@@ -24,7 +24,7 @@ from srsjax.data.store import Items
 from srsjax.model import ctr
 from srsjax.training.evaluation import BatchShape
 from srsjax.training.session import Session
-from srsjax.training.sharding import ROWS, put_batch
+from srsjax.training.sharding import ROWS, put_same
 
 CONTEXT_STEPS = 8
 """Context slots K of a batch are a multiple of L / 8: this many programs at most, and little padding."""
@@ -59,6 +59,8 @@ class ItemStore:
         count = is_context.sum(axis=1)
         step = -(-tokens // CONTEXT_STEPS)
         slots = max(1, -(-int(count.max(initial=0)) // step)) * step
+        if jax.process_count() > 1:
+            slots = tokens  # the longest context of all hosts is not known here, and shapes must be those of all
         context = np.argsort(~is_context, axis=1, kind="stable")[:, :slots]
         context = np.where(np.arange(context.shape[1]) < count[:, None], context, tokens).astype(np.int32)
         return batch, ctr.StoredPlaces(state, context)
@@ -76,7 +78,7 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
     )
     states = None
     for arrays, source, target in _batches(texts, shape):
-        made = np.asarray(step(params, *put_batch(session.mesh, arrays, row_axis=0)))
+        made = np.asarray(step(params, *(put_same(array, rows) for array in arrays)))
         if states is None:
             states = np.zeros((len(texts.values), made.shape[-1]), made.dtype)
         states[target] = made.reshape(-1, made.shape[-1])[source]
@@ -87,7 +89,7 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
         in_shardings=(session.shardings, whole, rows, rows),
         out_shardings=whole,
     )
-    return ItemStore(jax.device_put(states, whole), texts.offsets, jitted)
+    return ItemStore(put_same(states, whole), texts.offsets, jitted)
 
 
 def _with_special_tokens(texts: Ragged, layout: Layout) -> Ragged:

@@ -20,7 +20,7 @@ from srsjax.data.tokenizer import TextEncoder
 from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.training.predict import predict
-from srsjax.training.sharding import row_divisor
+from srsjax.training.sharding import row_divisor, row_share
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def predict_split(
       step: (params, batch) -> logits, from `jit_predict_step`.
       complete: makes what `step` takes of a batch on the host and the candidate numbers [R, C] in its slots.
     """
+    index, count = row_share(mesh)
     batches = eval_batches(
         join_equal_contexts(split) if shape.layout.shares_context else split,
         items,
@@ -119,8 +120,8 @@ def predict_split(
         rows=shape.eval_rows,
         tokens=shape.tokens,
         candidates=shape.candidates,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
     )
     small = len(batches) == 1 and jax.process_count() == 1
     given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches

@@ -5,21 +5,29 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from srsjax.distributed import is_first
 from srsjax.training.run_folder import RunFolder
 
 
 class RunLog:
-    """Writes scalars of a run; a context manager. Lines after `step` (of a run that was cut off) are dropped first."""
+    """Writes scalars of a run; a context manager. Lines after `step` (of a run that was cut off) are dropped first.
+
+    Of several processes the first writes; on the others all of it does nothing.
+    """
 
     def __init__(self, folder: RunFolder, step: int, total: int, console: Console):
         self.console = console
-        drop_lines_after(folder.metrics_file, step)
-        self._file = open(folder.metrics_file, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
+        self._writes = is_first()
+        if self._writes:
+            drop_lines_after(folder.metrics_file, step)
+        file = folder.metrics_file if self._writes else os.devnull
+        self._file = open(file, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
         self._tensorboard = functools.cache(lambda: _tensorboard(folder, step + 1))  # opened by the first scalar
         self._bar = Progress(
             TextColumn("[bold]step {task.completed:>{task.fields[width]}}/{task.total}"),
@@ -28,7 +36,7 @@ class RunLog:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or not self._writes,
         )
         self._task = self._bar.add_task("train", total=total, completed=step, said="compiling", width=len(str(total)))
 
@@ -38,7 +46,8 @@ class RunLog:
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
-        self._tensorboard().close()
+        if self._writes:
+            self._tensorboard().close()
         self._file.close()
 
     def advance(self, step: int) -> None:
@@ -47,6 +56,8 @@ class RunLog:
 
     def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
         """One line `{"kind", "step", **values}` and the TensorBoard scalars `kind/name`."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"kind": kind, "step": step, **_plain(values)}) + "\n")
         for name, value in values.items():
             if isinstance(value, (int, float)) and math.isfinite(value):

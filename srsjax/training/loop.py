@@ -7,9 +7,13 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from rich.console import Console
 
 from srsjax.compilation import Compilations
@@ -96,6 +100,7 @@ def fit(
         with RunLog(folder, progress.next_step, total, console) as log, _StopSignal() as stop:
             meter = _Meter(log, learning_rates, total)
             ahead = _Ahead(batches, mesh, meter)
+            stop_asked = _agreed_stop(stop, mesh)
             for step in range(progress.next_step + 1, total + 1):
                 if config.evaluate.patience and progress.since_best >= config.evaluate.patience:
                     console.print(
@@ -110,7 +115,7 @@ def fit(
                 progress = replace(progress, next_step=step)
 
                 evaluating = step in evaluate_at
-                stopping = stop.asked  # read once: a signal that comes later is answered after the next step
+                stopping = stop_asked()  # read once: a signal that comes later is answered after the next step
                 saving = evaluating or stopping or (config.checkpoints.every and step % config.checkpoints.every == 0)
                 if saving or step % config.log_every == 0:
                     meter.flush()  # raises on a non-finite loss, so that no checkpoint ever holds one
@@ -243,6 +248,32 @@ class _StopSignal:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.asked = True
+
+
+def _agreed_stop(stop: _StopSignal, mesh: jax.sharding.Mesh) -> Callable[[], bool]:
+    """Asked once a step: whether the run is to stop, with the same answer on every process.
+
+    A signal may reach some processes only, and each at another step; one that stopped alone would leave the others
+    waiting for it. So each sends along with every step whether it was asked, and reads what all sent with the step
+    before, which is over by then: nothing waits, and all stop one step later.
+    """
+    if jax.process_count() == 1:
+        return lambda: stop.asked
+    asked_of = NamedSharding(mesh, P(mesh.axis_names))  # one flag a device
+    sent = None
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def anyone_stops(flags):
+        return jnp.any(flags)
+
+    def asked() -> bool:
+        nonlocal sent
+        mine = np.full((1,), stop.asked)
+        flags = jax.make_array_from_callback((mesh.size,), asked_of, lambda _: mine)
+        before, sent = sent, anyone_stops(flags)
+        return before is not None and bool(jax.device_get(before))
+
+    return asked
 
 
 def _target(state: TrainState):

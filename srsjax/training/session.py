@@ -18,7 +18,7 @@ from srsjax.model.attention_choice import Choice, Job, choose
 from srsjax.model.bert import BertConfig
 from srsjax.training.checkpoints import load_params
 from srsjax.training.run_folder import RunFolder
-from srsjax.training.sharding import make_mesh, parameter_shardings, row_divisor, state_shardings
+from srsjax.training.sharding import make_mesh, parameter_shardings, put_same, row_divisor, state_shardings
 from srsjax.training.step import TrainState, jit_predict_step
 
 
@@ -119,8 +119,8 @@ def initial_state(
         return {path: params[path] for path in fresh}
 
     params = jax.jit(init, out_shardings=fresh)(jax.random.key(seed))
-    params |= {path: jax.device_put(value, session.shardings[path]) for path, value in weights.items()}
+    params |= {path: put_same(value, session.shardings[path]) for path, value in weights.items()}
     params = {path: params[path] for path in session.shapes}
     shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
     opt = jax.jit(optimizer.init, out_shardings=shardings.opt)(params)
-    return TrainState(jax.device_put(np.int32(0), shardings.step), params, opt)
+    return TrainState(put_same(np.int32(0), shardings.step), params, opt)

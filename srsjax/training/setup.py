@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,15 +17,16 @@ from srsjax.config import TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.loader import Batches, train_batches
 from srsjax.data.prepare import prepare
-from srsjax.data.store import Store
+from srsjax.data.store import Store, open_store
 from srsjax.data.tokenizer import load_tokenizer
+from srsjax.distributed import on_first, process_count, wait_until_seen
 from srsjax.errors import InputError
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
 from srsjax.training.evaluation import BatchShape, batch_shape, check_lengths, make_layout, predict_split
 from srsjax.training.priors import prior_logits
 from srsjax.training.session import Session, initial_state, open_session, state_target
-from srsjax.training.sharding import batch_target, row_divisor
+from srsjax.training.sharding import batch_target, put_same, row_divisor, row_share
 from srsjax.training.step import TrainState, jit_train_step, make_train_step
 
 CENTRED_ON = 512
@@ -52,7 +54,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     Raises InputError for whatever no run can have; a run folder is neither read nor written.
     """
     check_numbers(config)
-    store = prepare(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    store = shared_store(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
     session = open_session(config, ctr.encoder_config(config.model, text.vocab_size))
@@ -60,7 +62,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     check_lengths(config, layout, session.bert.longest)
     check_rows(config, session.mesh)
     say_pretrained(config, session, console)
-    batches = training_batches(config, store, layout)
+    batches = training_batches(config, store, layout, row_share(session.mesh))
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
@@ -72,6 +74,18 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     state = initial_state(session, optimizer, config.seed, weights)
     state = state._replace(params=centred(config, session, store, shape, state.params))
     return Training(store, session, batches, shape, state, step, rates)
+
+
+def shared_store(config: TrainConfig, log: Callable[[str], None] = print) -> Store:
+    """The prepared store of this config. Process 0 prepares it if it has to be; the others wait, and open it.
+
+    Raises InputError for bad input, and on a process that does not see what process 0 wrote.
+    """
+    if process_count() == 1:
+        return prepare(config, log=log)
+    folder = Path(on_first(lambda: str(prepare(config, log=log).folder)))
+    wait_until_seen(folder / "manifest.json")
+    return open_store(folder)
 
 
 def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:
@@ -133,11 +147,11 @@ def centred(config: TrainConfig, session: Session, store: Store, shape: BatchSha
     sample = split.take(np.linspace(0, len(split) - 1, min(len(split), CENTRED_ON), dtype=np.int64))
     logits = predict_split(session.predict_step, params, sample, store.items, shape, session.mesh)
     path, bias = "head/dense/bias", params["head/dense/bias"]
-    return params | {path: jax.device_put(2 * np.asarray(bias) - logits.mean(0), bias.sharding)}
+    return params | {path: put_same(2 * np.asarray(bias) - logits.mean(0), bias.sharding)}
 
 
-def training_batches(config: TrainConfig, store: Store, layout: Layout) -> Batches:
-    """This host's part of every step's batch."""
+def training_batches(config: TrainConfig, store: Store, layout: Layout, share: tuple[int, int] = (0, 1)) -> Batches:
+    """This host's part of every step's batch; `share` is from `row_share`."""
     return train_batches(
         store.split("train"),
         store.items,
@@ -147,6 +161,6 @@ def training_batches(config: TrainConfig, store: Store, layout: Layout) -> Batch
         seed=config.seed,
         epochs=config.epochs,
         max_steps=config.max_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share[0],
+        process_count=share[1],
     )

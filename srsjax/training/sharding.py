@@ -96,10 +96,41 @@ def row_divisor(mesh: jax.sharding.Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def row_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+    """Which share of the rows of every batch this process reads, and of how many.
+
+    Processes that hold the same rows, because `tensor` goes across them, read the same share. Raises InputError where
+    the rows of two processes overlap in part.
+    """
+    rows = mesh.devices.reshape(row_divisor(mesh), -1)
+    held: dict[int, set[int]] = {}
+    for row, devices in enumerate(rows):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(row)
+    shares = sorted({tuple(sorted(share)) for share in held.values()})
+    if len({len(share) for share in shares}) > 1 or sum(map(len, shares)) != len(rows):
+        raise InputError(
+            f"mesh: with {_say([*mesh.shape.values()])} the {len(held)} processes hold rows that overlap in part; "
+            f"choose a mesh.tensor that divides the {len(mesh.local_devices)} devices of a process, or is a multiple"
+        )
+    return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+
+
 def put_batch(mesh: jax.sharding.Mesh, batch, row_axis: int):
     """A host's part of a batch as global arrays, `row_axis` divided over `ROWS`; other axes whole."""
     sharding = NamedSharding(mesh, P(*[None] * row_axis, ROWS))
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
+
+
+def put_same(value, sharding: NamedSharding) -> jax.Array:
+    """An array that every host holds whole, placed as `sharding` says.
+
+    With several hosts `jax.device_put` would first send it round, to compare.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def batch_target(mesh: jax.sharding.Mesh, batch, row_axis: int):
@@ -108,7 +139,7 @@ def batch_target(mesh: jax.sharding.Mesh, batch, row_axis: int):
 
     def whole(array) -> jax.ShapeDtypeStruct:
         shape = list(array.shape)
-        shape[row_axis] *= jax.process_count()
+        shape[row_axis] *= row_share(mesh)[1]
         return jax.ShapeDtypeStruct(tuple(shape), array.dtype, sharding=sharding)
 
     return jax.tree.map(whole, batch)

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import jax
+from jax.sharding import PartitionSpec
 from rich.console import Console
 from rich.table import Column, Table
 
 from srsjax.config import History, Text, TrainConfig
+from srsjax.distributed import devices_in_use
 from srsjax.metrics import report
 from srsjax.training import losses
 from srsjax.training.evaluation import BatchShape
@@ -27,9 +29,10 @@ def start(
     """Mesh, parameters, the shape and filling of the batches, and the programs that are compiled for them."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
     kind = jax.devices()[0].device_kind
-    console.print(f"mesh: {sizes} on {jax.device_count()} x {kind}, {jax.process_count()} process(es)", highlight=False)
+    console.print(f"devices: {devices_in_use()} ({kind})", highlight=False)
+    console.print(f"mesh: {sizes}", highlight=False)
     console.print(session.attention.said, highlight=False)
-    console.print(_parameters(session))
+    console.print(parameters(session))
     console.print(
         f"batches: {batches.steps:,} steps of {config.batch.rows} rows x {config.batch.tokens} tokens "
         f"({batches.candidates} candidate slots a row, {config.batch.micro_batches} micro-batch(es)), "
@@ -82,19 +85,45 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _parameters(session: Session) -> Table:
+def parameters(session: Session) -> Table:
     """One line a kind of parameter: layers are told together."""
-    table = Table(Column("parameter", no_wrap=True), "shape", "sharding", Column("count", justify="right"), box=None)
+    right = {"justify": "right"}
+    table = Table(
+        Column("parameter", no_wrap=True),
+        "shape",
+        "sharding",
+        Column("count", **right),
+        Column("a device", **right),
+        box=None,
+    )
     kinds: dict[tuple, list[str]] = {}
+    bytes_a_device = {
+        path: math.prod(session.shardings[path].shard_shape(shape.shape)) * shape.dtype.itemsize
+        for path, shape in session.shapes.items()
+    }
     for path, shape in session.shapes.items():
         kind = re.sub(r"layers/\d+/", "layers/*/", path)
-        kinds.setdefault((kind, shape.shape, str(tuple(session.shardings[path].spec))), []).append(path)
+        kinds.setdefault((kind, shape.shape, _spec(session.shardings[path].spec)), []).append(path)
     for (kind, shape, spec), paths in kinds.items():
         name = kind.replace("layers/*/", f"layers/0-{len(paths) - 1}/") if len(paths) > 1 else kind
-        table.add_row(name, " x ".join(map(str, shape)), spec, f"{len(paths) * math.prod(shape):,}")
+        held = sum(bytes_a_device[path] for path in paths)
+        table.add_row(name, " x ".join(map(str, shape)), spec, f"{len(paths) * math.prod(shape):,}", _size(held))
     total = sum(math.prod(shape.shape) for shape in session.shapes.values())
-    table.add_row("all, float32, trainable", "", "", f"{total:,}", style="bold")
+    held = sum(bytes_a_device.values())
+    table.add_row("all, float32, trainable", "", "", f"{total:,}", _size(held), style="bold")
     return table
+
+
+def _spec(spec: PartitionSpec) -> str:
+    """What divides each dimension: `–, fsdp+tensor`, where a dash leaves one whole; `whole` where nothing does."""
+    axes = [(axis,) if isinstance(axis, str) else tuple(axis or ()) for axis in spec]
+    return ", ".join("+".join(names) or "–" for names in axes) if any(axes) else "whole"
+
+
+def _size(count: int) -> str:
+    """Bytes for people: `1.5 MiB`."""
+    unit = min(int(math.log2(max(count, 1))) // 10, 3)
+    return f"{count / 2 ** (10 * unit):.1f} {('B', 'KiB', 'MiB', 'GiB')[unit]}" if unit else f"{count} B"
 
 
 def _is_text(feature) -> bool:

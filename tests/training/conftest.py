@@ -83,7 +83,8 @@ def problem():
         )
         session = open_session(config, ctr.encoder_config(model, VOCAB), devices)
         split, items = clicks(600)
-        layout = Layout(TEMPLATE, 0, True)
+        # Contexts have 8 tokens at most; in all but `cross` candidates start behind the longest.
+        layout = Layout(TEMPLATE, 0, True, None if model.interaction == "cross" else 10)
         batches = train_batches(
             split,
             items,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from srsjax.config import Mesh, Model, Optimizer
 from srsjax.errors import InputError
-from srsjax.training.sharding import make_mesh, put_batch
+from srsjax.training.sharding import make_mesh, put_batch, row_share
 from srsjax.training.step import jit_predict_step
 
 SMALL = Model(hidden_size=64, num_heads=4, intermediate_size=128, max_positions=64)
@@ -42,11 +47,74 @@ def reference(problem, cache: dict, **settings) -> np.ndarray:
 TOLERANCE = 2e-6
 
 
-@pytest.mark.parametrize(
-    "mesh", [Mesh(8), Mesh(1, 8), Mesh(2, 1, 4), Mesh(2, 2, 2)], ids=["data", "fsdp", "tensor", "mixed"]
-)
+MESHES = {"data": Mesh(8), "fsdp": Mesh(1, 8), "tensor": Mesh(2, 1, 4), "mixed": Mesh(2, 2, 2)}
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 def test_every_mesh_gives_the_losses_of_one_device(problem, one_device, mesh):
     np.testing.assert_allclose(losses_of(problem(mesh=mesh)), reference(problem, one_device), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("interaction", ["cross", "shared", "split", "towers"])
+def test_every_interaction_has_the_gradients_of_one_device_on_every_mesh(problem, interaction):
+    """With plain gradient descent at a rate of 1, parameters after a step are those before it minus the gradients."""
+    settings = {
+        "model": replace(SMALL, interaction=interaction, split_layers=1),
+        "optimizer": Optimizer(name="sgd", learning_rate=1.0, warmup=0.0, clip_norm=0.0, weight_decay=0.0),
+        "max_steps": 2,
+    }
+
+    def after_a_step(mesh, devices=None):
+        made = problem(mesh=mesh, devices=devices, **settings)
+        before = jax.device_get(made.state.params)
+        batch, _ = next(made.batches)
+        state, metrics = made.step(made.state, put_batch(made.session.mesh, batch, row_axis=1))
+        after = jax.device_get(state.params)
+        return float(metrics.loss), {path: before[path] - after[path] for path in before}
+
+    loss, gradients = after_a_step(Mesh(1), jax.devices()[:1])
+    assert max(np.abs(gradient).max() for gradient in gradients.values()) > 1e-2
+    for mesh in MESHES.values():
+        found, divided = after_a_step(mesh)
+        assert found == pytest.approx(loss, abs=TOLERANCE)
+        for path, gradient in gradients.items():  # float32 rounding of parameters near 1, and of sums
+            np.testing.assert_allclose(divided[path], gradient, rtol=1e-4, atol=TOLERANCE, err_msg=path)
+
+
+REMATERIALISED = "Involuntary full rematerialization"
+
+
+@pytest.fixture
+def compiler_says(capfd, monkeypatch):
+    """`compiler_says(jitted, *arguments)`: what XLA writes to the error stream while it compiles, nothing loaded."""
+
+    def said(jitted, *arguments) -> str:
+        monkeypatch.setattr(jax.config, "jax_enable_compilation_cache", False, raising=False)
+        capfd.readouterr()
+        jitted.lower(*arguments).compile()
+        return capfd.readouterr().err
+
+    return said
+
+
+def test_the_compiler_is_heard_where_it_gives_up_a_sharding(compiler_says):
+    """The next test would see it: rows of a table divided otherwise than the batch."""
+    mesh = make_mesh(Mesh(2, 2, 2))
+    rows = NamedSharding(mesh, P(("data", "fsdp")))
+
+    def gather(table, index):
+        return jax.lax.with_sharding_constraint(table[index], rows)
+
+    table = NamedSharding(mesh, P(("tensor", "data"), "fsdp"))
+    jitted = jax.jit(gather, in_shardings=(table, rows), out_shardings=rows)
+    assert REMATERIALISED in compiler_says(jitted, jnp.zeros((256, 64)), jnp.zeros((8, 64), jnp.int32))
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+def test_no_parameter_is_made_whole_because_the_compiler_gave_up(problem, compiler_says, mesh):
+    made = problem(mesh=mesh)
+    batch = put_batch(made.session.mesh, next(made.batches)[0], row_axis=1)
+    assert REMATERIALISED not in compiler_says(made.step, made.state, batch)
 
 
 def test_four_micro_batches_give_the_losses_of_one(problem, one_device):
@@ -73,6 +141,49 @@ def test_parameters_are_divided_as_the_table_says(problem):
             assert array.addressable_shards[0].data.size * 8 == array.size, path
     moments = [leaf for leaf in jax.tree.leaves(made.state.opt) if leaf.ndim == 3]
     assert moments and all(leaf.addressable_shards[0].data.size * 8 == leaf.size for leaf in moments)
+
+
+def test_parameters_and_moments_are_born_divided(problem):
+    """The program that draws them gives each device its part: no device ever holds the whole."""
+    made = problem(mesh=Mesh(1, 8))
+    session = made.session
+    drawn = jax.jit(session.init, out_shardings=session.shardings).lower(jax.random.key(0)).compile()
+    held = drawn.memory_analysis().output_size_in_bytes
+    whole = sum(math.prod(shape.shape) * 4 for shape in session.shapes.values())
+    assert held == pytest.approx(whole / 8, rel=0.2)
+    for path, array in made.state.params.items():
+        assert array.sharding == session.shardings[path]
+
+
+class Placed:
+    """A device of another process."""
+
+    def __init__(self, process: int):
+        self.process_index = process
+
+
+@pytest.mark.parametrize(
+    ("processes", "tensor", "shares"),
+    [
+        ([0, 0, 1, 1], 1, [(0, 2), (1, 2)]),
+        ([0, 1, 2, 3], 2, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # two processes hold the same rows
+        ([0, 1, 2, 3], 4, [(0, 1)] * 4),
+        ([0, 1, 1, 0], 1, [(0, 2), (1, 2)]),  # as the links of a TPU slice may order them
+    ],
+)
+def test_processes_read_the_rows_that_their_devices_hold(processes, tensor, shares, monkeypatch):
+    devices = np.array([Placed(process) for process in processes]).reshape(-1, 1, tensor)
+    mesh = SimpleNamespace(devices=devices, shape={"data": len(devices), "fsdp": 1, "tensor": tensor})
+    for process, share in enumerate(shares):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert row_share(mesh) == share
+
+
+def test_rows_that_processes_share_in_part_are_refused():
+    devices = np.array([Placed(process) for process in (0, 0, 0, 1, 1, 1)]).reshape(-1, 1, 2)
+    mesh = SimpleNamespace(devices=devices, shape={"data": 3, "fsdp": 1, "tensor": 2}, local_devices=[0, 0, 0])
+    with pytest.raises(InputError, match="rows that overlap in part"):
+        row_share(mesh)
 
 
 @pytest.mark.parametrize(
