@@ -134,17 +134,14 @@ def _measure(
             break
     jax.block_until_ready(waiting)
     seconds = time.monotonic() - started
-    sample = counted[:8] if work else []
-    need = sum(flops.forward_flops(config.model, training.session.bert, batch) for batch in sample) / max(
-        len(sample), 1
-    )
+    need = sum(flops.forward_flops(config.model, training.session.bert, batch) for batch in counted) if work else 0.0
     return Speed(
         name,
         len(counted),
         seconds,
         sum(int((batch.segment > 0).sum()) for batch in counted),
         sum(int((batch.group >= 0).sum()) for batch in counted),
-        need * work * len(counted),
+        need * work,
     )
 
 
