@@ -25,7 +25,7 @@ from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import Batches, eval_batches
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
-from srsjax.training.loop import IN_FLIGHT
+from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
 from srsjax.training.sharding import put_batch
 
