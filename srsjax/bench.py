@@ -24,7 +24,7 @@ from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import Batches, eval_batches
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
-from srsjax.training.loop import IN_FLIGHT
+from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
 from srsjax.training.sharding import put_batch, row_share
 
@@ -137,17 +137,14 @@ def _measure(
             break
     jax.block_until_ready(waiting)
     seconds = time.monotonic() - started
-    sample = counted[:8] if work else []
-    need = sum(flops.forward_flops(config.model, training.session.bert, batch) for batch in sample) / max(
-        len(sample), 1
-    )
+    need = sum(flops.forward_flops(config.model, training.session.bert, batch) for batch in counted) if work else 0.0
     return Speed(
         name,
         len(counted),
         seconds,
         sum(int((batch.segment > 0).sum()) for batch in counted),
         sum(int((batch.group >= 0).sum()) for batch in counted),
-        need * work * len(counted),
+        need * work,
     )
 
 

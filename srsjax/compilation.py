@@ -42,21 +42,33 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compile_ahead(jitted: Callable, *targets) -> Callable:
+class CompiledAhead:
     """`jitted` for arguments of these shapes, dtypes and shardings alone, compiled (or loaded) in a thread of its own
     from now on: reading weights and putting them on the devices take about as long. The first call waits for it, and
     raises what the compiler raised."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
-    program = pool.submit(lambda: jitted.lower(*targets).compile())
-    pool.shutdown(wait=False)
-    return lambda *arguments: program.result()(*arguments)
+
+    def __init__(self, jitted: Callable, *targets):
+        pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self._program = pool.submit(lambda: jitted.lower(*targets).compile())
+        pool.shutdown(wait=False)
+
+    def __call__(self, *arguments):
+        return self._program.result()(*arguments)
+
+    def wait(self) -> None:
+        """Returns when it is compiled."""
+        self._program.result()
 
 
 class Compilations:
-    """Hears of every compilation of the process from now on."""
+    """Hears of every compilation of the process from now on.
 
-    def __init__(self):
+    `heard` is called with the seconds of each, in the thread that compiled it.
+    """
+
+    def __init__(self, heard: Callable[[float], None] = lambda seconds: None):
         self._heard: list[str] = []
+        self._also = heard
         self._thread = threading.local()  # programs may be compiled by several threads at once
         jax.monitoring.register_event_listener(self._event)
         jax.monitoring.register_event_duration_secs_listener(self._duration)
@@ -76,3 +88,4 @@ class Compilations:
             how = "loaded" if getattr(self._thread, "loaded", False) else "compiled"
             self._thread.loaded = False
             self._heard.append(f"{fun_name.removeprefix('jit(').removesuffix(')')} {how} in {seconds:.1f} s")
+            self._also(seconds)

@@ -404,6 +404,15 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """What is traced."""
+
+    steps: str = ""
+    """Training steps that are traced for TensorBoard and Perfetto, first and last one: `10:15`; empty traces none. The
+    trace is below the run folder's `tensorboard`. The first steps after a start are slower than others."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole run."""
 
@@ -425,6 +434,8 @@ class TrainConfig:
     """Validation."""
     checkpoints: Checkpoints = Checkpoints()
     """Checkpoints."""
+    profile: Profile = Profile()
+    """Traces."""
     epochs: float = 1.0
     """Passes over the training rows (may be a fraction)."""
     max_steps: int = 0

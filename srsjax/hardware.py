@@ -55,3 +55,19 @@ KINDS = (
 def chip(device_kind: str) -> Chip | None:
     """The chip of a `jax.Device.device_kind`; None for one that is not in the table, a CPU above all."""
     return next((CHIPS[key] for pattern, key in KINDS if re.search(pattern, device_kind)), None)
+
+
+def utilisation(flops: float, seconds: float, peak: float) -> float:
+    """Model FLOPs utilisation (MFU): the share of the peak rate that the model's own arithmetic takes.
+
+    The operations that the model needs, however it is computed, over those that the devices could have done in that
+    time: what is computed again to save memory (`model.remat`), padding, and whatever is no product of the model count
+    as time, not as work. Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B; unlike
+    there, attention counts the pairs that are visible, not all of a row (`srsjax.model.flops`).
+
+    Args:
+      flops: floating-point operations of the model, forward and backward, on all devices.
+      seconds: wall time.
+      peak: floating-point operations a second of all devices together (`Chip.flops` times their number).
+    """
+    return flops / (seconds * peak)

@@ -22,7 +22,10 @@ from srsjax.metrics.plots import save_curves
 from srsjax.training import show
 from srsjax.training.checkpoints import load_params
 from srsjax.training.evaluation import BatchShape, predict_split, split_metrics, split_references
-from srsjax.training.loop import NonFiniteLoss, Stopped, fit, monitor_mode
+from srsjax.training.goodput import Goodput
+from srsjax.training.loop import Stopped, fit, monitor_mode
+from srsjax.training.meter import NonFiniteLoss, known_work
+from srsjax.training.profile import profiled_steps
 from srsjax.training.run_folder import RunFolder, write_json
 from srsjax.training.session import Session, target
 from srsjax.training.setup import set_up
@@ -36,11 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     config, name = cli.load_config(argv, "train", __doc__)
     distributed.initialize()
     check_jax()
-    cache, compilations = enable_cache(), Compilations()
+    goodput = Goodput()
+    cache, compilations = enable_cache(), Compilations(goodput.compiled)
     console = distributed.console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
     monitor_mode(config)
+    profiled_steps(config.profile.steps)
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():
             show.finished(console, folder, config)
@@ -49,15 +54,24 @@ def main(argv: list[str] | None = None) -> int:
     training = set_up(config, console)
     store, session, batches, shape = training.store, training.session, training.batches, training.shape
     check_monitor(config, store)
+    profiled_steps(config.profile.steps, batches.steps)
     create = (config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
     distributed.on_first(lambda: folder.create(*create))
     distributed.wait_until_seen(folder.config_file)
+    if distributed.is_first():
+        goodput.open(folder.goodput_file)
     show.start(console, config, session, batches, shape, cache)
+
+    def step(state, batch):
+        with goodput.of("compile"):
+            training.step.wait()  # returns at once but the first time
+        return training.step(state, batch)
+
     try:
         progress = fit(
             config,
             training.state,
-            training.step,
+            step,
             batches,
             partial(validate, config, session, store, shape),
             training.learning_rates,
@@ -65,7 +79,12 @@ def main(argv: list[str] | None = None) -> int:
             session.mesh,
             console,
             compilations,
+            goodput,
+            known_work(config.model, session.bert, session.mesh),
         )
+        batches.close()
+        with goodput.of("evaluation"):
+            report(config, session, store, shape, folder, progress)
     except NonFiniteLoss as error:
         cli.complain(str(error))
         return 1
@@ -74,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         return STOPPED
     finally:
         batches.close()
-    report(config, session, store, shape, folder, progress)
+        if distributed.is_first():
+            console.print(goodput.said(), highlight=False, soft_wrap=True)
+            goodput.close()
     compilations.tell(console)
     if distributed.is_first():
         show.finished(console, folder, config)

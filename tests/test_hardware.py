@@ -2,7 +2,7 @@
 
 import pytest
 
-from srsjax.hardware import CHIPS, chip
+from srsjax.hardware import CHIPS, chip, utilisation
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,8 @@ def test_a_device_kind_names_its_chip(kind, name):
 
 def test_what_is_not_in_the_table_has_no_peak():
     assert chip("cpu") is None and chip("Radeon") is None
+
+
+def test_utilisation_is_work_over_what_the_devices_could_have_done():
+    # 60 Tflop in a quarter of a second are 240 Tflop/s; two v5e chips do 2 x 197
+    assert utilisation(60e12, 0.25, 2 * chip("TPU v5 lite").flops) == pytest.approx(240 / 394)

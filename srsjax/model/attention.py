@@ -26,7 +26,8 @@ class Visibility(NamedTuple):
     """Who sees whom, as ids of tokens: small, exact, and what block-sparse and flash kernels take.
 
     A query sees the keys of its own part, and those of one context besides. The two never overlap, so that a kernel
-    that knows only equal ids can compute them one after the other.
+    that knows only equal ids can compute them one after the other. Numpy arrays stay on the host: arithmetic is counted
+    there while the devices work.
     """
 
     query: jax.Array
@@ -48,13 +49,15 @@ class Visibility(NamedTuple):
     @classmethod
     def towers(cls, segment: jax.Array, candidate: jax.Array) -> Visibility:
         """A context and each of its candidates see themselves alone."""
-        part = jnp.where(candidate > 0, candidate, -segment)
+        xp = segment.__array_namespace__()
+        part = xp.where(candidate > 0, candidate, -segment)
         return cls(part, part)
 
     @classmethod
     def shared(cls, segment: jax.Array, candidate: jax.Array) -> Visibility:
         """A context sees itself, each of its candidates itself and the context."""
-        of_candidate, of_context = jnp.where(candidate > 0, segment, 0), jnp.where(candidate > 0, 0, segment)
+        xp = segment.__array_namespace__()
+        of_candidate, of_context = xp.where(candidate > 0, segment, 0), xp.where(candidate > 0, 0, segment)
         return cls.towers(segment, candidate)._replace(query_context=of_candidate, key_context=of_context)
 
     def at(self, slots: jax.Array) -> Visibility:

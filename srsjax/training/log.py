@@ -67,13 +67,13 @@ class RunLog:
         """The bar's text, short enough for 80 columns; where there is no terminal, a plain line that says more."""
         loss, rate = f"loss {values['loss']:.4f}", f"lr {values['learning_rate']:.1e}"
         examples, tokens = values["examples_per_second"], values["tokens_per_second"]
-        self._bar.update(
-            self._task, completed=step, said=f"{loss} {rate} {examples:,.0f} ex/s {tokens / 1000:,.1f}k tok/s"
-        )
+        mfu = f"MFU {values['mfu']:.0%}" if "mfu" in values else ""
+        shown = f"{tokens / 1000:,.1f}k tok/s {mfu or f'{examples:,.0f} ex/s'}"
+        self._bar.update(self._task, completed=step, said=f"{loss} {rate} {shown}")
         if not self.console.is_terminal:
             self.console.print(
                 f"step {step:>{len(str(total))}}/{total}  {loss}  {rate}  {examples:,.0f} examples/s  "
-                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}",
+                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}{mfu and '  ' + mfu}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -21,18 +21,13 @@ from srsjax.config import TrainConfig
 from srsjax.data.batch import PackedBatch
 from srsjax.metrics import report
 from srsjax.training.checkpoints import Checkpointer, better
+from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
+from srsjax.training.meter import Meter, Work
+from srsjax.training.profile import Profiler, profiled_steps
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.sharding import put_batch
 from srsjax.training.step import StepMetrics, TrainState
-
-IN_FLIGHT = 1
-"""Steps dispatched ahead of the one that runs: enough to hide the host, few enough that a signal is answered at once.
-On CPU a step takes its temporary memory when it is dispatched, so that another one would cost as much again."""
-
-
-class NonFiniteLoss(Exception):
-    """The loss or its gradient became infinite or not a number; the message names the steps."""
 
 
 class Stopped(Exception):
@@ -70,6 +65,8 @@ def fit(
     mesh: jax.sharding.Mesh,
     console: Console,
     compilations: Compilations,
+    goodput: Goodput,
+    work: Work | None = None,
 ) -> Progress:
     """Trains from the newest checkpoint of the run folder (or from `state`) to the end.
 
@@ -80,6 +77,8 @@ def fit(
       evaluate: parameters -> validation metrics.
       learning_rates: [steps] of every step, for the log.
       compilations: what was compiled is said after the first step, and whenever there is more.
+      goodput: is in its set-up.
+      work: for MFU in log lines; None for none.
 
     Returns the progress at the end; the checkpoint of `best_step` is on disk.
     Raises NonFiniteLoss, and Stopped after a SIGTERM or SIGINT (everything is saved then).
@@ -89,16 +88,30 @@ def fit(
     evaluate_at = {step for step in evaluate_at if 0 < step < total} | {total}
     mode = monitor_mode(config)
 
-    with Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
+    # Leaving the checkpointer waits for what is still being written.
+    with goodput.of("checkpoints"), Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
         progress = Progress()
         if checkpointer.latest is not None:
             progress = Progress(**checkpointer.progress(checkpointer.latest))
-            state = checkpointer.restore(checkpointer.latest, _target(state))
+            with goodput.of("set-up"):
+                state = checkpointer.restore(checkpointer.latest, _target(state))
             console.print(f"resumed at step {progress.next_step} of {total}", highlight=False)
         batches.restore(progress.next_step)
 
-        with RunLog(folder, progress.next_step, total, console) as log, _StopSignal() as stop:
-            meter = _Meter(log, learning_rates, total)
+        with (
+            RunLog(folder, progress.next_step, total, console) as log,
+            _StopSignal() as stop,
+            goodput.of("steps"),
+            Profiler(
+                profiled_steps(config.profile.steps),
+                folder.tensorboard,
+                meter := Meter(log, learning_rates, total, goodput, work),
+                console,
+            ) as profiler,
+        ):
+            goodput.mark(progress.next_step)
+            if goodput.goes_on:
+                console.print(f"so far: {goodput.said()}", highlight=False, soft_wrap=True)
             ahead = _Ahead(batches, mesh, meter)
             stop_asked = _agreed_stop(stop, mesh)
             for step in range(progress.next_step + 1, total + 1):
@@ -107,10 +120,14 @@ def fit(
                         f"stopped early: {config.evaluate.monitor} not better since step {progress.best_step}"
                     )
                     break
-                state, metrics = train_step(state, ahead.take())
-                if step < total:
-                    ahead.fetch()  # before anything waits for this step
-                meter.add(step, metrics)
+                batch, counts = ahead.take()
+                profiler.before(step, (state, batch))
+                with profiler.step(step):
+                    state, metrics = train_step(state, batch)
+                    if step < total:
+                        ahead.fetch(metrics)  # before anything waits for this step
+                profiler.after(step, state)
+                meter.add(step, metrics, counts)
                 compilations.tell(console)
                 progress = replace(progress, next_step=step)
 
@@ -121,15 +138,19 @@ def fit(
                     meter.flush()  # raises on a non-finite loss, so that no checkpoint ever holds one
                 if evaluating:
                     started = time.monotonic()
-                    values = evaluate(state.params)
+                    with meter.aside("evaluation"):
+                        values = evaluate(state.params)
                     compilations.tell(console)
-                    log.scalars("valid", step, values)
+                    with meter.aside("log"):
+                        log.scalars("valid", step, values)
                     value = values.get(config.evaluate.monitor, math.nan)
                     progress = progress.after(step, value, mode)
                     _say_evaluation(console, config, step, values, time.monotonic() - started, progress)
-                    meter.restart()
                 if saving:
-                    checkpointer.save(step, state, vars(progress), progress.best_step)
+                    goodput.mark(step)
+                    with goodput.of("checkpoints"):
+                        checkpointer.save(step, state, vars(progress), progress.best_step)
+                    goodput.mark(step)
                 if stopping and step < total:
                     without = " without --overwrite" if config.overwrite else ""
                     raise Stopped(f"saved at step {step} of {total}; run the same command{without} to go on")
@@ -148,86 +169,23 @@ class _Ahead:
     It is one batch further than the training; a checkpoint holds the number of steps done, not of batches taken here.
     """
 
-    def __init__(self, batches, mesh: jax.sharding.Mesh, meter: _Meter):
-        self.batches, self.mesh, self.meter, self.batch = batches, mesh, meter, None
+    def __init__(self, batches, mesh: jax.sharding.Mesh, meter: Meter):
+        self.batches, self.mesh, self.meter, self.fetched = batches, mesh, meter, None
 
-    def fetch(self) -> None:
-        """Waits for the next batch of the host and begins to put it on the device."""
-        with self.meter.waiting():
-            self.batch = put_batch(self.mesh, next(self.batches)[0], row_axis=1)
+    def fetch(self, running: StepMetrics | None = None) -> None:
+        """Waits for the next batch of the host and begins to put it on the device, while `running` runs there."""
+        started = time.monotonic()
+        batch = next(self.batches)[0]
+        put = put_batch(self.mesh, batch, row_axis=1)
+        self.meter.waited_for_input(time.monotonic() - started, running)
+        self.fetched = put, self.meter.count(batch)
 
-    def take(self) -> PackedBatch:
-        """The batch that was fetched; the first time it is fetched here."""
-        if self.batch is None:
+    def take(self) -> tuple[PackedBatch, tuple[float, int]]:
+        """The batch that was fetched and what the meter counted in it; the first time it is fetched here."""
+        if self.fetched is None:
             self.fetch()
-        taken, self.batch = self.batch, None
+        taken, self.fetched = self.fetched, None
         return taken
-
-
-class _Meter:
-    """Collects step metrics on device and turns them into log lines; the host waits for the device only in `flush`."""
-
-    def __init__(self, log: RunLog, learning_rates: np.ndarray, total: int):
-        self.log, self.learning_rates, self.total = log, learning_rates, total
-        self.recent: list[tuple[int, StepMetrics]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts the clock anew (after an evaluation, which is not training time)."""
-        self.started, self.waited = time.monotonic(), 0.0
-
-    def waiting(self) -> _Stopwatch:
-        """Times the wait for input."""
-        return _Stopwatch(self)
-
-    def add(self, step: int, metrics: StepMetrics) -> None:
-        self.recent.append((step, metrics))
-        if len(self.recent) > IN_FLIGHT:
-            jax.block_until_ready(self.recent[-1 - IN_FLIGHT][1].loss)
-        self.log.advance(step)
-
-    def flush(self) -> None:
-        """Reads the collected metrics; raises NonFiniteLoss naming the steps."""
-        if not self.recent:
-            return
-        steps = [step for step, _ in self.recent]
-        values = jax.device_get([metrics for _, metrics in self.recent])
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        # A gradient that is not finite spoils the parameters though the loss, taken before the update, is finite.
-        wrong = [
-            step
-            for step, value in zip(steps, values, strict=True)
-            if not (np.isfinite(value.loss) and np.isfinite(value.grad_norm))
-        ]
-        line = {
-            "loss": float(np.mean([value.loss for value in values])),
-            "grad_norm": float(np.mean([value.grad_norm for value in values])),
-            "learning_rate": float(self.learning_rates[steps[-1] - 1]),
-            "examples_per_second": sum(int(value.candidates) for value in values) / seconds,
-            "tokens_per_second": sum(int(value.tokens) for value in values) / seconds,
-            "input_wait": self.waited / seconds,
-        }
-        self.log.scalars("train", steps[-1], line)
-        if wrong:
-            named = ", ".join(map(str, wrong[:10])) + (" ..." if len(wrong) > 10 else "")
-            raise NonFiniteLoss(
-                f"the loss or its gradient is not finite at step {named}; lower optimizer.learning_rate, keep "
-                f"optimizer.clip_norm above 0, or look at the labels and weights"
-            )
-        self.log.said(steps[-1], self.total, line)
-        self.recent.clear()
-        self.restart()
-
-
-class _Stopwatch:
-    def __init__(self, meter: _Meter):
-        self.meter = meter
-
-    def __enter__(self) -> None:
-        self.started = time.monotonic()
-
-    def __exit__(self, *_) -> None:
-        self.meter.waited += time.monotonic() - self.started
 
 
 class _StopSignal:

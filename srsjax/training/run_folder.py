@@ -4,6 +4,7 @@ config.json      the resolved config            metrics.jsonl    one JSON line a
 encoder.json     the encoder's shape            tensorboard/     the same as scalars
 manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
+goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
 report.json      final metrics; written last: with it the run is finished
 """
 
@@ -29,7 +30,7 @@ FREE = (
     "batch.workers",
     "batch.micro_batches",
 )
-FREE += ("batch.eval_rows", "model.remat")
+FREE += ("batch.eval_rows", "model.remat", "profile")
 
 
 class RunFolder:
@@ -42,6 +43,7 @@ class RunFolder:
         self.manifest_file = self.path / "manifest.json"
         self.report_file = self.path / "report.json"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.goodput_file = self.path / "goodput.jsonl"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"

@@ -12,7 +12,7 @@ import optax
 from rich.console import Console
 
 from srsjax.allocator import keep_freed_memory
-from srsjax.compilation import compile_ahead
+from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.loader import Batches, train_batches
@@ -42,8 +42,8 @@ class Training:
     batches: Batches
     shape: BatchShape
     state: TrainState
-    step: Callable
-    """Jitted (state, batch [micro-batches, R, ...]) -> (state, metrics); donates the state."""
+    step: CompiledAhead
+    """Compiled (state, batch [micro-batches, R, ...]) -> (state, metrics); donates the state."""
     learning_rates: np.ndarray
     """[steps] float32."""
 
@@ -68,7 +68,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
     jitted = training_step(config, session, optimizer)
     target = (state_target(session, optimizer), batch_target(session.mesh, batches.first(), row_axis=1))
-    step = compile_ahead(jitted, *target)
+    step = CompiledAhead(jitted, *target)
     weights = pretrained(config, session)
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)

@@ -24,7 +24,7 @@ from srsjax.data.tokenizer import load_tokenizer
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
 from srsjax.training.evaluation import make_layout
-from srsjax.training.loop import IN_FLIGHT
+from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.session import initial_state, open_session
 from srsjax.training.setup import training_step
 from srsjax.training.sharding import put_batch

@@ -36,7 +36,7 @@ def read_lines():
     """`read_lines(run)`: the records of a run's metrics.jsonl without what depends on the clock."""
 
     def read(run: Path) -> list[dict]:
-        clock = ("examples_per_second", "tokens_per_second", "input_wait")
+        clock = ("examples_per_second", "tokens_per_second", "input_wait", "mfu")
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return [{key: value for key, value in record.items() if key not in clock} for record in records]
 

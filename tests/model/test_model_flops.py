@@ -11,6 +11,7 @@ from srsjax.data.ragged import Ragged
 from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import PairTemplate
 from srsjax.model import ctr, flops
+from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import BertConfig
 
 TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
@@ -70,3 +71,15 @@ def test_queries_count_the_keys_they_see(interaction, seen):
     layer = 64 * (8 * width**2 + 4 * width * wide) + 4 * width * seen[0]
     last = 4 * 64 * width**2 + reads * (4 * width**2 + 4 * width * wide) + 4 * width * seen[1]
     assert flops.forward_flops(model, BERT, batch) == 2 * layer + last
+
+
+@pytest.mark.parametrize("interaction", ["cross", "shared", "towers"])
+def test_counts_of_keys_are_the_sums_of_the_mask(interaction):
+    """Ids as no batch has them: in any order, candidates in other contexts' places, rows of padding alone."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        segment = rng.integers(0, 4, (5, 37)).astype(np.int32) * (rng.random((5, 1)) < 0.8)
+        candidate = np.where(segment > 0, rng.integers(0, 6, (5, 37)), 0).astype(np.int32)
+        (visibility,) = layer_visibility(interaction, 0, 1, segment, candidate)
+        assert all(isinstance(ids, np.ndarray) for ids in visibility if ids is not None)  # nothing goes to a device
+        np.testing.assert_array_equal(flops.keys_seen(visibility), np.asarray(visibility.mask()).sum(axis=2))

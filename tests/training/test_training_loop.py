@@ -15,6 +15,7 @@ from rich.console import Console
 from srsjax.compilation import Compilations
 from srsjax.config import Checkpoints, Evaluate, Mesh, TrainConfig
 from srsjax.training.evaluation import BatchShape, predict_split
+from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.sharding import make_mesh
@@ -27,10 +28,11 @@ def folder(tmp_path):
     return RunFolder(tmp_path)
 
 
-def train(config, state, step, batches, folder, mesh, evaluate=lambda params: {}):
+def train(config, state, step, batches, folder, mesh, evaluate=lambda params: {}, **more):
     """`fit` without a terminal; learning rates are 0."""
     console = Console(file=io.StringIO())
-    return fit(config, state, step, batches, evaluate, np.zeros(batches.steps), folder, mesh, console, Compilations())
+    rates, heard = np.zeros(batches.steps), Compilations()
+    return fit(config, state, step, batches, evaluate, rates, folder, mesh, console, heard, Goodput(), **more)
 
 
 def test_steps_log_lines_and_evaluations_transfer_nothing_unasked(problem, folder):
@@ -64,6 +66,9 @@ class Scalar:
 
     def block_until_ready(self):
         self.events.append(("wait", self.step))
+
+    def is_ready(self):
+        return False
 
     def __array__(self, *_, **__):
         self.events.append(("read", self.step))
@@ -131,3 +136,11 @@ def test_a_checkpoint_counts_steps_not_batches_taken_ahead(problem, folder):
     train(config, initial, step, p.batches, folder, p.session.mesh)
     p.batches.restore(0)
     assert seen == [int(batch.tokens.sum()) for batch, _ in p.batches]
+
+
+def test_a_step_takes_the_memory_of_the_state_before_it(problem):
+    """Donated: there are never two states on a device."""
+    p = problem()
+    before = jax.tree.leaves(p.state)
+    state, _ = p.step(p.state, jax.device_put(next(p.batches)[0]))
+    assert all(leaf.is_deleted() for leaf in before) and not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))

@@ -1,0 +1,179 @@
+"""Goodput: where the wall time of a run went, over all its starts.
+
+The run folder's `goodput.jsonl` has a line `{"start", "seconds"}` for each start (Unix time, and what was used until
+the folder was there) and then lines `{"step", "seconds"}`: steps done, and the seconds of each part since that start.
+They are written around every checkpoint and otherwise about once a second, later once in a thousandth of the time, so
+that a kill at any moment leaves the truth behind: only what came after the last line is lost, and counts as stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTS = ("steps", "compile", "data", "evaluation", "checkpoints", "log", "profile", "set-up", "repeated", "stopped")
+"""What wall time is spent on; each moment is in one part.
+
+steps        training steps whose result the run kept
+compile      waiting for programs to be compiled or loaded
+data         waiting for a batch while the device had nothing to do (all of a wait at whose end it had nothing to do)
+evaluation   validation, and the report at the end
+checkpoints  what the loop waits for: copies to the host, and at the end that all is written
+log          writing log lines; the first one loads what writes them
+profile      starting and writing traces
+set-up       from the beginning of `main` to the first step: data, model, weights, restoring a checkpoint
+repeated     everything done after the checkpoint that a later start went on from, but for compile and set-up
+stopped      between the last line of one start and the beginning of the next
+"""
+NOT_LOST = ("compile", "set-up")
+"""Parts that a later start does not make `repeated`: they are told apart whatever came of them."""
+
+
+class Goodput:
+    """Adds up the parts of one start of a run; what thread makes it is the one that is timed.
+
+    Args:
+      clock: seconds that never go back.
+      now: Unix time of the beginning.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, now: float | None = None):
+        self._clock, self._began = clock, time.time() if now is None else now
+        self._thread = threading.get_ident()
+        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._part, self._since = "set-up", clock()
+        self._first = self._since
+        self._step: int | None = None
+        self._next_line = -math.inf
+        self._path: Path | None = None
+        self._file = None
+        self.goes_on = False
+        """Whether the run was started before."""
+
+    def enter(self, part: str) -> None:
+        """From now on time is spent on `part`."""
+        now = self._clock()
+        self._seconds[self._part] += now - self._since
+        self._part, self._since = part, now
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """`part` inside, what it was before afterwards."""
+        before = self._part
+        self.enter(part)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def move(self, seconds: float, part: str) -> None:
+        """The last `seconds` were spent on `part`, as is known only now."""
+        self.enter(self._part)
+        seconds = min(seconds, self._seconds[self._part])
+        self._seconds[self._part] -= seconds
+        self._seconds[part] += seconds
+
+    def compiled(self, seconds: float) -> None:
+        """For `Compilations`: a program was compiled or loaded; other threads than the timed one keep nobody waiting
+        by themselves."""
+        if threading.get_ident() == self._thread:
+            self.move(seconds, "compile")
+
+    def open(self, path: Path) -> None:
+        """Goes on with a run's file, or begins it; without this nothing is written."""
+        before = path.read_bytes() if path.exists() else b""
+        self.goes_on = bool(before)
+        self._path, self._file = path, open(path, "a", buffering=1)  # noqa: SIM115 (closed in `close`)
+        if before and not before.endswith(b"\n"):  # killed while a line was written
+            self._file.write("\n")
+        self._write({"start": self._began})
+
+    def mark(self, step: int) -> None:
+        """`step` steps are done, and time until now is written down."""
+        self._step = step
+        self._write({"step": step})
+
+    def tick(self, step: int) -> None:
+        """As `mark`, but only where the last line is old enough. Costs under a microsecond otherwise."""
+        self._step = step
+        if self._clock() >= self._next_line:
+            self.mark(step)
+
+    def total(self) -> dict[str, float]:
+        """Seconds of each of PARTS since the first start; their sum is the wall time. Needs `open`."""
+        self._write({} if self._step is None else {"step": self._step})
+        return account(read(self._path))
+
+    def said(self) -> str:
+        """One line about the run until now. Needs `open`."""
+        return said(self.total())
+
+    def close(self) -> None:
+        """Writes what is left, and nothing from now on."""
+        if self._file is not None:
+            self._write({} if self._step is None else {"step": self._step})
+            self._file.close()
+            self._file = None
+
+    def _write(self, line: dict) -> None:
+        if self._file is None:
+            return
+        self.enter(self._part)
+        used = {part: round(seconds, 6) for part, seconds in self._seconds.items() if seconds}
+        self._file.write(json.dumps(line | {"seconds": used}) + "\n")
+        self._next_line = self._since + max(1.0, (self._since - self._first) / 1000)
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a run's file; what was cut off while it was written is left out."""
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def account(lines: list[dict]) -> dict[str, float]:
+    """Seconds of each of PARTS from the lines of all starts of a run."""
+    starts: list[list[dict]] = []
+    for line in lines:
+        if "start" in line:
+            starts.append([])
+        starts[-1].append(line)
+    total, kept_steps, following = dict.fromkeys(PARTS, 0.0), math.inf, None
+    for start in reversed(starts):
+        used = start[-1]["seconds"]
+        kept = [line for line in start if line.get("step", -1) <= kept_steps][-1]["seconds"]
+        for part, seconds in used.items():
+            lost = 0.0 if part in NOT_LOST else seconds - kept.get(part, 0.0)
+            total[part] += seconds - lost
+            total["repeated"] += lost
+        if following is not None:  # a clock that was put back makes nothing negative
+            total["stopped"] += max(0.0, following - start[0]["start"] - sum(used.values()))
+        following = start[0]["start"]
+        kept_steps = min([kept_steps, *(line["step"] for line in start if "step" in line)])
+    return total
+
+
+def said(total: dict[str, float]) -> str:
+    """One line about `Goodput.total`.
+
+    Goodput is the share of `steps` in all wall time since the first start, time in which the run did not exist
+    included, as in Google Cloud's ML Goodput; the share of the time in which it ran is told beside it.
+    """
+    wall, ran = sum(total.values()), sum(total.values()) - total["stopped"]
+    digits = 0 if wall >= 100 else 1
+    parts = ", ".join(f"{part} {s:,.{digits}f} s" for part, s in total.items() if s or part != "profile")
+    beside = f", {_share(total['steps'], ran)} of the time it ran" if total["stopped"] else ""
+    return f"goodput {_share(total['steps'], wall)} of {wall:,.{digits}f} s{beside}: {parts}"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / max(whole, 1e-9):.0f} %"

@@ -1,0 +1,122 @@
+"""What the loop measures: losses and rates between two log lines, and the share of the devices' peak."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from srsjax.config import Model
+from srsjax.data.batch import PackedBatch
+from srsjax.hardware import chip, utilisation
+from srsjax.model.bert import BertConfig
+from srsjax.model.flops import TRAINING, forward_flops
+from srsjax.training.goodput import Goodput
+from srsjax.training.log import RunLog
+from srsjax.training.step import StepMetrics
+
+IN_FLIGHT = 1
+"""Steps dispatched ahead of the one that runs: enough to hide the host, few enough that a signal is answered at once.
+On CPU a step takes its temporary memory when it is dispatched, so that another one would cost as much again."""
+
+
+class NonFiniteLoss(Exception):
+    """The loss or its gradient became infinite or not a number; the message names the steps."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The two sides of `hardware.utilisation` (MFU)."""
+
+    flops: Callable[[PackedBatch], float]
+    """Floating-point operations that the model needs for a training step on a batch on the host."""
+    peak: float
+    """Floating-point operations a second of all devices of the mesh."""
+
+
+def known_work(model: Model, bert: BertConfig, mesh: jax.sharding.Mesh) -> Work | None:
+    """None where nobody states what the devices can do, as for a CPU: `srsjax.bench` measures it there."""
+    device = chip(mesh.devices.flat[0].device_kind)
+    if device is None:
+        return None
+    return Work(lambda batch: TRAINING * forward_flops(model, bert, batch), device.flops * mesh.size)
+
+
+class Meter:
+    """Collects step metrics on device and turns them into log lines; the host waits for the device only in `flush`."""
+
+    def __init__(self, log: RunLog, learning_rates: np.ndarray, total: int, goodput: Goodput, work: Work | None = None):
+        self.log, self.learning_rates, self.total, self.goodput, self.work = log, learning_rates, total, goodput, work
+        self.recent: list[tuple[int, StepMetrics]] = []
+        self._restart()
+
+    def _restart(self) -> None:
+        self.started, self.waited, self.flops, self.counted = time.monotonic(), 0.0, 0.0, 0
+
+    @contextmanager
+    def aside(self, part: str) -> Iterator[None]:
+        """For what is not training time: a part of goodput that the rates leave out."""
+        started = time.monotonic()
+        with self.goodput.of(part):
+            yield
+        self.started += time.monotonic() - started
+
+    def waited_for_input(self, seconds: float, running: StepMetrics | None) -> None:
+        """The host waited for a batch while the step of these metrics ran (None: none was dispatched)."""
+        self.waited += seconds
+        if running is None or running.loss.is_ready():
+            self.goodput.move(seconds, "data")
+
+    def count(self, batch: PackedBatch) -> tuple[float, int]:
+        """The arithmetic and the real tokens of a batch on the host, for `add`; zeros where no peak is known."""
+        return (self.work.flops(batch), int((batch.segment > 0).sum())) if self.work else (0.0, 0)
+
+    def add(self, step: int, metrics: StepMetrics, counts: tuple[float, int]) -> None:
+        """Takes the metrics of a dispatched step; waits until at most IN_FLIGHT steps are under way."""
+        self.recent.append((step, metrics))
+        self.flops, self.counted = self.flops + counts[0], self.counted + counts[1]
+        if len(self.recent) > IN_FLIGHT:
+            jax.block_until_ready(self.recent[-1 - IN_FLIGHT][1].loss)
+        self.log.advance(step)
+        self.goodput.tick(step)
+
+    def flush(self) -> None:
+        """Reads the collected metrics; raises NonFiniteLoss naming the steps."""
+        if not self.recent:
+            return
+        steps = [step for step, _ in self.recent]
+        values = jax.device_get([metrics for _, metrics in self.recent])
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        # A gradient that is not finite spoils the parameters though the loss, taken before the update, is finite.
+        wrong = [
+            step
+            for step, value in zip(steps, values, strict=True)
+            if not (np.isfinite(value.loss) and np.isfinite(value.grad_norm))
+        ]
+        tokens = sum(int(value.tokens) for value in values)
+        line = {
+            "loss": float(np.mean([value.loss for value in values])),
+            "grad_norm": float(np.mean([value.grad_norm for value in values])),
+            "learning_rate": float(self.learning_rates[steps[-1] - 1]),
+            "examples_per_second": sum(int(value.candidates) for value in values) / seconds,
+            "tokens_per_second": tokens / seconds,
+            "input_wait": self.waited / seconds,
+        }
+        if self.work and self.counted:  # of several hosts each counts its own rows, and all have about the same mix
+            line["mfu"] = utilisation(self.flops * tokens / self.counted, seconds, self.work.peak)
+        with self.goodput.of("log"):
+            self.log.scalars("train", steps[-1], line)
+        if wrong:
+            named = ", ".join(map(str, wrong[:10])) + (" ..." if len(wrong) > 10 else "")
+            raise NonFiniteLoss(
+                f"the loss or its gradient is not finite at step {named}; lower optimizer.learning_rate, keep "
+                f"optimizer.clip_norm above 0, or look at the labels and weights"
+            )
+        with self.goodput.of("log"):
+            self.log.said(steps[-1], self.total, line)
+        self.recent.clear()
+        self._restart()
