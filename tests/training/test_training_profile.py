@@ -46,12 +46,17 @@ def test_a_trace_that_was_cut_off_is_written_and_the_next_start_traces_the_rest(
         return p.step(state, batch)
 
     rest = (lambda params: {}, np.zeros(6), folder, p.session.mesh, console, Compilations(), Goodput())
-    initial = jax.tree.map(jnp.copy, p.state)  # the step donates its state
+    initial, third = (jax.tree.map(jnp.copy, p.state) for _ in range(2))  # the step donates its state
     with pytest.raises(RuntimeError, match="cut off"):
         fit(config, p.state, cut_off, p.batches, *rest)
     fit(config, initial, p.step, p.batches, *rest)
+    fit(config, third, p.step, p.batches, *rest)  # there is nothing left to do
     said = [line.split(" in ")[0] for line in console.file.getvalue().splitlines() if line.startswith("profile: ")]
-    assert said == ["profile: steps 2 to 3", "profile: steps 4 to 5"]
+    assert said == [
+        "profile: steps 2 to 3",
+        "profile: steps 4 to 5",
+        "profile: steps 2:5 were done before, so nothing is traced",
+    ]
     traces = sorted((folder.tensorboard / "plugins/profile").iterdir())
     assert [trace.name for trace in traces] == ["steps-2-5", "steps-4-5"]
     assert all(len([*trace.glob("*.xplane.pb")]) == 1 for trace in traces)
