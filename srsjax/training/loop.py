@@ -97,16 +97,16 @@ def fit(
                 state = checkpointer.restore(checkpointer.latest, _target(state))
             console.print(f"resumed at step {progress.next_step} of {total}", highlight=False)
         batches.restore(progress.next_step)
+        traced = profiled_steps(config.profile.steps)
+        if traced and traced[-1] <= progress.next_step:
+            console.print(f"profile: steps {config.profile.steps} were done before, so nothing is traced")
 
         with (
             RunLog(folder, progress.next_step, total, console) as log,
             _StopSignal() as stop,
             goodput.of("steps"),
             Profiler(
-                profiled_steps(config.profile.steps),
-                folder.tensorboard,
-                meter := Meter(log, learning_rates, total, goodput, work),
-                console,
+                traced, folder.tensorboard, meter := Meter(log, learning_rates, total, goodput, work), console
             ) as profiler,
         ):
             goodput.mark(progress.next_step)

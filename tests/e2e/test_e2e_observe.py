@@ -22,19 +22,27 @@ def test_a_trace_holds_the_steps_that_were_asked_for_and_changes_nothing(trained
     run = trained / "runs/traced"
     done = command("train", "--config", "ctr.py", *small, "--run_dir", run, "--profile.steps", "12:14", cwd=trained)
     assert done.returncode == 0, done.stderr
-    where, logs = re.search(r"profile: steps 12 to 14 in (\S+); open it with `tensorboard --logdir (\S+)`", done.stdout).groups()  # fmt: skip  # noqa: E501
+    said = r"profile: steps 12 to 14 in (\S+); open it with `tensorboard --logdir (\S+)`"
+    where, logs = re.search(said, done.stdout).groups()
     assert Path(logs) == run / "tensorboard" and Path(where).parent == run / "tensorboard/plugins/profile"
     (file,) = Path(where).glob("*.xplane.pb")
     assert (Path(where) / "perfetto_trace.json.gz").stat().st_size > 0
     with warnings.catch_warnings(action="ignore"):  # of ProfileData's own types
-        named = [
-            (dict(event.stats)["step_num"], event.start_ns, event.end_ns)
+        events = [
+            (event.name, dict(event.stats).get("step_num"), event.start_ns, event.end_ns)
             for plane in ProfileData.from_file(str(file)).planes
             for line in plane.lines
             for event in line.events
-            if event.name == "train"
+            if event.name == "train" or "train_step" in event.name
         ]
-    assert [step for step, _, _ in sorted(named)] == [12, 13, 14]
+    steps = sorted((step, start, end) for name, step, start, end in events if name == "train")
+    calls = [(start, end) for name, _, start, end in events if name != "train"]
+    assert [step for step, _, _ in steps] == [12, 13, 14]
+    for _, start, end in steps:  # each called the program, and nothing else did
+        inside = [call for call in calls if start <= call[0] and call[1] <= end]
+        assert inside
+        calls = [call for call in calls if call not in inside]
+    assert not calls
     assert read_lines(run) == read_lines(trained / "runs/ctr")
 
 
