@@ -22,9 +22,10 @@ def find(
 ) -> Plan | None:
     """The fastest plan that fits, on the first mesh where one does; None where none does.
 
-    On a mesh every remat policy is compiled with the fewest micro-batches that suffice. Of these (at most three) plans
-    the one with the lowest floor is taken, or the first where the chip is not known. Without remat and with the whole
-    batch at once nothing is computed or read twice, so that no other is tried where this one fits.
+    On a mesh every remat policy is compiled with about as few micro-batches as suffice. Of these (at most three) plans
+    the one with the lowest floor is taken. Without remat and with the whole batch at once nothing is computed or read
+    twice, so that no other is tried where this one fits; nor where the chip is not known, which leaves the order of
+    the policies to decide.
 
     Args:
       config: what is asked for; its mesh, remat policy and micro-batches are replaced.
@@ -44,7 +45,8 @@ def find(
                 break
             if plan.fits:
                 fitting.append(plan)
-            if (plan.fits and plan.config.batch.micro_batches == 1) or _room(plan) <= 0:
+            best = plan.fits and (plan.config.batch.micro_batches == 1 or plan.target.chip is None)
+            if best or _room(plan) <= 0:  # with no room for the state alone, nothing on this mesh fits
                 break
         if fitting:
             return min(fitting, key=_seconds)
@@ -75,10 +77,10 @@ def flags(config: TrainConfig) -> str:
 
 
 def _fewest(config: TrainConfig, make: Callable[[TrainConfig], Plan], say: Callable[[str], None]) -> Plan:
-    """The plan with the fewest micro-batches that fits, or the last that was tried.
+    """The first plan that fits, from the whole batch to ever more micro-batches, or the last that was tried.
 
-    The whole batch first. Its activations are taken to shrink with the micro-batch, beside two sets of gradients (the
-    sum and the newest); where that was too hopeful the next numbers are tried.
+    Not every number is compiled: activations are taken to shrink with the micro-batch, beside two sets of gradients
+    (the sum and the newest), and the first number that should fit is the next; where it does not, those after it.
     """
     own = config.batch.rows // (config.mesh.data * config.mesh.fsdp)
     choices = [parts for parts in range(1, own + 1) if own % parts == 0]
