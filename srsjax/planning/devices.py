@@ -80,7 +80,10 @@ def _slice(topology: str) -> Sequence[jax.Device]:
         )
     # The program runs on CPU and asks libtpu for its compiler only: no TPU is looked for, or kept from others.
     jax.config.update("jax_platforms", "cpu")
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")  # nothing about the TPU hosts that it does not find
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
     try:

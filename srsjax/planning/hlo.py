@@ -1,4 +1,4 @@
-"""Reads the text of a compiled XLA program: its collectives, and how much of its work stands in loops."""
+"""Reads the text of a compiled XLA program: its collectives, and its memory traffic."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
 ARRAY = re.compile(r"\b(pred|bf16|token|[a-z]\d+[a-z0-9]*)\[([\d,]*)\]")
+ON_CHIP = re.compile(r"\b[a-z]\w*\[[\d,]*\]\{[^{}]*S\([1-9]\)[^{}]*\}")
 CALLED = re.compile(r"\b(?:calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -86,24 +87,25 @@ def collectives(text: str, devices: int) -> list[Collective]:
     return found
 
 
-def loop_factor(text: str) -> float:
-    """How many times more bytes a program's instructions touch than when every loop body ran once.
+def traffic_factor(text: str) -> float:
+    """What to multiply XLA's `bytes accessed` of a program with, so that it is the traffic of the device's memory.
 
-    XLA's own `bytes accessed` counts a loop's body once, whatever its trip count. Counted here are the operands and
-    results of every instruction outside of fusions.
+    XLA counts a loop's body once, whatever its trip count, and on TPU counts arrays that the compiler put in on-chip
+    memory (`S(1)` in their layout) like all others. Compared here are the operands and results of every instruction
+    outside of fusions, counted both ways.
     """
     computations, entry = _computations(text)
-    once = looped = 0.0
+    counted = real = 0.0
     for name, times in _walk(computations, entry, fusions=False):
-        sizes = {instruction.name: _bytes(instruction.shape) for instruction in computations[name]}
+        shapes = {instruction.name: instruction.shape for instruction in computations[name]}
         for instruction in computations[name]:
             if instruction.op in FREE or instruction.op.endswith("-done"):
                 continue
             operands = re.findall(r"%([\w.\-]+)", instruction.rest.partition(")")[0])
-            touched = sizes[instruction.name] + sum(sizes.get(operand, 0) for operand in operands)
-            once += touched
-            looped += times * touched
-    return looped / once if once else 1.0
+            touched = [instruction.shape, *(shapes[operand] for operand in operands if operand in shapes)]
+            counted += sum(map(_bytes, touched))
+            real += times * sum(_bytes(ON_CHIP.sub("", shape)) for shape in touched)
+    return real / counted if counted else 1.0
 
 
 def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:

@@ -43,7 +43,8 @@ class Program:
     flops: float
     """Floating-point operations of products on real tokens, those that `model.remat full` repeats included."""
     accessed: float
-    """Bytes that its instructions read and write by XLA's count, loops included; of a kernel, operands and results."""
+    """Bytes that its instructions read and write in the device's memory: XLA's count, corrected for loops and on-chip
+    arrays (`hlo.traffic_factor`); of a kernel, operands and results."""
     examples: float
     """Examples (candidates) of a run of it, over the whole mesh."""
     example_flops: float
@@ -185,7 +186,7 @@ def _compile(
         replace(held, temporary=temporary, counted=counted),
         hlo.collectives(text, devices),
         computed,
-        compiled.cost_analysis()["bytes accessed"] * hlo.loop_factor(text),
+        compiled.cost_analysis()["bytes accessed"] * hlo.traffic_factor(text),
         examples,
         need / examples,
         seconds,

@@ -61,7 +61,7 @@ def test_partitioning_puts_the_collective_there(mesh):
 
 def test_a_program_of_one_device_has_none():
     text = jax.jit(lambda x: x @ x).lower(jnp.ones((8, 8))).compile().as_text()
-    assert hlo.collectives(text, 1) == [] and hlo.loop_factor(text) == 1
+    assert hlo.collectives(text, 1) == [] and hlo.traffic_factor(text) == 1
 
 
 def test_bytes_in_a_loop_count_as_often_as_it_runs():
@@ -70,12 +70,22 @@ def test_bytes_in_a_loop_count_as_often_as_it_runs():
             return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, length=length)[0]
 
         x = jnp.ones((256, 256))
-        return hlo.loop_factor(jax.jit(run).lower(x, x).compile().as_text())
+        return hlo.traffic_factor(jax.jit(run).lower(x, x).compile().as_text())
 
     # A product and its tanh read three arrays and write two, all in the loop; outside one array or so is copied.
     eight, eighty = product(8), product(80)
     assert product(2) < eight < eighty
     assert 0.6 < (eighty - eight) / 72 < 1
+
+
+def test_arrays_on_the_chip_are_no_traffic_of_its_memory():
+    program = """ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0:T(128)} parameter(0)
+  %n = f32[8]{0:T(128)S(1)} negate(%p)
+  ROOT %m = f32[8]{0:T(128)} negate(%n)
+}
+"""
+    assert hlo.traffic_factor(program) == 0.5
 
 
 # Lines as other compilers and other versions write them; none of these runs here.
