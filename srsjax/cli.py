@@ -61,8 +61,15 @@ def load_config(argv: list[str] | None, command: str, description: str = "") -> 
     `argv` is by default the program's; `description` opens the help, which prints every field and exits.
     Raises InputError for an unknown field, a value of the wrong type, and whatever is wrong in the config file.
     """
-    config, arguments = _parse(ConfigArgument, argv, command, description, lambda found: read_config(found.config))
+    config, arguments = load_config_and(ConfigArgument, argv, command, description)
     return config, Path(arguments.config).stem
+
+
+def load_config_and[Arguments: ConfigArgument](
+    arguments: type[Arguments], argv: list[str] | None, command: str, description: str = ""
+) -> tuple[TrainConfig, Arguments]:
+    """`load_config` for a command with arguments of its own, a documented subclass of `ConfigArgument`."""
+    return _parse(arguments, argv, command, description, lambda found: read_config(found.config))
 
 
 def load_run[Arguments](

@@ -25,12 +25,13 @@ class Chip:
 
 
 # Google's pages of each TPU generation ("System architecture" at cloud.google.com/tpu/docs) and NVIDIA's data sheets,
-# without sparsity. Makers state links in both directions together; half of that is sent.
+# without sparsity. Makers state links in both directions together; half of that is sent: 400, 1200 and 800 GB/s a chip
+# for v5e, v5p and v6e. Google's page of v4 has no such figure; its six links are taken to be those of v5e.
 CHIPS = {
-    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9, 150e9),
-    "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 100e9),
-    "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 300e9),
-    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 224e9),
+    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1200e9, 300e9),
+    "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9),
+    "v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2765e9, 600e9),
+    "v6e": Chip("TPU v6e", 918e12, 32 * GIB, 1638e9, 400e9),
     "a100-40gb": Chip("NVIDIA A100 40 GB", 312e12, 40 * GIB, 1555e9, 300e9),
     "a100": Chip("NVIDIA A100 80 GB", 312e12, 80 * GIB, 2039e9, 300e9),
     "h100": Chip("NVIDIA H100 SXM", 989e12, 80e9, 3350e9, 450e9),

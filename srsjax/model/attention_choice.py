@@ -23,6 +23,8 @@ TOLERANCE = 0.02
 """Largest difference from the reference, as a share of the reference's largest value. bfloat16 keeps 8 bits: sums of
 rounded products stay within 1 %; a query that sees a stranger's keys is wrong by 10 % and more somewhere."""
 
+NO_DROPOUT = "it has no attention dropout, and model.attention_dropout is {}"
+
 CALLS = 10
 """Calls of one timing, one after the other inside a single program: a single one would time its dispatch."""
 
@@ -92,6 +94,25 @@ def choose(wanted: str, job: Job, backends: dict[str, Attend] | None = None) -> 
     return Choice(best, backends[best], f"attention: {compared} a layer -> {best}{refused}")
 
 
+def unmeasured(wanted: str, job: Job) -> Choice:
+    """The backend for devices that cannot run anything, those of a topology: plain XLA, or the one that is named.
+
+    Raises InputError where the devices do not have it, or where it lacks what the job needs.
+    """
+    if wanted in ("auto", "xla"):
+        why = " (auto: nothing can be timed here)" if wanted == "auto" else ""
+        return Choice("xla", attend, f"attention: xla{why}")
+    backends = available(job.mesh)
+    if wanted not in backends:
+        platform = job.mesh.devices.flat[0].platform
+        raise InputError(
+            f"model.attention {wanted}: found {platform} devices, expected {PLATFORM[wanted]}; set model.attention auto"
+        )
+    if job.training and job.dropout > 0:
+        raise InputError(f"model.attention {wanted}: {NO_DROPOUT.format(job.dropout)}; set model.attention auto")
+    return Choice(wanted, backends[wanted], f"attention: {wanted} (named; not compared with the reference here)")
+
+
 def available(mesh: jax.sharding.Mesh) -> dict[str, Attend]:
     """The backends for the devices of `mesh`, plain XLA first."""
     match mesh.devices.flat[0].platform:  # imported here: a fifth of a second of every start
@@ -112,7 +133,7 @@ def refusal(backend: Attend, job: Job) -> str | None:
     if backend is attend:
         return None
     if job.training and job.dropout > 0:
-        return f"it has no attention dropout, and model.attention_dropout is {job.dropout}"
+        return NO_DROPOUT.format(job.dropout)
     return next(filter(None, (disproof(backend, job, interaction) for interaction in job.visibilities)), None)
 
 

@@ -43,9 +43,16 @@ class Session:
 
 
 def open_session(
-    config: TrainConfig, bert: BertConfig, devices: Sequence[jax.Device] | None = None, *, training: bool = True
+    config: TrainConfig,
+    bert: BertConfig,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    training: bool = True,
+    choose: Callable[[str, Job], Choice] = choose,
 ) -> Session:
     """Builds the model for a config on `devices` (default all); parameters are shapes so far.
+
+    `choose` decides on the attention; `attention_choice.unmeasured` does so where the devices cannot run anything.
 
     Raises InputError where the mesh or `model.attention` does not fit the devices.
     """

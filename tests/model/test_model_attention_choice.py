@@ -14,7 +14,7 @@ import pytest
 from srsjax.config import Mesh
 from srsjax.errors import InputError
 from srsjax.model.attention import Visibility, attend
-from srsjax.model.attention_choice import Job, available, choose, packed_ids, refusal
+from srsjax.model.attention_choice import Job, available, choose, packed_ids, refusal, unmeasured
 from srsjax.model.attention_gpu import Cudnn
 from srsjax.model.attention_tpu import Splash
 from srsjax.training.sharding import make_mesh
@@ -147,3 +147,15 @@ def test_packed_ids_hold_several_impressions_a_row_and_padding():
     for row, parts in zip(segment, candidate, strict=True):
         assert row.max() >= 2 and (row[-8:] == 0).all() and parts.max() > row.max()
         assert set(np.unique(row)) == set(range(row.max() + 1))
+
+
+def test_without_devices_to_measure_plain_xla_is_taken_unless_one_is_named(monkeypatch):
+    assert unmeasured("auto", job()).attend is attend
+    assert "nothing can be timed" in unmeasured("auto", job()).said
+    with pytest.raises(InputError, match="found cpu devices, expected tpu"):
+        unmeasured("splash", job())
+    monkeypatch.setattr("srsjax.model.attention_choice.available", lambda mesh: {"xla": attend, "splash": right})
+    named = unmeasured("splash", job())
+    assert (named.name, named.attend) == ("splash", right) and "not compared" in named.said
+    with pytest.raises(InputError, match=r"no attention dropout, and model.attention_dropout is 0\.1"):
+        unmeasured("splash", job(dropout=0.1))

@@ -1,0 +1,205 @@
+"""Compiles the training step and the scoring step of a config for a target, and reads what they need."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from srsjax.config import TrainConfig
+from srsjax.data.batch import PackedBatch
+from srsjax.data.loader import eval_batches
+from srsjax.data.store import Store
+from srsjax.data.tokenizer import TextEncoder
+from srsjax.model import ctr, flops
+from srsjax.model.attention_choice import choose, unmeasured
+from srsjax.planning import floor, hlo, memory
+from srsjax.planning.devices import Target
+from srsjax.training import optimizers
+from srsjax.training import session as sessions
+from srsjax.training.evaluation import batch_shape, check_lengths, make_layout
+from srsjax.training.session import Session, open_session, state_target
+from srsjax.training.setup import check_rows, training_batches, training_step
+from srsjax.training.sharding import batch_target, row_divisor
+
+SAMPLE = 4
+"""Real batches whose arithmetic is counted."""
+
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program on one device of its mesh."""
+
+    memory: memory.Memory
+    collectives: list[hlo.Collective]
+    flops: float
+    """Floating-point operations of products on real tokens, those that `model.remat full` repeats included."""
+    accessed: float
+    """Bytes that its instructions read and write in the device's memory: XLA's count, corrected for loops and on-chip
+    arrays (`hlo.traffic_factor`); of a kernel, operands and results."""
+    examples: float
+    """Examples (candidates) of a run of it, over the whole mesh."""
+    example_flops: float
+    """Floating-point operations that an example needs; nothing repeated."""
+    seconds: float
+    """Time of the compilation."""
+    refused: str = ""
+    """What the compiler said when the program did not fit; empty otherwise."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config on a target."""
+
+    config: TrainConfig
+    target: Target
+    session: Session
+    training: Program
+    scoring: Program | None
+
+    @cached_property
+    def programs(self) -> dict[str, Program]:
+        """By name."""
+        return {"training": self.training} | ({"scoring": self.scoring} if self.scoring else {})
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether every program fits in a device's memory; None where nobody knows how much there is."""
+        if any(program.refused for program in self.programs.values()):
+            return False
+        if self.target.memory is None:
+            return None
+        return max(program.memory.total for program in self.programs.values()) <= self.target.memory
+
+    def floor(self, program: Program) -> floor.Floor | None:
+        """The floor of a program's time; None for a device that is not in the table."""
+        sent = sum(collective.sent for collective in program.collectives)
+        chip = self.target.chip
+        return floor.floor(chip, program.flops, program.accessed, sent) if chip else None
+
+
+def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncoder, *, scoring: bool = True) -> Plan:
+    """Compiles a config's programs for a target. Nothing runs there, and no array is put there.
+
+    Raises InputError for whatever `train` would refuse.
+    """
+    config = resolved(config, target)
+    bert = ctr.encoder_config(config.model, text.vocab_size)
+    layout = make_layout(config, text)
+    session = open_session(config, bert, target.devices, choose=choose if target.here else unmeasured)
+    check_lengths(config, layout, session.bert.longest)
+    check_rows(config, session.mesh)
+    batches = training_batches(config, store, layout)
+    sample = [batch for batch, _ in itertools.islice(batches, SAMPLE)]
+    batches.close()
+    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    state = state_target(session, optimizer)
+    batch = batch_target(session.mesh, batches.first(), row_axis=1)
+    itemsize = ctr.compute_dtype(config.model).itemsize
+    row = config.batch.tokens * bert.hidden_size * itemsize
+    rows = config.batch.rows / config.batch.micro_batches / row_divisor(session.mesh)
+    gradients = memory.on_device(state.params) if config.optimizer.clip_norm > 0 else 0.0
+    trained = _compile(
+        training_step(config, session, optimizer),
+        (state, batch),
+        memory.Memory(memory.on_device(state.params), memory.on_device(state.opt), memory.on_device(batch), 0.0),
+        (gradients + bert.num_layers * rows * row, "the gradients and every layer's input"),
+        _work(config, session, sample, flops.TRAINING),
+        session.mesh.size,
+        repeated=1 / flops.TRAINING if config.model.remat == "full" else 0.0,
+    )
+    if not scoring:
+        return Plan(config, target, session, trained, None)
+    shape = batch_shape(config, text, batches.candidates, session.mesh)
+    given = eval_batches(
+        store.split("train"),
+        store.items,
+        layout,
+        rows=shape.eval_rows,
+        tokens=shape.tokens,
+        candidates=shape.candidates,
+    )
+    sample = [batch for batch, _ in itertools.islice(given, SAMPLE)]
+    given.close()
+    batch = batch_target(session.mesh, sample[0], row_axis=0)
+    params = sessions.target(session)
+    scored = _compile(
+        session.predict_step,
+        (params, batch),
+        memory.Memory(memory.on_device(params), 0.0, memory.on_device(batch), 0.0),
+        (shape.eval_rows / row_divisor(session.mesh) * row, "the hidden states of one layer"),
+        _work(config, session, sample, 1),
+        session.mesh.size,
+    )
+    return Plan(config, target, session, trained, scored)
+
+
+def resolved(config: TrainConfig, target: Target) -> TrainConfig:
+    """The config with the compute type that `auto` means on the target, where that is not the program's own backend."""
+    if config.model.dtype != "auto" or target.here:
+        return config
+    return replace(config, model=replace(config.model, dtype="bfloat16"))
+
+
+def _compile(
+    jitted: Callable,
+    arguments: tuple,
+    held: memory.Memory,
+    least: tuple[float, str],
+    work: tuple[float, float],
+    devices: int,
+    repeated: float = 0.0,
+) -> Program:
+    """`jitted` compiled for `arguments`.
+
+    Args:
+      held: what a device holds beside the program's temporary memory, of one batch.
+      least: bytes that the program needs at least, and what they are.
+      work: from `_work`.
+      devices: size of the mesh.
+      repeated: share of the arithmetic that is done twice.
+    """
+    need, examples = work
+    computed = need * (1 + repeated) / devices
+    held = replace(held, batch=memory.BATCHES * held.batch)
+    started = time.monotonic()
+    try:
+        compiled = jitted.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = str(error)
+        held = replace(held, temporary=max(_wanted(said) - held.parameters - held.optimizer - held.batch, least[0]))
+        seconds = time.monotonic() - started
+        return Program(held, [], computed, 0.0, examples, need / examples, seconds, said.splitlines()[0])
+    seconds, text = time.monotonic() - started, compiled.as_text()
+    temporary, counted = memory.temporary(compiled, *least)
+    return Program(
+        replace(held, temporary=temporary, counted=counted),
+        hlo.collectives(text, devices),
+        computed,
+        compiled.cost_analysis()["bytes accessed"] * hlo.traffic_factor(text),
+        examples,
+        need / examples,
+        seconds,
+    )
+
+
+def _work(config: TrainConfig, session: Session, sample: list[PackedBatch], passes: int) -> tuple[float, float]:
+    """Floating-point operations and examples of a batch: the mean over `sample`, `passes` forward passes each."""
+    need = [flops.forward_flops(config.model, session.bert, batch) for batch in sample]
+    return passes * float(np.mean(need)), float(np.mean([(batch.group >= 0).sum() for batch in sample]))
+
+
+def _wanted(said: str) -> float:
+    """Bytes that a program would need, in the compiler's refusal; 0 where it names none."""
+    found = re.search(r"[Tt]otal hbm usage >= ([\d.]+)([KMGT])", said) or re.search(r"Used ([\d.]+)([KMGT]) of", said)
+    return float(found[1]) * UNITS[found[2]] if found else 0.0
