@@ -22,6 +22,7 @@ from srsjax.config import Data, Table
 from srsjax.data import tables
 from srsjax.data.clean import Cleaned, Cleaner
 from srsjax.data.encode import Encoded, Encoder
+from srsjax.errors import InputError
 
 
 class Engine(Protocol):
@@ -39,7 +40,9 @@ class Local:
 
     def __init__(self, workers: int = 0):
         """`workers`: threads; 0 is one for each core that this process may use."""
-        self.workers = workers or len(os.sched_getaffinity(0))
+        if workers < 0:
+            raise InputError(f"data.workers: found {workers}, expected 0 (one thread for each core) or more")
+        self.workers = workers or _cores()
 
     def clean(self, cleaner: Cleaner, table: Table) -> Iterator[Cleaned]:
         """See `Engine`."""
@@ -86,3 +89,8 @@ def in_order[In, Out](function: Callable[[In], Out], inputs: Iterable[In], worke
                 future.cancel()
     if failure is not None:
         raise failure
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

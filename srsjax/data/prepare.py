@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -45,10 +47,12 @@ def prepare(config: TrainConfig, log=print) -> Store:
         log(f"{folder}: prepared before, and nothing it depends on has changed")
         return open_store(folder)
     log(f"{folder}: preparing, {_reason(folder, described)}")
+    began = time.monotonic()
     with building(folder) as partial:
         _build(config, sources, tokenizer, described, partial)
     store = open_store(folder)
     log(manifest.summary(store.manifest))
+    log(_rates(store.manifest, time.monotonic() - began))
     return store
 
 
@@ -198,6 +202,24 @@ def _reason(folder: Path, described: dict) -> str:
         return "the first store of this log"
     old = json.loads(newest.read_text(encoding="utf-8"))["input"]
     return f"changed since {newest.parent}: {', '.join(manifest.changes(old, described))}"
+
+
+def _rates(made: dict, seconds: float) -> str:
+    """How fast a store was made, in words; MB are those of the log's files."""
+    rows, size = made["rows"]["read"], sum(file["size"] for file in made["input"]["log"]["files"])
+    return (
+        f"{rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s, {size / seconds / 1e6:.1f} MB/s, "
+        f"peak memory {peak_memory():,} MiB"
+    )
+
+
+def peak_memory() -> int:
+    """MiB that this process held at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins at what the parent process had when it forked
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
 
 
 def _became(feature, fitted: fit.Fitted) -> str:
