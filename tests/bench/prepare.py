@@ -32,12 +32,12 @@ from srsjax.data.prepare import peak_memory, prepare
 from srsjax.data.shop import write_shop
 
 FILES = 16
-FILE_IMPRESSIONS = 40_000
+PAGES = 40_000
 
 
 def write_log(folder: Path, rows: int) -> None:
     """`log-00.parquet` ... with `rows` rows altogether, and the catalogue `items.parquet`."""
-    shop = Shop(str(folder / "shop"), impressions=FILE_IMPRESSIONS, items=20_000, users=20_000)
+    shop = Shop(str(folder / "shop"), impressions=PAGES)
     write_shop(shop)
     shutil.copy(folder / "shop" / "items.parquet", folder / "items.parquet")
     page = pa.concat_tables([pq.read_table(path) for path in sorted((folder / "shop").glob("log-*.parquet"))])
