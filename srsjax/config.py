@@ -248,6 +248,12 @@ class Data:
     """Train, valid and test."""
     store: str = "stores"
     """Folder of prepared stores, one subfolder for each fingerprint of input, schema and tokenizer."""
+    engine: Literal["local", "spark"] = "local"
+    """What reads, cleans and tokenises the log: threads of this machine, or the Spark cluster of the active session
+    (else the one that Spark's own settings name). All its machines see the log and `store` under the same paths and
+    have srsjax installed. The store is the same, byte for byte."""
+    workers: int = 0
+    """Threads of the local engine; 0 is one for each core. The store is the same whatever their number."""
 
 
 @dataclass(frozen=True)

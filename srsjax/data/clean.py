@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,24 @@ from srsjax.data.schema import Sources
 # Rows held at a time, in a few copies: 16 MB each where a row has 2 kB. An exploded row repeats its context for each
 # candidate, so these are fewer.
 BATCH_ROWS, EXPLODED_BATCH_ROWS = 8192, 1024
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What became of one chunk of the log. It depends on nothing but the chunk, so chunks can be cleaned in any order,
+    by any thread or machine; `Cleaner.add` puts them together again."""
+
+    chunk: tables.Chunk | None
+    """The rows as they were read (exploded); None where they stay on the machine that read them."""
+    rows: pa.RecordBatch
+    """Clean rows whose `example` and `impression` begin at 0; `user` is null where a row has none."""
+    rows_read: int
+    impressions_read: int
+    left_out: Counter[str]
+    missing: Counter[str]
+    lost_items: Counter[str]
+    problems: tuple[cells.Problem, ...]
+    """What the rows set aside have, in the order of the rows."""
 
 
 class Cleaner:
@@ -74,31 +93,73 @@ class Cleaner:
 
     def read(self, table: Table) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
         """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
-        explode = columns(self.sources.data.explode)
-        names = None
-        if not (self.splitting and self.sources.whole_row):
-            wanted = self.sources.log_columns(self.labels, self.splitting)
-            wanted += [] if self.splitting else list(self.sources.key_columns)
-            names = tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode)
-        for chunk in tables.read(table, names, EXPLODED_BATCH_ROWS if explode else BATCH_ROWS):
-            rows, parents = chunk, np.arange(len(chunk))
-            if explode:
-                problems = cells.Problems(self.on_bad_row)
-                rows, parents = cells.explode(chunk, explode, problems)
-                self._set_aside(problems)
-                self.left_out["bad row"] += len(problems.by_row)
-            clean = self.clean(rows, self.impressions_read + parents)
-            self.impressions_read += len(chunk)
-            yield rows, clean
+        for chunk in tables.read(table, self.stored_columns(table), self.batch_rows):
+            cleaned = self.clean(chunk)
+            yield cleaned.chunk, self.add(cleaned)
 
-    def clean(self, chunk: tables.Chunk, impression: np.ndarray) -> pa.RecordBatch:
-        """Clean rows of a chunk; `impression` [n] are the numbers of their impressions."""
+    @property
+    def batch_rows(self) -> int:
+        """Log rows of a chunk."""
+        return EXPLODED_BATCH_ROWS if self.sources.data.explode else BATCH_ROWS
+
+    def stored_columns(self, table: Table) -> list[str] | None:
+        """The columns of the log to read; None for all. Raises InputError where one is not there."""
+        if self.splitting and self.sources.whole_row:
+            return None
+        explode = columns(self.sources.data.explode)
+        wanted = self.sources.log_columns(self.labels, self.splitting)
+        wanted += [] if self.splitting else list(self.sources.key_columns)
+        return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode)
+
+    def fresh(self) -> Cleaner:
+        """One that cleans in the same way and has seen nothing; safe to send to another process."""
+        return Cleaner(
+            self.sources,
+            self.catalogues,
+            _nowhere,
+            labels=self.labels,
+            splitting=self.splitting,
+            on_bad_row=self.on_bad_row,
+            leave_out=self.leave_out,
+        )
+
+    def clean(self, chunk: tables.Chunk) -> Cleaned:
+        """Clean rows of a chunk. Changes nothing here: safe to call from several threads."""
+        own, found = self.fresh(), []
+        rows, parents = chunk, np.arange(len(chunk))
+        if explode := columns(self.sources.data.explode):
+            problems = cells.Problems(self.on_bad_row)
+            rows, parents = cells.explode(chunk, explode, problems)
+            found += problems.by_row.values()
+            own.left_out["bad row"] += len(problems.by_row)
+        clean = own._clean(rows, parents, found)
+        counts = own.left_out, own.missing, own.lost_items
+        return Cleaned(rows, clean, len(rows), len(chunk), *counts, tuple(found))
+
+    def add(self, cleaned: Cleaned) -> pa.RecordBatch:
+        """Counts the next chunk of the input and numbers its rows. Chunks are added in input order."""
+        for problem in cleaned.problems:
+            self.set_aside(problem)
+        rows = cleaned.rows
+        example = rows["example"].to_numpy() + self.rows_read
+        numbers = {"example": example, "impression": rows["impression"].to_numpy() + self.impressions_read}
+        if "user" in rows.schema.names:  # a row without one is a user of its own
+            alone = pa.array(hashing.mix(example.astype(np.uint64)).view(np.int64))
+            numbers["user"] = pc.coalesce(rows["user"], alone)
+        for name, values in numbers.items():
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+        self.rows_read += cleaned.rows_read
+        self.impressions_read += cleaned.impressions_read
+        self.left_out.update(cleaned.left_out)
+        self.missing.update(cleaned.missing)
+        self.lost_items.update(cleaned.lost_items)
+        return rows
+
+    def _clean(self, chunk: tables.Chunk, impression: np.ndarray, found: list[cells.Problem]) -> pa.RecordBatch:
+        """Clean rows of an exploded chunk; `impression` [n] are the numbers of their impressions."""
         problems = cells.Problems(self.on_bad_row)
         dropped: dict[str, np.ndarray] = {}
-        out: dict[str, np.ndarray | pa.Array] = {
-            "example": self.rows_read + np.arange(len(chunk)),
-            "impression": impression,
-        }
+        out: dict[str, np.ndarray | pa.Array] = {"example": np.arange(len(chunk)), "impression": impression}
         rows = {name: self.join(chunk, name, problems, dropped) for name in self.joined}
         out |= {f"row:{name}": row for name, row in rows.items()}
         for feature in self.sources.features:
@@ -109,8 +170,7 @@ class Cleaner:
             out["user"] = self._user(chunk, rows, problems)
         if self.splitting:
             self._splitting(chunk, rows, problems, dropped, out)
-        self.rows_read += len(chunk)
-        self._set_aside(problems)
+        found += problems.by_row.values()
         dropped = {"bad row": problems.mask(chunk)} | dropped
         keep = np.ones(len(chunk), bool)
         for reason, mask in dropped.items():
@@ -183,11 +243,10 @@ class Cleaner:
             problems.report(chunk, missing, self.sources.data.oracle, "a probability in every row")
             out["oracle"] = oracle
 
-    def _user(self, chunk, rows, problems: cells.Problems) -> np.ndarray:
-        """Users as numbers, [n] int64; a row without one is a user of its own."""
+    def _user(self, chunk, rows, problems: cells.Problems) -> pa.Array:
+        """Users as numbers, [n] int64; null where a row has none."""
         users = self._texts(chunk, self.sources.user, rows, problems)
-        alone = hashing.mix(np.arange(self.rows_read, self.rows_read + len(chunk), dtype=np.uint64))
-        return np.where(np.asarray(users.is_null()), alone, hashing.hash_texts(users)).view(np.int64)
+        return pa.array(hashing.hash_texts(users).view(np.int64), mask=np.asarray(users.is_null()))
 
     def _splitting(self, chunk, rows, problems, dropped, out) -> None:
         data = self.sources.data
@@ -236,10 +295,6 @@ class Cleaner:
             parts.append(hashing.hash_column(values))
         return hashing.combine(parts)
 
-    def _set_aside(self, problems: cells.Problems) -> None:
-        for problem in problems.by_row.values():
-            self.set_aside(problem)
-
 
 def read_label(chunk: tables.Chunk, task: Task, problems: cells.Problems) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels [n], their weights [n] before any weight column, and where the label is missing [n] bool."""
@@ -252,6 +307,11 @@ def read_label(chunk: tables.Chunk, task: Task, problems: cells.Problems) -> tup
         return grade, np.ones(len(chunk)), missing
     label, missing = cells.labels(chunk, column, problems, task.positive)
     return label, np.ones(len(chunk)), missing
+
+
+def _nowhere(problem: cells.Problem) -> None:
+    """Takes no problem: a fresh cleaner hands over what it finds (`Cleaned.problems`)."""
+    raise AssertionError(f"a fresh cleaner adds nothing, but has {problem}")
 
 
 def _shown(files: str | tuple[str, ...]) -> str:

@@ -169,6 +169,12 @@ class Encoder:
         )
         return Encoded(split, items, None, cut)
 
+    def encode_splits(self, rows: pa.RecordBatch) -> list[tuple[int, Encoded]]:
+        """Clean rows of whole impressions by their column `split`, each with its number. Safe to call from several
+        threads; the result depends on nothing but the rows."""
+        split = rows["split"].to_numpy()
+        return [(each, self.encode(rows.filter(pa.array(split == each)))) for each in np.unique(split).tolist()]
+
     # ------------------------------------------------------------------------------------------ catalogues
 
     def _encode_catalogue(self, name: str, catalogue: Catalogue, coded: Coder) -> Joined:

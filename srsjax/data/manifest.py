@@ -34,7 +34,7 @@ def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
     `tokenizer` is None where one is trained. Raises InputError where a file is not there.
     """
     settings = asdict(train.data)
-    for name in ("log", "catalogues", "shop", "store", "keys"):
+    for name in ("log", "catalogues", "shop", "store", "keys", "engine", "workers"):
         del settings[name]
     trained = {"vocab_size": train.tokenizer.vocab_size, "lowercase": train.tokenizer.lowercase}
     return {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from srsjax.config import Schema, Split, Table, TrainConfig, columns
@@ -20,6 +21,7 @@ from srsjax.data.catalogue import read_catalogues
 from srsjax.data.clean import Cleaner
 from srsjax.data.columns import Problem
 from srsjax.data.encode import Encoder, refuse
+from srsjax.data.engine import Engine, Local, open_engine
 from srsjax.data.folders import building
 from srsjax.data.schema import Sources, check_schema
 from srsjax.data.shop import write_shop
@@ -45,10 +47,12 @@ def prepare(config: TrainConfig, log=print) -> Store:
         log(f"{folder}: prepared before, and nothing it depends on has changed")
         return open_store(folder)
     log(f"{folder}: preparing, {_reason(folder, described)}")
+    began = time.monotonic()
     with building(folder) as partial:
         _build(config, sources, tokenizer, described, partial)
     store = open_store(folder)
     log(manifest.summary(store.manifest))
+    log(_rates(store.manifest, time.monotonic() - began))
     return store
 
 
@@ -62,13 +66,14 @@ def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
     data = replace(encoder.sources.data, log=table, split=Split(valid=0.0, test=1.0))
     sources = Sources(encoder.sources.schema, data)
     cleaner = Cleaner(sources, encoder.catalogues, refuse)
-    rows: Iterator[pa.RecordBatch] = (rows for _, rows in cleaner.read(table))
+    engine = Local(data.workers)
+    rows: Iterator[pa.RecordBatch] = map(cleaner.add, engine.clean(cleaner, table))
     settled = None
     if _must_wait(sources):
         spill = order.Spill(folder / "scratch", rows)
         settled = order.settle(spill, data.split.valid, data.split.test)
         rows = order.in_impressions(spill, settled)
-    cut = _write_rows(folder, encoder, rows)
+    cut = _write_rows(folder, encoder, rows, engine)
     return _finish(folder, _counts(cleaner, encoder.fitted, settled, cut), sources.schema)
 
 
@@ -76,10 +81,10 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
     """Writes the store into an empty folder. `tokenizer` is None where one is to be trained."""
     began = time.monotonic()
     fitted, settled = fit.Fitted(), None
-    with _BadRows(folder / "bad_rows.jsonl") as bad_rows:
+    with _BadRows(folder / "bad_rows.jsonl") as bad_rows, open_engine(config.data, folder / "engine") as engine:
         catalogues = read_catalogues(sources, bad_rows.add)
         cleaner = Cleaner(sources, catalogues, bad_rows.add, on_bad_row=config.data.on_bad_row)
-        rows: Iterator[pa.RecordBatch] = (rows for _, rows in cleaner.read(config.data.log))
+        rows: Iterator[pa.RecordBatch] = map(cleaner.add, engine.clean(cleaner, config.data.log))
         if _must_wait(sources) or fit.needs_fit(sources) or tokenizer is None:
             spill = order.Spill(folder / "scratch", rows)
             settled = order.settle(spill, config.data.split.valid, config.data.split.test)
@@ -90,7 +95,7 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
                 texts = fit.training_texts(sources, catalogues, order.training_rows(spill, settled))
                 tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.lowercase)
             rows = order.in_impressions(spill, settled)
-        cut = _write_rows(folder, Encoder(sources, catalogues, tokenizer, fitted), rows)
+        cut = _write_rows(folder, Encoder(sources, catalogues, tokenizer, fitted), rows, engine)
     tokenizer.save(folder / "tokenizer")
     found = {
         "fingerprint": manifest.fingerprint(described),
@@ -115,13 +120,12 @@ def _must_wait(sources: Sources) -> bool:
     return bool(columns(data.group_by) or columns(data.unique)) or data.split.by == "time"
 
 
-def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch]) -> Counter[str]:
+def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch], engine: Engine) -> Counter[str]:
     """Encodes and writes clean rows of whole impressions; returns what was cut."""
     writer = StoreWriter(folder, encoder.sources, encoder.items)
-    for batch in order.by_impression(rows):
-        split = batch["split"].to_numpy()
-        for number in np.unique(split).tolist():
-            writer.append(number, encoder.encode(batch.filter(pa.array(split == number))))
+    for encoded in engine.encode(encoder, order.by_impression(rows)):
+        for split, part in encoded:
+            writer.append(split, part)
     writer.close()
     return writer.cut
 
@@ -198,6 +202,24 @@ def _reason(folder: Path, described: dict) -> str:
         return "the first store of this log"
     old = json.loads(newest.read_text(encoding="utf-8"))["input"]
     return f"changed since {newest.parent}: {', '.join(manifest.changes(old, described))}"
+
+
+def _rates(made: dict, seconds: float) -> str:
+    """How fast a store was made, in words; MB are those of the log's files."""
+    rows, size = made["rows"]["read"], sum(file["size"] for file in made["input"]["log"]["files"])
+    return (
+        f"{rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s, {size / seconds / 1e6:.1f} MB/s, "
+        f"peak memory {peak_memory():,} MiB"
+    )
+
+
+def peak_memory() -> int:
+    """MiB that this process held at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins at what the parent process had when it forked
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
 
 
 def _became(feature, fitted: fit.Fitted) -> str:

@@ -66,6 +66,17 @@ class Chunk:
         return Chunk(self.path, self.first_row, self.batch.take(pa.array(rows)), self.file_rows[rows])
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of a table that can be read by itself."""
+
+    path: Path
+    first_row: int = 0
+    """Row of the file (from 0) at which it begins."""
+    groups: range | None = None
+    """Its row groups of a Parquet file; None for the whole file."""
+
+
 # ---------------------------------------------------------------------------------------------- which files
 
 
@@ -127,16 +138,45 @@ def read(table: config.Table, columns: Sequence[str] | None = None, batch_rows: 
     columns = list(table_schema(table)) if columns is None else require_columns(table, columns)
     empty = True
     for path in expand(table.files):
-        first_row = 0
-        with _one_line_errors(path):
-            for batch in _batches(path, table, columns, batch_rows):
-                for start in range(0, batch.num_rows, batch_rows):
-                    part = batch.slice(start, batch_rows)
-                    yield Chunk(path, first_row, part)
-                    first_row += part.num_rows
-                    empty = False
+        for chunk in read_piece(Piece(path), table, columns, batch_rows):
+            yield chunk
+            empty = False
     if empty:
         raise InputError(f"{path}: no rows, expected at least one")
+
+
+def pieces(table: config.Table, columns: Sequence[str], batch_rows: int) -> list[Piece]:
+    """A table in pieces of about a row group each; read one after another they give the chunks of `read`.
+
+    A Parquet file is cut where a row group begins at a multiple of `batch_rows` (as in files with the row groups that
+    pyarrow, pandas, polars and DuckDB write); a file of another format, or with dictionaries, whose batches end where
+    row groups do, is one piece.
+    """
+    out = []
+    for path in expand(table.files):
+        cuts = [(0, 0)]
+        if _format(path, table) == "parquet":
+            with _one_line_errors(path), _open_parquet(path) as file:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                if "dictionary" not in str(pa.schema([file.schema_arrow.field(name) for name in columns])):
+                    starts = enumerate(np.cumsum([0, *sizes[:-1]]).tolist())
+                    cuts = [(group, row) for group, row in starts if row % batch_rows == 0] or cuts
+            ends = [group for group, _ in cuts[1:]] + [len(sizes)]
+            out += [Piece(path, row, range(group, end)) for (group, row), end in zip(cuts, ends, strict=True)]
+        else:
+            out.append(Piece(path))
+    return out
+
+
+def read_piece(piece: Piece, table: config.Table, columns: Sequence[str], batch_rows: int) -> Iterator[Chunk]:
+    """The chunks of one piece of a table; see `read`."""
+    first_row = piece.first_row
+    with _one_line_errors(piece.path):
+        for batch in _batches(piece, table, list(columns), batch_rows):
+            for start in range(0, batch.num_rows, batch_rows):
+                part = batch.slice(start, batch_rows)
+                yield Chunk(piece.path, first_row, part)
+                first_row += part.num_rows
 
 
 def table_schema(table: config.Table) -> dict[str, pa.DataType]:
@@ -201,11 +241,12 @@ def _file_schema(path: Path, table: config.Table) -> pa.Schema:
     return schema
 
 
-def _batches(path: Path, table: config.Table, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(piece: Piece, table: config.Table, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    path = piece.path
     match _format(path, table):
         case "parquet":
             with _open_parquet(path) as file:
-                for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
+                for batch in file.iter_batches(batch_rows, piece.groups, columns, use_threads=False):
                     yield batch.select(columns)
         case "jsonl":
             schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
