@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import jax
 from rich.console import Console
+
+from srsjax import distributed
 
 
 def enable_cache() -> Path | None:
@@ -45,11 +48,18 @@ def usable_cores() -> int:
 def compile_ahead(jitted: Callable, *targets) -> Callable:
     """`jitted` for arguments of these shapes, dtypes and shardings alone, compiled (or loaded) in a thread of its own
     from now on: reading weights and putting them on the devices take about as long. The first call waits for it, and
-    raises what the compiler raised."""
+    raises what the compiler raised; with several processes it waits for all of them."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
     program = pool.submit(lambda: jitted.lower(*targets).compile())
     pool.shutdown(wait=False)
-    return lambda *arguments: program.result()(*arguments)
+
+    @functools.cache
+    def ready() -> Callable:
+        compiled = program.result()
+        distributed.on_first(lambda: None)  # compilers differ in speed, and Gloo waits for 30 seconds only
+        return compiled
+
+    return lambda *arguments: ready()(*arguments)
 
 
 class Compilations:

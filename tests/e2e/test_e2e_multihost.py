@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
+pytestmark = pytest.mark.slow
+
 STEPS = 120
 FLAGS = ("--max_steps", STEPS, "--evaluate.every", 60, "--log_every", 1, "--checkpoints.every", 20)
 
