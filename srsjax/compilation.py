@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from srsjax import distributed
+
 
 def enable_cache() -> Path | None:
     """Keeps every program that this process compiles, and loads those that are kept already; returns the folder.
@@ -45,19 +47,24 @@ def usable_cores() -> int:
 class CompiledAhead:
     """`jitted` for arguments of these shapes, dtypes and shardings alone, compiled (or loaded) in a thread of its own
     from now on: reading weights and putting them on the devices take about as long. The first call waits for it, and
-    raises what the compiler raised."""
+    raises what the compiler raised; with several processes it waits for all of them."""
 
     def __init__(self, jitted: Callable, *targets):
         pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._program = pool.submit(lambda: jitted.lower(*targets).compile())
         pool.shutdown(wait=False)
+        self._ready: Callable | None = None
 
     def __call__(self, *arguments):
-        return self._program.result()(*arguments)
+        self.wait()
+        return self._ready(*arguments)
 
     def wait(self) -> None:
         """Returns when it is compiled."""
-        self._program.result()
+        if self._ready is None:
+            compiled = self._program.result()
+            distributed.on_first(lambda: None)  # compilers differ in speed, and Gloo waits for 30 seconds only
+            self._ready = compiled
 
 
 class Compilations:

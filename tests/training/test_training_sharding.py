@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -85,16 +86,19 @@ REMATERIALISED = "Involuntary full rematerialization"
 
 
 @pytest.fixture
-def compiler_says(capfd, monkeypatch):
+def compiler_says(capfd):
     """`compiler_says(jitted, *arguments)`: what XLA writes to the error stream while it compiles, nothing loaded."""
 
     def said(jitted, *arguments) -> str:
-        monkeypatch.setattr(jax.config, "jax_enable_compilation_cache", False, raising=False)
         capfd.readouterr()
         jitted.lower(*arguments).compile()
         return capfd.readouterr().err
 
-    return said
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX looks at the setting once
+    yield said
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 def test_the_compiler_is_heard_where_it_gives_up_a_sharding(compiler_says):
@@ -105,7 +109,7 @@ def test_the_compiler_is_heard_where_it_gives_up_a_sharding(compiler_says):
     def gather(table, index):
         return jax.lax.with_sharding_constraint(table[index], rows)
 
-    table = NamedSharding(mesh, P(("tensor", "data"), "fsdp"))
+    table = NamedSharding(mesh, P(("fsdp", "tensor"), "data"))
     jitted = jax.jit(gather, in_shardings=(table, rows), out_shardings=rows)
     assert REMATERIALISED in compiler_says(jitted, jnp.zeros((256, 64)), jnp.zeros((8, 64), jnp.int32))
 
