@@ -15,7 +15,8 @@ class Floor:
     arithmetic: float
     """Floating-point operations / peak."""
     memory: float
-    """Bytes accessed / bandwidth of the device's memory."""
+    """Bytes accessed / bandwidth of the device's memory. The bytes are an estimate from the program, not a bound:
+    a fusion that reads a part of its operand may count all of it."""
     network: float
     """Bytes that a device must send / what all its links send."""
 

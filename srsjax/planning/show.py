@@ -38,7 +38,11 @@ def plan(console: Console, made: Plan) -> None:
         console.print("floor: no figures for this device in srsjax/hardware.py", highlight=False)
         return
     console.print(_floors(made))
-    console.print("floor: the longest of the three at the chip's best, all overlapped; a real step takes longer")
+    console.print(
+        "floor: the longest of the three at the chip's best, all overlapped; memory is an estimate from XLA's count",
+        highlight=False,
+        soft_wrap=True,
+    )
     if made.session.mesh.size == made.session.mesh.shape["data"] > 1 and not made.training.refused:
         console.print(_scaling(made))
 
