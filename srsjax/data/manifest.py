@@ -21,7 +21,7 @@ from srsjax.data.tokenizer import TextEncoder
 # Raised whenever the same input and settings would give another store.
 FORMAT = 1
 END_BYTES = 1 << 20
-BLOCK = 1 << 20
+BLOCK = 1 << 17  # impressions described at a time, with all their candidates
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
