@@ -8,6 +8,7 @@ the mesh: padding, attention outside of a pair, dropout and the optimizer count 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from srsjax import cli, distributed
@@ -22,6 +24,7 @@ from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.batch import PackedBatch
 from srsjax.data.loader import Batches, eval_batches
+from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
 from srsjax.training.meter import IN_FLIGHT
@@ -50,10 +53,14 @@ class Speed:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, _ = cli.load_config(argv, "bench", __doc__)
-    distributed.initialize()
+    if distributed.launch(os.environ) is not None:  # each would stop by its own clock, and the others wait for it
+        raise InputError(
+            "bench: found several processes, but it measures one; start one (SRSJAX_NUM_PROCESSES=1 where a launcher "
+            "tells of more); the log lines of train have rates and MFU of all"
+        )
     check_jax()
     enable_cache()
-    console = distributed.console()
+    console = Console()
     training = set_up(config, console)
     dtype = ctr.compute_dtype(config.model)
     peak = matmul_rate(dtype) * training.session.mesh.size

@@ -102,7 +102,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     batches.close()
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     state = state_target(session, optimizer)
-    batch = batch_target(session.mesh, batches.first(), row_axis=1)
+    batch = batch_target(session.mesh, batches.first(), row_axis=1, shares=1)  # read whole, whatever hosts there are
     itemsize = ctr.compute_dtype(config.model).itemsize
     row = config.batch.tokens * bert.hidden_size * itemsize
     rows = config.batch.rows / config.batch.micro_batches / row_divisor(session.mesh)
@@ -129,7 +129,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     )
     sample = [batch for batch, _ in itertools.islice(given, SAMPLE)]
     given.close()
-    batch = batch_target(session.mesh, sample[0], row_axis=0)
+    batch = batch_target(session.mesh, sample[0], row_axis=0, shares=1)
     params = sessions.target(session)
     scored = _compile(
         session.predict_step,

@@ -62,12 +62,16 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     check_lengths(config, layout, session.bert.longest)
     check_rows(config, session.mesh)
     say_pretrained(config, session, console)
-    batches = training_batches(config, store, layout, row_share(session.mesh))
+    share = row_share(session.mesh)
+    batches = training_batches(config, store, layout, share)
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
     jitted = training_step(config, session, optimizer)
-    target = (state_target(session, optimizer), batch_target(session.mesh, batches.first(), row_axis=1))
+    target = (
+        state_target(session, optimizer),
+        batch_target(session.mesh, batches.first(), row_axis=1, shares=share[1]),
+    )
     step = CompiledAhead(jitted, *target)
     weights = pretrained(config, session)
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))

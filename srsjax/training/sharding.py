@@ -133,13 +133,13 @@ def put_same(value, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def batch_target(mesh: jax.sharding.Mesh, batch, row_axis: int):
-    """Shapes, dtypes and shardings of what `put_batch` makes of a batch like this one."""
+def batch_target(mesh: jax.sharding.Mesh, batch, row_axis: int, shares: int):
+    """Shapes, dtypes and shardings of what `put_batch` makes of a batch like this one, one of `shares` of a step's."""
     sharding = NamedSharding(mesh, P(*[None] * row_axis, ROWS))
 
     def whole(array) -> jax.ShapeDtypeStruct:
         shape = list(array.shape)
-        shape[row_axis] *= row_share(mesh)[1]
+        shape[row_axis] *= shares
         return jax.ShapeDtypeStruct(tuple(shape), array.dtype, sharding=sharding)
 
     return jax.tree.map(whole, batch)

@@ -101,6 +101,8 @@ def test_bert_base_compiles_for_tpus_that_are_not_there(tmp_path, command, topol
     # 12 layers of 12 x 768^2 weights in float32 and small tables; a chip holds them, the moments and more.
     assert 12 * 12 * 768**2 * 4 / 2**20 < parameters < 400 and held > 3 * parameters
     assert numbers(done.stdout, "arithmetic, ms")[0] > numbers(done.stdout, "arithmetic, ms")[1] > 0
+    rows = 512 // int(name.split()[0])  # of a chip; at most ten arrays of a token's width, the slots among them
+    assert numbers(done.stdout, "batches (2)")[0] < 2 * 10 * 4 * rows * 128 / 2**20
     sent = re.search(r"training │ all-reduce +│ +\d+ │ +\d+ │ +([\d,.]+) │", done.stdout)[1]
     # The gradients are summed once, in float32 or in parts of it as the compiler likes.
     assert 0.45 * parameters < float(sent.replace(",", "")) < 1.1 * parameters
