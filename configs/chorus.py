@@ -8,7 +8,8 @@ License; `data-encoder/ecommerce/vectors/data/*.json.zip` there). `labels`: quer
 query_id, query, split (70 % train, 10 % valid, 20 % test by query); `products`: product_id, title, short_description.
 
 A query has 28 rated products on average: with `--model.interaction shared` they share its tokens.
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's tables.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the
+README's table of interactions.
 """
 
 import os
