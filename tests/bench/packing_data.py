@@ -220,6 +220,6 @@ DATA_SETS: dict[str, tuple] = {
     ),
     "product_matching": (_matching, "offer / offer", 128, 48, 48),
     "taskmaster4_coffee": (_dialogue, "last 6 turns / response", 1024, 160, 64),
-    "upworthy_ctr": (_single("headline", group="test_id", file="packages"), "– / headline", 256, 0, 64),
+    "upworthy_ctr": (_single("headline", group="test_id", file="packages"), "– / headline", 192, 0, 64),
     "womens_clothing_reviews": (_single("title", "review_text", file="reviews"), "– / title, review", 256, 0, 144),
 }
