@@ -29,7 +29,7 @@ from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
 from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
-from srsjax.training.sharding import put_batch, row_share
+from srsjax.training.sharding import put_batch
 
 SECONDS = 3.0
 """How long each thing is measured, after a first part that is not."""
@@ -103,7 +103,6 @@ def measure_training(config: TrainConfig, training: Training) -> Speed:
 def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
     """Scoring of the training split, input included, and the assembly of its batches alone."""
     session, shape, params = training.session, training.shape, training.state.params
-    index, count = row_share(session.mesh)
     batches = eval_batches(
         training.store.split("train"),
         training.store.items,
@@ -111,8 +110,6 @@ def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
         rows=shape.eval_rows,
         tokens=shape.tokens,
         candidates=shape.candidates,
-        process_index=index,
-        process_count=count,
     )
 
     def step(batch: PackedBatch) -> jax.Array:

@@ -12,6 +12,7 @@ import jax
 from rich.console import Console
 
 from srsjax import distributed
+from srsjax.hardware import usable_cores
 
 
 def enable_cache() -> Path | None:
@@ -37,11 +38,6 @@ def enable_cache() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # JAX keeps only what took a second
     return folder
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on, as XLA counts them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CompiledAhead:

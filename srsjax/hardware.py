@@ -1,7 +1,8 @@
-"""What accelerators can do at best, as their makers state it: the denominators of MFU and of the plan."""
+"""What accelerators can do at best, as their makers state it (for MFU and the plan), and the cores of this process."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -72,3 +73,8 @@ def utilisation(flops: float, seconds: float, peak: float) -> float:
       peak: floating-point operations a second of all devices together (`Chip.flops` times their number).
     """
     return flops / (seconds * peak)
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on, as XLA counts them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,6 @@ writing) is done here, in that order, whichever engine it is.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from srsjax.data import tables
 from srsjax.data.clean import Cleaned, Cleaner
 from srsjax.data.encode import Encoded, Encoder
 from srsjax.errors import InputError
+from srsjax.hardware import usable_cores
 
 
 class Engine(Protocol):
@@ -42,7 +42,7 @@ class Local:
         """`workers`: threads; 0 is one for each core that this process may use."""
         if workers < 0:
             raise InputError(f"data.workers: found {workers}, expected 0 (one thread for each core) or more")
-        self.workers = workers or _cores()
+        self.workers = workers or usable_cores()
 
     def clean(self, cleaner: Cleaner, table: Table) -> Iterator[Cleaned]:
         """See `Engine`."""
@@ -89,8 +89,3 @@ def in_order[In, Out](function: Callable[[In], Out], inputs: Iterable[In], worke
                 future.cancel()
     if failure is not None:
         raise failure
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

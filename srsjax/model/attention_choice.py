@@ -77,10 +77,7 @@ def choose(wanted: str, job: Job, backends: dict[str, Attend] | None = None) -> 
     """
     backends = backends or available(job.mesh)
     if wanted not in ("auto", *backends):
-        platform = job.mesh.devices.flat[0].platform
-        raise InputError(
-            f"model.attention {wanted}: found {platform} devices, expected {PLATFORM[wanted]}; set model.attention auto"
-        )
+        raise _absent(wanted, job)
     reasons = {name: refusal(backend, job) for name, backend in backends.items() if wanted in ("auto", name)}
     if reasons.get(wanted):
         raise InputError(f"model.attention {wanted}: {reasons[wanted]}; set model.attention auto")
@@ -104,13 +101,18 @@ def unmeasured(wanted: str, job: Job) -> Choice:
         return Choice("xla", attend, f"attention: xla{why}")
     backends = available(job.mesh)
     if wanted not in backends:
-        platform = job.mesh.devices.flat[0].platform
-        raise InputError(
-            f"model.attention {wanted}: found {platform} devices, expected {PLATFORM[wanted]}; set model.attention auto"
-        )
+        raise _absent(wanted, job)
     if job.training and job.dropout > 0:
         raise InputError(f"model.attention {wanted}: {NO_DROPOUT.format(job.dropout)}; set model.attention auto")
     return Choice(wanted, backends[wanted], f"attention: {wanted} (named; not compared with the reference here)")
+
+
+def _absent(wanted: str, job: Job) -> InputError:
+    """What to raise for a backend that the devices do not have."""
+    platform = job.mesh.devices.flat[0].platform
+    return InputError(
+        f"model.attention {wanted}: found {platform} devices, expected {PLATFORM[wanted]}; set model.attention auto"
+    )
 
 
 def available(mesh: jax.sharding.Mesh) -> dict[str, Attend]:

@@ -63,12 +63,12 @@ class Plan:
     target: Target
     session: Session
     training: Program
-    scoring: Program | None
+    scoring: Program
 
     @cached_property
     def programs(self) -> dict[str, Program]:
         """By name."""
-        return {"training": self.training} | ({"scoring": self.scoring} if self.scoring else {})
+        return {"training": self.training, "scoring": self.scoring}
 
     @property
     def fits(self) -> bool | None:
@@ -86,7 +86,7 @@ class Plan:
         return floor.floor(chip, program.flops, program.accessed, sent) if chip else None
 
 
-def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncoder, *, scoring: bool = True) -> Plan:
+def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncoder) -> Plan:
     """Compiles a config's programs for a target. Nothing runs there, and no array is put there.
 
     Raises InputError for whatever `train` would refuse.
@@ -116,8 +116,6 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
         session.mesh.size,
         repeated=1 / flops.TRAINING if config.model.remat == "full" else 0.0,
     )
-    if not scoring:
-        return Plan(config, target, session, trained, None)
     shape = batch_shape(config, text, batches.candidates, session.mesh)
     given = eval_batches(
         store.split("train"),
