@@ -51,7 +51,7 @@ def make_train_step(forward: Forward, tasks: tuple[Task, ...], optimizer: optax.
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
         normaliser = losses.normalisers(tasks, batch)
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+        step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
         def micro_loss(params, part: PackedBatch, index):
             logits = forward(params, part, dropout_key=jax.random.fold_in(step_key, index))

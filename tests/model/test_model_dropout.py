@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srsjax.model.dropout import dropout, random_bytes
+from srsjax.model.dropout import dropout, random_bytes, random_words
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
@@ -36,6 +36,18 @@ def test_bytes_are_uniform_and_independent_of_their_neighbours():
     for shift in (1, 2, 3, 4):
         correlation = (centred[:, shift:] * centred[:, :-shift]).mean() / centred.var()
         assert abs(correlation) < 5 / np.sqrt(data.size)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4, 5), (0, 3), (100, 1000)])
+def test_words_are_those_of_jax(shape):
+    key = jax.random.fold_in(jax.random.key(7), 3)
+    words = jax.jit(lambda key: random_words(key, shape))(key)
+    np.testing.assert_array_equal(words, jax.random.bits(key, shape, "uint32"))
+
+
+def test_too_many_words_are_refused():
+    with pytest.raises(ValueError, match=r"2\^32 words or more"):
+        jax.eval_shape(lambda key: random_words(key, (2**16, 2**16)), jax.random.key(0))
 
 
 def test_same_key_same_bits_and_none_is_the_identity():
