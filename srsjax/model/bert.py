@@ -15,12 +15,17 @@ from srsjax.model.attention import Attend, Visibility, attend
 from srsjax.model.dense import PRODUCT, Dense, contract, product
 from srsjax.model.dropout import dropout
 
-ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x P(X <= x) for a standard normal X (Hendrycks and Gimpel 2016), float32.
+
+    By erf, as PyTorch computes it: `jax.nn.gelu` takes erfc, which costs more than twice as much on CPU.
+    """
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
+
+
+tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
+ACTIVATIONS = {"gelu": gelu, "gelu_new": tanh_gelu, "gelu_pytorch_tanh": tanh_gelu, "relu": jax.nn.relu}
 
 
 @dataclass(frozen=True)
@@ -256,7 +261,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array, dropout_key) -> jax.Array:
         """[R, L, D] -> [R, L, D]."""
-        y = self.down(ACTIVATIONS[self.activation](self.up(x)))
+        y = ACTIVATIONS[self.activation](self.up(x).astype(jnp.float32))
+        y = self.down(y.astype(x.dtype))
         return self.norm(x + dropout(y, self.dropout_rate, dropout_key))
 
 
