@@ -21,7 +21,7 @@ from srsjax.errors import InputError
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.jax_version import check_jax
 from srsjax.metrics.calibration import sigmoid
-from srsjax.training.evaluation import BatchShape, batch_shape, predict_split
+from srsjax.training.evaluation import BatchShape, batch_shape, longest_part, make_layout, predict_split
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.session import Session, load_run
 
@@ -54,8 +54,8 @@ class Scorer:
         if mesh is None:  # that of the training machine says nothing about this one, unless it was asked for anew
             mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
         config = replace(config or trained, mesh=mesh)
-        session, params = load_run(folder, config)
         encoder = load_encoder(config, folder.path)
+        session, params = load_run(folder, config, longest_part(config, make_layout(config, encoder.text)))
         slots = folder.read(folder.report_file)["candidates"]
         return cls(config, session, params, encoder, batch_shape(config, encoder.text, slots, session.mesh))
 

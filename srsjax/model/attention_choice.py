@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from srsjax.errors import InputError
 from srsjax.model.attention import Attend, Visibility, attend, reference
+from srsjax.model.attention_windows import Windows, cut, plain
 
 PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
 """What each backend besides plain XLA runs on."""
@@ -54,6 +55,8 @@ class Job:
     """Of attention probabilities; 0 where nothing is trained."""
     training: bool
     """Whether gradients are taken."""
+    longest: int = 0
+    """Most tokens of a part that sees itself alone; 0 where there is none, or nobody knows."""
 
     @property
     def visibilities(self) -> tuple[str, ...]:
@@ -75,7 +78,7 @@ def choose(wanted: str, job: Job, backends: dict[str, Attend] | None = None) -> 
     Raises:
       InputError: `wanted` does not run on these devices, or gives wrong results there.
     """
-    backends = backends or available(job.mesh)
+    backends = backends or available(job)
     if wanted not in ("auto", *backends):
         raise _absent(wanted, job)
     reasons = {name: refusal(backend, job) for name, backend in backends.items() if wanted in ("auto", name)}
@@ -84,7 +87,8 @@ def choose(wanted: str, job: Job, backends: dict[str, Attend] | None = None) -> 
     proven = [name for name, reason in reasons.items() if reason is None]
     refused = "".join(f" ({name} refused: {reason})" for name, reason in reasons.items() if reason)
     if len(proven) == 1:
-        return Choice(proven[0], backends[proven[0]], f"attention: {proven[0]}{refused}")
+        backend = backends[proven[0]]
+        return Choice(proven[0], backend, f"attention: {proven[0]}{_windows(backend, job)}{refused}")
     times = {name: seconds(backends[name], job) for name in proven}
     best = min(times, key=times.get)
     compared = ", ".join(f"{name} {1e3 * taken:.2f} ms" for name, taken in times.items())
@@ -98,8 +102,9 @@ def unmeasured(wanted: str, job: Job) -> Choice:
     """
     if wanted in ("auto", "xla"):
         why = " (auto: nothing can be timed here)" if wanted == "auto" else ""
-        return Choice("xla", attend, f"attention: xla{why}")
-    backends = available(job.mesh)
+        backend = plain(job.tokens, job.longest)
+        return Choice("xla", backend, f"attention: xla{_windows(backend, job)}{why}")
+    backends = available(job)
     if wanted not in backends:
         raise _absent(wanted, job)
     if job.training and job.dropout > 0:
@@ -115,24 +120,30 @@ def _absent(wanted: str, job: Job) -> InputError:
     )
 
 
-def available(mesh: jax.sharding.Mesh) -> dict[str, Attend]:
-    """The backends for the devices of `mesh`, plain XLA first."""
+def _windows(backend: Attend, job: Job) -> str:
+    """What to add where rows are computed in windows."""
+    return f" in {len(cut(job.tokens, job.longest))} windows a row" if isinstance(backend, Windows) else ""
+
+
+def available(job: Job) -> dict[str, Attend]:
+    """The backends for the devices of a job, plain XLA first."""
+    xla, mesh = plain(job.tokens, job.longest), job.mesh
     match mesh.devices.flat[0].platform:  # imported here: a fifth of a second of every start
         case "tpu":
             from srsjax.model.attention_tpu import Splash
 
-            return {"xla": attend, "splash": Splash(mesh)}
+            return {"xla": xla, "splash": Splash(mesh)}
         case "gpu":
             from srsjax.model.attention_gpu import Cudnn
 
-            return {"xla": attend, "cudnn": Cudnn(mesh)}
+            return {"xla": xla, "cudnn": Cudnn(mesh)}
         case _:
-            return {"xla": attend}
+            return {"xla": xla}
 
 
 def refusal(backend: Attend, job: Job) -> str | None:
     """Why `backend` may not be used for the job; None where it may. Plain XLA needs no proof."""
-    if backend is attend:
+    if backend is attend or isinstance(backend, Windows):
         return None
     if job.training and job.dropout > 0:
         return NO_DROPOUT.format(job.dropout)

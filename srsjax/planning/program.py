@@ -23,7 +23,7 @@ from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.training import optimizers
 from srsjax.training import session as sessions
-from srsjax.training.evaluation import batch_shape, check_lengths, make_layout
+from srsjax.training.evaluation import batch_shape, check_lengths, longest_part, make_layout
 from srsjax.training.session import Session, open_session, state_target
 from srsjax.training.setup import check_rows, training_batches, training_step
 from srsjax.training.sharding import batch_target, row_divisor
@@ -94,7 +94,13 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     config = resolved(config, target)
     bert = ctr.encoder_config(config.model, text.vocab_size)
     layout = make_layout(config, text)
-    session = open_session(config, bert, target.devices, choose=choose if target.here else unmeasured)
+    session = open_session(
+        config,
+        bert,
+        target.devices,
+        longest=longest_part(config, layout),
+        choose=choose if target.here else unmeasured,
+    )
     check_lengths(config, layout, session.bert.longest)
     check_rows(config, session.mesh)
     batches = training_batches(config, store, layout)

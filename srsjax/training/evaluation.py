@@ -70,6 +70,19 @@ def most_tokens(features: Sequence[Feature]) -> int:
     return sum(budgets) + max(len(budgets) - 1, 0)
 
 
+def longest_part(config: TrainConfig, layout: Layout) -> int:
+    """Most tokens of a part of a row that sees itself alone in some layer, by the budgets; 0 where there is none."""
+    context, candidate = most_tokens(config.schema.context), most_tokens(config.schema.candidate)
+    match config.model.interaction:
+        case "cross":
+            return context + candidate + layout.special_tokens
+        case "shared":
+            return 0
+        case _:
+            context += len(layout.template.prefix) + len(layout.between)
+            return max(context, candidate + len(layout.template.suffix))
+
+
 def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:
     """Raises InputError where the schema's budgets allow a pair longer than a row, or than the encoder's positions.
 

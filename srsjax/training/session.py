@@ -47,11 +47,13 @@ def open_session(
     bert: BertConfig,
     devices: Sequence[jax.Device] | None = None,
     *,
+    longest: int = 0,
     training: bool = True,
     choose: Callable[[str, Job], Choice] = choose,
 ) -> Session:
     """Builds the model for a config on `devices` (default all); parameters are shapes so far.
 
+    `longest` is from `evaluation.longest_part`; without it attention computes whole rows.
     `choose` decides on the attention; `attention_choice.unmeasured` does so where the devices cannot run anything.
 
     Raises InputError where the mesh or `model.attention` does not fit the devices.
@@ -61,14 +63,16 @@ def open_session(
     init = partial(ctr.init, config.model, bert, tasks)
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = parameter_shardings(mesh, shapes)
-    attention = choose(config.model.attention, attention_job(config, bert, mesh, training))
+    attention = choose(config.model.attention, attention_job(config, bert, mesh, training, longest))
     graphdef = ctr.build(config.model, bert, tasks, attention.attend)
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
     return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step, attention)
 
 
-def attention_job(config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh, training: bool) -> Job:
+def attention_job(
+    config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh, training: bool, longest: int = 0
+) -> Job:
     """What the attention of a run has to do; rows are rounded up to what the mesh divides."""
     divisor = row_divisor(mesh)
     return Job(
@@ -81,6 +85,7 @@ def attention_job(config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh
         dtype=ctr.compute_dtype(config.model),
         dropout=bert.attention_dropout,
         training=training,
+        longest=longest,
     )
 
 
@@ -101,8 +106,10 @@ def state_target(session: Session, optimizer: optax.GradientTransformation) -> T
     return TrainState(jax.ShapeDtypeStruct((), np.int32, sharding=whole), target(session), opt)
 
 
-def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str, jax.Array]]:
-    """The model of a finished run with its best parameters. Raises InputError where the run is not finished.
+def load_run(folder: RunFolder, config: TrainConfig, longest: int = 0) -> tuple[Session, dict[str, jax.Array]]:
+    """The model of a finished run with its best parameters; `longest` as in `open_session`.
+
+    Raises InputError where the run is not finished.
 
     An attention backend that the run was trained with says nothing about these devices: unless `config` asks for
     another one than the run's own, it is chosen anew.
@@ -110,7 +117,8 @@ def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str,
     step = folder.best_step()
     if config.model.attention == folder.config().model.attention:
         config = replace(config, model=replace(config.model, attention="auto"))
-    session = open_session(config, BertConfig(**folder.read(folder.encoder_file)), training=False)
+    bert = BertConfig(**folder.read(folder.encoder_file))
+    session = open_session(config, bert, longest=longest, training=False)
     return session, load_params(folder.checkpoints, step, target(session))
 
 

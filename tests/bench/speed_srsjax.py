@@ -23,7 +23,7 @@ from srsjax.data.store import Store
 from srsjax.data.tokenizer import load_tokenizer
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
-from srsjax.training.evaluation import make_layout
+from srsjax.training.evaluation import longest_part, make_layout
 from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.session import initial_state, open_session
 from srsjax.training.setup import training_step
@@ -33,12 +33,14 @@ from srsjax.training.sharding import put_batch
 class Training:
     """A session with its state and jitted step; the weights of a checkpoint with a head, or random ones."""
 
-    def __init__(self, settings: config.TrainConfig, vocab_size: int, steps: int):
+    def __init__(self, settings: config.TrainConfig, vocab_size: int, steps: int, longest: int = 0):
         self.tasks = settings.schema.tasks
         bert = ctr.encoder_config(settings.model, vocab_size)
-        self.session = open_session(settings, bert)
+        self.session = open_session(settings, bert, longest=longest)
         exact = replace(settings.model, dtype="float32")
-        self.float32_forward = partial(ctr.forward, ctr.build(exact, bert, len(self.tasks)))
+        self.float32_forward = partial(
+            ctr.forward, ctr.build(exact, bert, len(self.tasks), self.session.attention.attend)
+        )
         source = settings.model.pretrained
         weights = hf.load_weights(source, bert, num_tasks=1)[0] if source else {}
         optimizer = optimizers.make_optimizer(settings.optimizer, steps, list(self.session.shapes))
@@ -121,7 +123,8 @@ class FineTune:
             store = prepare(self._storing_in(folder), log=lambda text: None)
             wanted = self.rows[:GATE_ROWS]
             batches = self._batches(store, wanted)
-            self.training = Training(self.settings, self.vocab_size, batches.steps)
+            longest = longest_part(self.settings, self.layout)
+            self.training = Training(self.settings, self.vocab_size, batches.steps, longest)
             forward, found = jax.jit(self.training.float32_forward), {}
             example = store.split("train").example
             for batch, numbers in batches:
@@ -145,12 +148,12 @@ class FineTune:
     def _batches(self, store: Store, rows: np.ndarray) -> Batches:
         """One epoch of batches of some rows of the training split: the others have weight 0, which is not trained."""
         split, text = store.split("train"), load_tokenizer(str(store.folder / "tokenizer"))
-        self.vocab_size = text.vocab_size
+        self.vocab_size, self.layout = text.vocab_size, make_layout(self.settings, text)
         weights = np.where(np.isin(split.example, rows)[:, None], split.weights, 0)
         return train_batches(
             replace(split, weights=weights),
             store.items,
-            make_layout(self.settings, text),
+            self.layout,
             self.settings.batch,
             whole_impressions=losses.needs_whole_impressions(self.settings.schema.tasks),
             seed=self.settings.seed,

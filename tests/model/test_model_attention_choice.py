@@ -17,6 +17,7 @@ from srsjax.model.attention import Visibility, attend
 from srsjax.model.attention_choice import Job, available, choose, packed_ids, refusal, unmeasured
 from srsjax.model.attention_gpu import Cudnn
 from srsjax.model.attention_tpu import Splash
+from srsjax.model.attention_windows import Windows
 from srsjax.training.sharding import make_mesh
 
 
@@ -132,13 +133,20 @@ def test_the_fastest_proven_backend_is_chosen():
 
 
 def test_a_backend_asked_for_by_name_is_used_or_refused():
-    assert available(job().mesh) == {"xla": attend}
+    assert available(job()) == {"xla": attend}
     for wanted in ("auto", "xla"):
         assert choose(wanted, job()) == ("xla", attend, "attention: xla")
     with pytest.raises(InputError, match=r"splash: found cpu devices, expected tpu; set model.attention auto$"):
         choose("splash", job())
     with pytest.raises(InputError, match=r"attention cudnn: with shared visibility .* set model.attention auto$"):
         choose("cudnn", job(), {"xla": attend, "cudnn": ignores_ids})
+
+
+def test_rows_of_short_parts_are_computed_in_windows_and_said_so():
+    short = job(interaction="cross", tokens=192, longest=42, dropout=0.1)
+    for choice in (choose("auto", short), choose("xla", short), unmeasured("auto", short)):
+        assert choice.attend == Windows(42) and choice.said.startswith("attention: xla in 2 windows a row")
+    assert choose("auto", job(tokens=192, longest=120)) == ("xla", attend, "attention: xla")
 
 
 def test_packed_ids_hold_several_impressions_a_row_and_padding():
@@ -154,7 +162,7 @@ def test_without_devices_to_measure_plain_xla_is_taken_unless_one_is_named(monke
     assert "nothing can be timed" in unmeasured("auto", job()).said
     with pytest.raises(InputError, match="found cpu devices, expected tpu"):
         unmeasured("splash", job())
-    monkeypatch.setattr("srsjax.model.attention_choice.available", lambda mesh: {"xla": attend, "splash": right})
+    monkeypatch.setattr("srsjax.model.attention_choice.available", lambda job: {"xla": attend, "splash": right})
     named = unmeasured("splash", job())
     assert (named.name, named.attend) == ("splash", right) and "not compared" in named.said
     with pytest.raises(InputError, match=r"no attention dropout, and model.attention_dropout is 0\.1"):
