@@ -1,7 +1,8 @@
-"""Memory that a process on CPU frees stays its own."""
+"""Memory that a process on CPU frees stays its own, and is of huge pages where the kernel has them."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,27 @@ def page_faults(call: str) -> float:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 def test_a_later_call_gets_the_memory_of_the_one_before():
     assert page_faults("assert keep_freed_memory()") < 500 < page_faults("")
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+LARGE_ARRAY = """
+import re
+from pathlib import Path
+import jax.numpy as jnp
+from srsjax.allocator import keep_freed_memory
+
+assert keep_freed_memory()
+x = jnp.ones((128, 1 << 20), jnp.int8).block_until_ready()
+print(re.search(r"AnonHugePages: +([0-9]+) kB", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="the kernel gives none")
+def test_large_arrays_are_of_huge_pages():
+    run = subprocess.run(
+        [sys.executable, "-c", LARGE_ARRAY], capture_output=True, text=True, check=True, env={"JAX_PLATFORMS": "cpu"}
+    )
+    assert int(run.stdout) > 100 << 10  # of 128 MiB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")

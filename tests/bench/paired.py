@@ -23,6 +23,7 @@ SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "1000000000000",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     # OpenMP threads (PyTorch) that sleep while they wait: spinning ones keep a core from whoever has work for it.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "true",
