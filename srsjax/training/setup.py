@@ -23,7 +23,14 @@ from srsjax.distributed import on_first, process_count, wait_until_seen
 from srsjax.errors import InputError
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
-from srsjax.training.evaluation import BatchShape, batch_shape, check_lengths, make_layout, predict_split
+from srsjax.training.evaluation import (
+    BatchShape,
+    batch_shape,
+    check_lengths,
+    longest_part,
+    make_layout,
+    predict_split,
+)
 from srsjax.training.priors import prior_logits
 from srsjax.training.session import Session, initial_state, open_session, state_target
 from srsjax.training.sharding import batch_target, put_same, row_divisor, row_share
@@ -57,8 +64,9 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     store = shared_store(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
-    session = open_session(config, ctr.encoder_config(config.model, text.vocab_size))
     layout = make_layout(config, text)
+    bert = ctr.encoder_config(config.model, text.vocab_size)
+    session = open_session(config, bert, longest=longest_part(config, layout))
     check_lengths(config, layout, session.bert.longest)
     check_rows(config, session.mesh)
     say_pretrained(config, session, console)
