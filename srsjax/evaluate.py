@@ -15,12 +15,12 @@ from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.prepare import labelled_store
+from srsjax.data.shared import shared_store
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
 from srsjax.training.evaluation import split_metrics, split_references
 from srsjax.training.run_folder import RunFolder, write_json
-from srsjax.training.setup import shared_store
 
 
 @dataclass(frozen=True)

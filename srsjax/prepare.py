@@ -6,17 +6,16 @@ nothing where the store is there and nothing it depends on has changed. `train` 
 
 from __future__ import annotations
 
-from rich.console import Console
-
-from srsjax import cli
-from srsjax.data.prepare import prepare
+from srsjax import cli, distributed
+from srsjax.data.shared import shared_store
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, _ = cli.load_config(argv, "prepare", __doc__)
-    console = Console(highlight=False)
-    store = prepare(config, log=lambda text: console.print(text, markup=False, soft_wrap=True))
+    distributed.initialize()
+    console = distributed.console(highlight=False)
+    store = shared_store(config, log=lambda text: console.print(text, markup=False, soft_wrap=True))
     console.print(f"store: {store.folder}", markup=False, soft_wrap=True)
     return 0
 

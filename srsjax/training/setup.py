@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,10 +15,9 @@ from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.loader import Batches, train_batches
-from srsjax.data.prepare import prepare
-from srsjax.data.store import Store, open_store
+from srsjax.data.shared import shared_store
+from srsjax.data.store import Store
 from srsjax.data.tokenizer import load_tokenizer
-from srsjax.distributed import on_first, process_count, wait_until_seen
 from srsjax.errors import InputError
 from srsjax.model import ctr, hf
 from srsjax.training import losses, optimizers
@@ -86,18 +84,6 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     state = initial_state(session, optimizer, config.seed, weights)
     state = state._replace(params=centred(config, session, store, shape, state.params))
     return Training(store, session, batches, shape, state, step, rates)
-
-
-def shared_store(config: TrainConfig, log: Callable[[str], None] = print) -> Store:
-    """The prepared store of this config. Process 0 prepares it if it has to be; the others wait, and open it.
-
-    Raises InputError for bad input, and on a process that does not see what process 0 wrote.
-    """
-    if process_count() == 1:
-        return prepare(config, log=log)
-    folder = Path(on_first(lambda: str(prepare(config, log=log).folder)))
-    wait_until_seen(folder / "manifest.json")
-    return open_store(folder)
 
 
 def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:

@@ -152,6 +152,7 @@ def test_only_the_first_process_writes_and_prints(two, one):
     assert processes.said(1) == "" and processes.errors(1) == ""
     assert {path.name for path in run.iterdir()} == {path.name for path in one.iterdir()}
     assert len(list((run / "tensorboard").iterdir())) == 1
+    assert "goodput" in processes.said(0) and (run / "goodput.jsonl").read_text().count('"start"') == 1
 
 
 def test_the_training_step_compiles_once_on_each_process(two):
@@ -175,6 +176,26 @@ def test_several_processes_evaluate_and_score(two, trained, command):
     assert by_two.drop_columns(["score"]) == by_one.drop_columns(["score"])
     # float32 forward passes of other batches
     np.testing.assert_allclose(by_two["score"].to_numpy(), by_one["score"].to_numpy(), atol=1e-6)
+
+
+def test_several_processes_prepare_one_store(small, trained, tmp_path):
+    arguments = ("prepare", "--config", "ctr.py", *small[:6], "--data.store", tmp_path / "stores")
+    processes = run(2, trained, *arguments)
+    assert "impressions" in processes.said(0) and processes.said(1) == "" and processes.errors(1) == ""
+    (store,) = (tmp_path / "stores").glob("*/manifest.json")
+    assert "prepared before" in run(1, trained, *arguments).said(0) and store.exists()
+
+
+def test_several_processes_score_with_stored_items(train, trained, command):
+    """`split`: each process computes its part of the items, and all of them look up all."""
+    train(1, "split", "--model.interaction", "split", "--model.num_layers", 2, how=run)
+    files = ("--run", "runs/split", "--input", "data/shop/log-0.parquet", "--output")
+    processes = run(2, trained, "score", *files, "split-two")
+    done = command("score", *files, "split-one", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "stored" in processes.said(0) and "stored" in done.stdout
+    scores = [ds.dataset(sorted((trained / f"split-{n}").iterdir())).to_table() for n in ("two", "one")]
+    np.testing.assert_allclose(*(table["score"].to_numpy() for table in scores), atol=1e-6)
 
 
 def test_a_signal_to_one_process_stops_all_and_one_process_goes_on(train, trained, one):
