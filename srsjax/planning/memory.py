@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,14 @@ import jax
 
 BATCHES = 2
 """Batches on a device at once: the one that is computed and the next, which is on its way."""
+
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+REFUSALS = (
+    (r"required for HLO temporaries \(([\d.]+)([KMGT])\)", False),
+    (r"[Tt]otal hbm usage >= ([\d.]+)([KMGT])", True),
+    (r"Used ([\d.]+)([KMGT]) of", True),
+)
+"""How compilers say what a program would need; whether that counts parameters, optimizer and batch too."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +64,15 @@ def temporary(compiled: jax.stages.Compiled, least: float, why: str) -> tuple[fl
     if said >= least:
         return said, ""
     return least, f"the compiler says {said / 2**20:,.1f} MiB, less than {why}: counted instead"
+
+
+def refused_temporary(said: str, held: Memory, least: float) -> float:
+    """Temporary bytes that a program would need, from the compiler's refusal; `least` where it names fewer or none.
+
+    `held` is what the device holds besides.
+    """
+    for pattern, whole in REFUSALS:
+        if found := re.search(pattern, said):
+            wanted = float(found[1]) * UNITS[found[2]]
+            return max(wanted - (held.parameters + held.optimizer + held.batch if whole else 0), least)
+    return least

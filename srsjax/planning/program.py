@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,8 +29,6 @@ from srsjax.training.sharding import batch_target, row_divisor
 
 SAMPLE = 4
 """Real batches whose arithmetic is counted."""
-
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,7 @@ def _compile(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         said = str(error)
-        held = replace(held, temporary=max(_wanted(said) - held.parameters - held.optimizer - held.batch, least[0]))
+        held = replace(held, temporary=memory.refused_temporary(said, held, least[0]))
         seconds = time.monotonic() - started
         return Program(held, [], computed, 0.0, examples, need / examples, seconds, said.splitlines()[0])
     seconds, text = time.monotonic() - started, compiled.as_text()
@@ -201,9 +198,3 @@ def _work(config: TrainConfig, session: Session, sample: list[PackedBatch], pass
     """Floating-point operations and examples of a batch: the mean over `sample`, `passes` forward passes each."""
     need = [flops.forward_flops(config.model, session.bert, batch) for batch in sample]
     return passes * float(np.mean(need)), float(np.mean([(batch.group >= 0).sum() for batch in sample]))
-
-
-def _wanted(said: str) -> float:
-    """Bytes that a program would need, in the compiler's refusal; 0 where it names none."""
-    found = re.search(r"[Tt]otal hbm usage >= ([\d.]+)([KMGT])", said) or re.search(r"Used ([\d.]+)([KMGT]) of", said)
-    return float(found[1]) * UNITS[found[2]] if found else 0.0
