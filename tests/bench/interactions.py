@@ -4,7 +4,7 @@
 
 What `shared` was chosen by, on product matching:
 
-    ... interactions.py --out interactions --configs product_matching --interactions shared "from 0" first mean
+    ... interactions.py --out interactions --configs product_matching --interactions shared "from 0" "one type" first mean
 
 Every finished training is a line of `interactions/runs.jsonl` and is not repeated when the command runs again. The
 table gives the mean over the seeds of the test metric, with the lowest and the highest. What each interaction costs in
@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,10 +29,12 @@ INTERACTIONS = ("cross", "shared", "split", "towers")
 TRIALS: dict[str, tuple] = {
     # title, interaction, what is tried with it
     "from 0": ("shared", "--model.candidate_start", 0),
+    "one type": ("shared",),
     "first": ("shared", "--model.readout", "first"),
     "mean": ("shared", "--model.readout", "mean"),
 }
-"""What `shared` was chosen by: candidates that start again at position 0, and other read-outs than the pooled one."""
+"""What `shared` was chosen by: candidates that start again at position 0, both sides of one token type, and other
+read-outs than the pooled one."""
 SETS: dict[str, tuple[str, str, tuple]] = {
     # title, metric, what makes impressions larger than one candidate and rows wide enough for them
     "product_matching": ("Product matching", "auc", ()),
@@ -46,6 +50,8 @@ def train(folder: Path, config: str, interaction: str, seed: int) -> dict:
     run = folder / f"{config}-{interaction.replace(' ', '-')}-{seed}"
     kind, *tried = TRIALS.get(interaction, (interaction,))
     options = ("--model.interaction", kind, *tried, "--seed", seed, "--data.store", folder / "stores", *SETS[config][2])
+    if interaction == "one type":
+        options += ("--tokenizer.source", one_type(folder / "one-type"))
     if interaction == "towers":
         options += ("--model.readout", "mean")
     if config == "ctr":
@@ -54,6 +60,18 @@ def train(folder: Path, config: str, interaction: str, seed: int) -> dict:
     command("train", "--config", config, "--run_dir", run, "--overwrite", True, *options)
     report = json.loads((run / "report.json").read_text())
     return {split: report[split][SETS[config][1]] for split in ("valid", "test")}
+
+
+def one_type(folder: Path) -> Path:
+    """A folder with the tokenizer of the weights, but for both sides of a pair having token type 0."""
+    shutil.copytree(
+        os.environ["SRSJAX_MINILM"], folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True
+    )
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for part in tokenizer["post_processor"]["pair"]:
+        next(iter(part.values()))["type_id"] = 0
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
 
 
 def markdown(runs: list[dict], columns: Sequence[str]) -> str:
