@@ -4,7 +4,7 @@
 
 What `shared` was chosen by, on product matching:
 
-    ... interactions.py --out interactions --configs product_matching --interactions shared "from 0" "one type" first mean
+    ... interactions.py --configs product_matching --interactions shared "from 0" "one type" first mean
 
 Every finished training is a line of `interactions/runs.jsonl` and is not repeated when the command runs again. The
 table gives the mean over the seeds of the test metric, with the lowest and the highest. What each interaction costs in

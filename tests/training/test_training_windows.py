@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from srsjax.config import Batch, Data, Model, Schema, Split, Table, Task, Text, Tokenizer, TrainConfig
+from srsjax.config import Batch, Data, Mesh, Model, Schema, Split, Table, Task, Text, Tokenizer, TrainConfig
 from srsjax.data.loader import eval_batches
 from srsjax.data.prepare import prepare
 from srsjax.data.tokenizer import load_tokenizer
@@ -18,6 +18,7 @@ from srsjax.model.attention import Visibility
 from srsjax.model.attention_windows import Windows
 from srsjax.training.evaluation import check_lengths, longest_part, make_layout
 from srsjax.training.session import open_session
+from srsjax.training.sharding import put_batch
 
 WORDS = ["red", "blue", "coat", "hat", "wool", "silk"]
 MODEL = Model(hidden_size=32, num_layers=3, num_heads=2, intermediate_size=64, max_positions=64)
@@ -34,7 +35,11 @@ def prepared(tmp_path_factory):
             texts = (" ".join(np.random.default_rng(seed).choice(WORDS, 1 + seed % 30)) for seed in (row // 3, row))
             writer.writerow([f"r{row // 3}", *texts, random.integers(0, 2), ("train", "valid", "test")[row // 3 % 3]])
     config = TrainConfig(
-        schema=Schema((Text("query", max_tokens=6),), (Text("title", max_tokens=9),), (Task("click"),)),
+        schema=Schema(
+            context=(Text("query", max_tokens=6),),
+            candidate=(Text("title", max_tokens=6), Text("again", column="title", max_tokens=2)),
+            tasks=(Task("click"),),
+        ),
         data=Data(
             log=Table(str(folder / "log.csv")),
             split=Split(by="column", column="part"),
@@ -48,23 +53,28 @@ def prepared(tmp_path_factory):
     return config, prepare(config, log=lambda text: None)
 
 
-@pytest.mark.parametrize("interaction", ["cross", "split", "towers"])
-def test_parts_are_as_long_as_said_and_logits_those_of_whole_rows(prepared, interaction):
+@pytest.mark.parametrize(
+    ("interaction", "mesh"), [("cross", Mesh(1)), ("split", Mesh(1)), ("towers", Mesh(1)), ("cross", Mesh(4, 1, 2))]
+)
+def test_parts_are_as_long_as_said_and_logits_those_of_whole_rows(prepared, interaction, mesh):
     config, store = prepared
+    config = replace(config, mesh=mesh)
     readout = "mean" if interaction == "towers" else "pooled"
     config = replace(config, model=replace(config.model, interaction=interaction, readout=readout))
     text = load_tokenizer(str(store.folder / "tokenizer"))
     layout, bert = make_layout(config, text), ctr.encoder_config(config.model, text.vocab_size)
     check_lengths(config, layout, bert.longest)
     longest = longest_part(config, layout)
-    session, whole = (open_session(config, bert, jax.devices()[:1], longest=most) for most in (longest, 0))
+    devices = jax.devices()[: mesh.data * mesh.tensor]
+    session, whole = (open_session(config, bert, devices, longest=most) for most in (longest, 0))
     assert session.attention.attend == Windows(longest)
-    params, found = session.init(jax.random.key(0)), 0
+    params, found = jax.jit(session.init, out_shardings=session.shardings)(jax.random.key(0)), 0
     split = store.split("train")
     for batch, numbers in eval_batches(split, store.items, layout, rows=4, tokens=128, candidates=0):
         ids = getattr(Visibility, "cross" if interaction == "cross" else "towers")(batch.segment, batch.candidate).key
         found = max(found, *(np.unique(row[row != 0], return_counts=True)[1].max(initial=0) for row in ids))
-        logits = [jax.jit(one.forward)(params, batch)[numbers >= 0] for one in (session, whole)]
+        placed = put_batch(session.mesh, batch, row_axis=0)
+        logits = [np.asarray(one.predict_step(params, placed))[numbers >= 0] for one in (session, whole)]
         np.testing.assert_allclose(*logits, atol=1e-5)  # of order 0.1; sums of float32 in another order
     assert found == longest
 
