@@ -66,9 +66,10 @@ class Meter:
         self.started += time.monotonic() - started
 
     def waited_for_input(self, seconds: float, running: StepMetrics | None) -> None:
-        """The host waited for a batch while the step of these metrics ran (None: none was dispatched)."""
-        self.waited += seconds
+        """The host waited for a batch while the step of these metrics ran (None: none was dispatched): time that is
+        lost if the device has nothing to do at its end."""
         if running is None or running.loss.is_ready():
+            self.waited += seconds
             self.goodput.move(seconds, "data")
 
     def count(self, batch: PackedBatch) -> tuple[float, int]:

@@ -14,8 +14,9 @@ from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
-from srsjax.training.meter import known_work
+from srsjax.training.meter import Meter, known_work
 from srsjax.training.run_folder import RunFolder
+from srsjax.training.step import StepMetrics
 
 CHIPS = SimpleNamespace(devices=np.array([[SimpleNamespace(device_kind="TPU v5 lite")] * 4]), size=4)
 
@@ -56,3 +57,19 @@ def test_a_cpu_has_no_peak_and_no_share(problem, tmp_path):
     fit(TrainConfig(log_every=1), p.state, p.step, p.batches, *arguments, Compilations(), Goodput())
     assert "mfu" not in (tmp_path / "metrics.jsonl").read_text()
     assert jax.default_backend() == "cpu"
+
+
+def test_input_is_waited_for_only_while_the_device_has_nothing_to_do():
+    lines = []
+    log = SimpleNamespace(
+        advance=lambda step: None, scalars=lambda *line: lines.append(line[-1]), said=lambda *line: None
+    )
+    meter = Meter(log, np.ones(9), 9, Goodput())
+    done = StepMetrics(*np.ones(len(StepMetrics._fields), np.float32))
+    for step, (ready, waits) in enumerate([(False, (0, 0)), (True, (0.5, 1)), (None, (0.5, 1))], 1):
+        running = None if ready is None else SimpleNamespace(loss=SimpleNamespace(is_ready=lambda ready=ready: ready))
+        meter.started -= 1  # a second of steps
+        meter.waited_for_input(0.9, running)
+        meter.add(step, done, (0.0, 0))
+        meter.flush()
+        assert waits[0] <= lines[-1]["input_wait"] <= waits[1]
