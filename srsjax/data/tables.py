@@ -14,6 +14,8 @@ import glob
 import io
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -262,9 +264,13 @@ def _jsonl_schema(path: Path, modified: int, size: int) -> pa.Schema:
         return jsonl.schema(path, file)
 
 
-def _open(path: Path, reader: type[io.BufferedReader] = io.BufferedReader) -> io.BufferedReader:
+def _open(path: Path) -> io.BufferedReader:
     """The bytes of a file, decompressed as its name says."""
-    return reader(pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix)))
+    return io.BufferedReader(_stream(path))
+
+
+def _stream(path: Path) -> pa.NativeFile:
+    return pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix))
 
 
 @contextmanager
@@ -305,40 +311,51 @@ def _is_utf8(table: config.Table) -> bool:
     return codecs.lookup(table.encoding).name in ("utf-8", "utf-8-sig")
 
 
-class _QuoteCounter(io.BufferedReader):
-    """Counts quotes as it reads: Arrow does not say that a quote is still open at the end of a file."""
-
-    quotes = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = super().read(size)
-        self.quotes += data.count(b'"')
-        return data
-
-
 def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
     header = _csv_header(path, table)
-    file = _open(path, _QuoteCounter)
-    # Arrow decodes UTF-8 itself and drops its byte order mark; other encodings go through Python's codecs.
-    encoding = "utf8" if _is_utf8(table) else table.encoding
     try:
-        with pa.csv.open_csv(
-            file,
-            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=encoding),
-            pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
-            pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in header},
-                include_columns=columns,
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        ) as reader:
-            yield from reader
+        with _utf8(path, table) as source:
+            # Arrow reads ahead on a thread of its own, which would end the process with an abort if it still held
+            # something of Python's at exit. So it gets a stream of its own too, and both are let go, not closed:
+            # a stream must not be closed while that thread reads.
+            yield from pa.csv.open_csv(
+                _stream(source),
+                pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+                pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
+                pa.csv.ConvertOptions(
+                    column_types={name: pa.string() for name in header},
+                    include_columns=columns,
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+            odd = _quotes(source) % 2
     except (pa.ArrowInvalid, UnicodeError) as error:
         _name_bad_row(path, table)
         raise InputError(f"{path}: cannot be read as CSV ({error}); a row may have {BLOCK_BYTES >> 20} MiB") from error
-    if file.quotes % 2:
+    if odd:  # Arrow does not say that a quote is still open at the end of a file.
         _name_bad_row(path, table)
+
+
+@contextmanager
+def _utf8(path: Path, table: config.Table) -> Iterator[Path]:
+    """The file, or a temporary copy of it in UTF-8 where it has another encoding (Arrow reads UTF-8 only)."""
+    if _is_utf8(table):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="srsjax-") as folder:
+        copy = Path(folder, "utf-8")
+        with (
+            io.TextIOWrapper(_open(path), table.encoding, newline="") as source,
+            open(copy, "w", encoding="utf-8", newline="") as sink,
+        ):
+            shutil.copyfileobj(source, sink, BLOCK_BYTES)
+        yield copy
+
+
+def _quotes(path: Path) -> int:
+    with _open(path) as file:
+        return sum(block.count(b'"') for block in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
 def _delimiter(path: Path, table: config.Table) -> str:
