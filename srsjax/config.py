@@ -310,8 +310,10 @@ class Model:
     """Dropout of attention probabilities; below 0 keeps the checkpoint's (0.1 for a fresh encoder)."""
     head_dropout: float = 0.1
     """Dropout before the head."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type; `auto` is bfloat16 on GPU and TPU and float32 on CPU. Parameters and losses stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    """Compute type; `auto` is bfloat16 on GPU and TPU and float32 on CPU. `float8` is bfloat16 but for the products
+    with the encoder's weights (Hopper GPUs and later, the extra [float8]; CPUs only to try it). Parameters and losses
+    stay float32."""
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     """What computes attention: plain XLA, splash attention (TPU) or cuDNN (GPU). The last two are compared with a
     reference on the devices before they are used, and have no dropout: they train only with `attention_dropout` 0.

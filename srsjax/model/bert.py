@@ -12,7 +12,7 @@ from flax import nnx
 
 from srsjax.errors import InputError
 from srsjax.model.attention import Attend, Visibility, attend
-from srsjax.model.dense import PRODUCT, Dense, contract, product
+from srsjax.model.dense import PRODUCT, Dense, Dot, contract, plain_dot, product
 from srsjax.model.dropout import dropout
 
 
@@ -85,11 +85,17 @@ class Bert(nnx.Module):
     """Embeddings, layers and, where the configuration has one, the pooler."""
 
     def __init__(
-        self, config: BertConfig, dtype: jnp.dtype, rngs: nnx.Rngs, attention: Attend = attend, remat: str = "none"
+        self,
+        config: BertConfig,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        attention: Attend = attend,
+        remat: str = "none",
+        dot: Dot = plain_dot,
     ):
         self.remat = remat
         self.embeddings = Embeddings(config, dtype, rngs)
-        self.layers = nnx.List([Layer(config, rngs, attention) for _ in range(config.num_layers)])
+        self.layers = nnx.List([Layer(config, rngs, attention, dot) for _ in range(config.num_layers)])
         if config.has_pooler:
             self.pooler = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs)
 
@@ -197,9 +203,9 @@ class LayerNorm(nnx.Module):
 class Layer(nnx.Module):
     """Self-attention and feed-forward network, each added to its input and then normalised (post-norm)."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend):
-        self.attention = SelfAttention(config, rngs, attention)
-        self.mlp = FeedForward(config, rngs)
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend, dot: Dot):
+        self.attention = SelfAttention(config, rngs, attention, dot)
+        self.mlp = FeedForward(config, rngs, dot)
 
     def __call__(self, x, visibility: Visibility, *, at: jax.Array | None, dropout_key) -> jax.Array:
         """[R, L, D] -> [R, L, D]; with `at` [R, C], only those slots: [R, C, D]."""
@@ -211,9 +217,9 @@ class SelfAttention(nnx.Module):
     """Attention sublayer. The middle axis of the fused kernel [D, 3, D] is query, key, value; heads are contiguous in
     its last axis, which can therefore be sharded by heads."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend):
-        self.qkv = QueryKeyValue(config, rngs)
-        self.out = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs)
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend, dot: Dot):
+        self.qkv = QueryKeyValue(config, rngs, dot)
+        self.out = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs, dot)
         self.norm = LayerNorm(config)
         self.hidden_dropout, self.attention_dropout = config.hidden_dropout, config.attention_dropout
         self.attend = attention
@@ -235,16 +241,17 @@ class SelfAttention(nnx.Module):
 class QueryKeyValue(nnx.Module):
     """The three projections of self-attention, kernel [D, 3, D] and bias [3, D]."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, dot: Dot):
         shape = (config.hidden_size, 3, config.hidden_size)
         self.kernel = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(shape[1:]))
         self.num_heads = config.num_heads
+        self.dot = dot
 
     def __call__(self, x: jax.Array, first: int, last: int) -> tuple[jax.Array, ...]:
         """[R, L, D] -> projections first..last-1 of (query, key, value), each [R, L, H, Dh]."""
         kernel, bias = self.kernel[:, first:last], self.bias[first:last]
-        projected = product(contract("rld,dpe->rlpe", x, kernel) + bias, x.dtype)
+        projected = product(contract("rld,dpe->rlpe", x, kernel, self.dot) + bias, x.dtype)
         heads = projected.reshape(*projected.shape[:3], self.num_heads, -1)
         return tuple(heads[:, :, p] for p in range(last - first))
 
@@ -252,9 +259,9 @@ class QueryKeyValue(nnx.Module):
 class FeedForward(nnx.Module):
     """Feed-forward sublayer."""
 
-    def __init__(self, config: BertConfig, rngs: nnx.Rngs):
-        self.up = Dense(config.hidden_size, config.intermediate_size, config.initializer_range, rngs)
-        self.down = Dense(config.intermediate_size, config.hidden_size, config.initializer_range, rngs)
+    def __init__(self, config: BertConfig, rngs: nnx.Rngs, dot: Dot):
+        self.up = Dense(config.hidden_size, config.intermediate_size, config.initializer_range, rngs, dot)
+        self.down = Dense(config.intermediate_size, config.hidden_size, config.initializer_range, rngs, dot)
         self.norm = LayerNorm(config)
         self.activation = config.activation
         self.dropout_rate = config.hidden_dropout

@@ -21,6 +21,8 @@ from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.attention import Attend, Visibility, attend, layer_visibility
 from srsjax.model.bert import Bert, BertConfig
+from srsjax.model.dense import plain_dot
+from srsjax.model.float8 import float8_dot
 from srsjax.model.heads import Head, ProductHead, segment_mean
 
 Params = dict[str, jax.Array]
@@ -127,7 +129,8 @@ class ClickModel(nnx.Module):
     def __init__(
         self, model: config.Model, bert: BertConfig, num_tasks: int, rngs: nnx.Rngs, attention: Attend = attend
     ):
-        self.bert = Bert(bert, compute_dtype(model), rngs, attention, model.remat)
+        dot = float8_dot if model.dtype == "float8" else plain_dot
+        self.bert = Bert(bert, compute_dtype(model), rngs, attention, model.remat, dot)
         head = ProductHead if model.interaction == "towers" else Head
         self.head = head(bert.hidden_size, num_tasks, model.head_dropout, rngs)
         self.readout, self.interaction = model.readout, model.interaction
@@ -210,7 +213,10 @@ def lower_layers(model: config.Model, num_layers: int) -> int:
 
 
 def compute_dtype(model: config.Model) -> jnp.dtype:
-    """The compute dtype of `model.dtype`; `auto` is bfloat16 on GPU and TPU and float32 on CPU."""
+    """The compute dtype of `model.dtype`; `auto` is bfloat16 on GPU and TPU and float32 on CPU.
+
+    What is not a product with a weight of the encoder is bfloat16 in `float8` too.
+    """
     if model.dtype == "auto":
         return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    return jnp.dtype(model.dtype)
+    return jnp.dtype("bfloat16" if model.dtype == "float8" else model.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,24 @@ PRODUCT = "product"
 """Name of what `product` returns."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def contract(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+Dimensions = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
+"""Axes of both operands that a product sums over, and those of a batch, as `jax.lax.dot_general` has them."""
+
+
+class Dot(Protocol):
+    """How two arrays are multiplied; the result is float32."""
+
+    def __call__(self, a: jax.Array, b: jax.Array, dimensions: Dimensions, gradient: int | None = None) -> jax.Array:
+        """`jax.lax.dot_general`; `gradient` is the operand (0 or 1) that is a gradient, None where neither is."""
+
+
+def plain_dot(a: jax.Array, b: jax.Array, dimensions: Dimensions, gradient: int | None = None) -> jax.Array:
+    """A product in the dtype of its operands."""
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def contract(spec: str, a: jax.Array, b: jax.Array, dot: Dot = plain_dot) -> jax.Array:
     """`einsum(spec, a, b)` with operands in `a.dtype`, accumulated and returned in float32.
 
     Its gradient is its own because the derivative of a product with a float32 result would multiply a float32
@@ -25,11 +42,12 @@ def contract(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
       spec: two operands with explicit letters, each letter of an operand in the other operand or the output.
       a: float32 or bfloat16.
       b: any float dtype; cast to `a.dtype`.
+      dot: what multiplies them, and a gradient with each of them.
     """
-    return _einsum(spec, a, b.astype(a.dtype))
+    return _einsum(spec, a, b.astype(a.dtype), dot)
 
 
-def _einsum(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _einsum(spec: str, a: jax.Array, b: jax.Array, dot: Dot = plain_dot, gradient: int | None = None) -> jax.Array:
     """`jnp.einsum` with float32 result that sums over axes in the order of `a`: jnp.einsum reverses them where there
     are two, which costs a transposed copy of both operands."""
     inputs, out = spec.split("->")
@@ -37,22 +55,22 @@ def _einsum(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     shared = [axis for axis in a_axes if axis in b_axes]
     summed, batch = [x for x in shared if x not in out], [x for x in shared if x in out]
     dimensions = tuple(tuple([x.index(axis) for axis in axes] for x in (a_axes, b_axes)) for axes in (summed, batch))
-    result = jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+    result = dot(a, b, dimensions, gradient)
     made = batch + [x for x in a_axes + b_axes if x not in shared]
     return result.transpose([made.index(axis) for axis in out])
 
 
-def _contract_forward(spec, a, b):
-    return contract(spec, a, b), (a, b)
+def _contract_forward(spec, a, b, dot):
+    return contract(spec, a, b, dot), (a, b)
 
 
-def _contract_backward(spec, operands, gradient):
+def _contract_backward(spec, dot, operands, gradient):
     a, b = operands
     inputs, out = spec.split("->")
     a_spec, b_spec = inputs.split(",")
     gradient = gradient.astype(a.dtype)
-    to_a = _einsum(f"{out},{b_spec}->{a_spec}", gradient, b.astype(a.dtype))
-    to_b = functools.partial(_einsum, f"{a_spec},{out}->{b_spec}")
+    to_a = _einsum(f"{out},{b_spec}->{a_spec}", gradient, b.astype(a.dtype), dot, 0)
+    to_b = functools.partial(_einsum, f"{a_spec},{out}->{b_spec}", dot=dot, gradient=1)
     if set(a_spec) & set(b_spec) & set(out):  # axes of a batch: the products of attention
         ahead = functools.partial(_einsum_small_first, a_spec, out, b_spec)
         to_b = functools.partial(jax.lax.platform_dependent, cpu=ahead, default=to_b)
@@ -81,12 +99,13 @@ def product(result: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 class Dense(nnx.Module):
-    """y = x W + b; kernel [in, out] and bias [out] are float32, the product runs in the dtype of `x`."""
+    """y = x W + b; kernel [in, out] and bias [out] are float32, the product is that of `dot`."""
 
-    def __init__(self, size_in: int, size_out: int, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, size_in: int, size_out: int, stddev: float, rngs: nnx.Rngs, dot: Dot = plain_dot):
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (size_in, size_out)))
         self.bias = nnx.Param(jnp.zeros(size_out))
+        self.dot = dot
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[R, L, in] -> [R, L, out], dtype of `x`."""
-        return product(contract("rli,io->rlo", x, self.kernel[...]) + self.bias[...], x.dtype)
+        return product(contract("rli,io->rlo", x, self.kernel[...], self.dot) + self.bias[...], x.dtype)

@@ -16,6 +16,7 @@ from srsjax.config import TrainConfig
 from srsjax.model import ctr
 from srsjax.model.attention_choice import Choice, Job, choose
 from srsjax.model.bert import BertConfig
+from srsjax.model.float8 import check_float8
 from srsjax.training.checkpoints import load_params
 from srsjax.training.run_folder import RunFolder
 from srsjax.training.sharding import make_mesh, parameter_shardings, put_same, row_divisor, state_shardings
@@ -56,9 +57,11 @@ def open_session(
     `longest` is from `evaluation.longest_part`; without it attention computes whole rows.
     `choose` decides on the attention; `attention_choice.unmeasured` does so where the devices cannot run anything.
 
-    Raises InputError where the mesh or `model.attention` does not fit the devices.
+    Raises InputError where the mesh, `model.attention` or `model.dtype` does not fit the devices.
     """
     mesh = make_mesh(config.mesh, devices)
+    if config.model.dtype == "float8":
+        check_float8(mesh.devices.flat[0])
     tasks = len(config.schema.tasks)
     init = partial(ctr.init, config.model, bert, tasks)
     shapes = jax.eval_shape(init, jax.random.key(0))

@@ -138,6 +138,18 @@ def test_training_learns(problem):
     assert found[-10:].mean() < found[:10].mean() - 0.02
 
 
+def test_training_in_float8_learns_as_in_bfloat16(problem):
+    def curve(dtype: str) -> np.ndarray:
+        model = replace(SMALL, dtype=dtype, hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0)
+        return losses_of(problem(mesh=Mesh(1), devices=jax.devices()[:1], model=model, max_steps=120))
+
+    wide, narrow = curve("bfloat16"), curve("float8")
+    # Roundings of an eighth at most in each of very many terms: the losses of a step differ by a thousandth or so, and
+    # what is learnt does not. bfloat16 goes down by 0.07 here.
+    assert wide[-20:].mean() < wide[:20].mean() - 0.05
+    np.testing.assert_allclose(narrow, wide, atol=0.01)
+
+
 def test_parameters_are_divided_as_the_table_says(problem):
     made = problem(mesh=Mesh(1, 8))
     for path, array in made.state.params.items():
