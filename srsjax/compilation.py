@@ -40,6 +40,21 @@ def enable_cache() -> Path | None:
     return folder
 
 
+GPU_OPTIONS = {
+    # Orders a program so that products run while parameters and gradients travel between devices. XLA does so for TPU
+    # without being asked; for GPU it does not, and NVIDIA's own images turn it on.
+    "xla_gpu_enable_latency_hiding_scheduler": True,
+}
+"""Options of the compiler for programs on several GPUs."""
+
+
+def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
+    """What `jax.jit` tells the compiler of programs whose devices exchange parameters; XLA_FLAGS has the last word."""
+    if mesh.size == 1 or mesh.devices.flat[0].platform != "gpu":
+        return {}
+    return {name: value for name, value in GPU_OPTIONS.items() if name not in os.environ.get("XLA_FLAGS", "")}
+
+
 class CompiledAhead:
     """`jitted` for arguments of these shapes, dtypes and shardings alone, compiled (or loaded) in a thread of its own
     from now on: reading weights and putting them on the devices take about as long. The first call waits for it, and

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
-from srsjax.compilation import Compilations, enable_cache
+from srsjax.compilation import GPU_OPTIONS, Compilations, compiler_options, enable_cache
 
 
 @pytest.fixture
@@ -72,3 +74,20 @@ def test_without_the_variable_programs_are_kept_in_the_cache_folder_of_the_user(
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "home"))
     assert enable_cache().parent == cache / "home" / "srsjax"
+
+
+def mesh_of(platform: str, devices: int) -> SimpleNamespace:
+    return SimpleNamespace(size=devices, devices=np.array([SimpleNamespace(platform=platform)] * devices))
+
+
+def test_several_gpus_have_options_that_the_compiler_knows(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert compiler_options(mesh_of("gpu", 2)) == GPU_OPTIONS
+    for alone in (mesh_of("gpu", 1), mesh_of("tpu", 2), mesh_of("cpu", 2)):
+        assert compiler_options(alone) == {}
+    assert jax.jit(lambda x: x + 1, compiler_options=GPU_OPTIONS)(1) == 2  # an unknown name raises
+
+
+def test_xla_flags_have_the_last_word(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
+    assert compiler_options(mesh_of("gpu", 2)) == {}

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from srsjax.compilation import compiler_options
 from srsjax.config import Task
 from srsjax.data.batch import PackedBatch
 from srsjax.training import losses
@@ -89,6 +90,7 @@ def jit_train_step(train_step, mesh: jax.sharding.Mesh, shardings: TrainState):
         in_shardings=(shardings, NamedSharding(mesh, P(None, ROWS))),
         out_shardings=(shardings, whole),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )
 
 
@@ -102,4 +104,5 @@ def jit_predict_step(forward: Forward, mesh: jax.sharding.Mesh, parameters: dict
         predict_step,
         in_shardings=(parameters, NamedSharding(mesh, P(ROWS))),
         out_shardings=NamedSharding(mesh, P()),
+        compiler_options=compiler_options(mesh),
     )
