@@ -23,10 +23,11 @@ from srsjax import cli, distributed
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import Batches, eval_batches
+from srsjax.data.loader import Batches
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
+from srsjax.training.evaluation import scoring_batches
 from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
 from srsjax.training.sharding import put_batch
@@ -103,14 +104,7 @@ def measure_training(config: TrainConfig, training: Training) -> Speed:
 def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
     """Scoring of the training split, input included, and the assembly of its batches alone."""
     session, shape, params = training.session, training.shape, training.state.params
-    batches = eval_batches(
-        training.store.split("train"),
-        training.store.items,
-        shape.layout,
-        rows=shape.eval_rows,
-        tokens=shape.tokens,
-        candidates=shape.candidates,
-    )
+    batches = scoring_batches(training.store.split("train"), training.store.items, shape)
 
     def step(batch: PackedBatch) -> jax.Array:
         return session.predict_step(params, put_batch(session.mesh, batch, row_axis=0))

@@ -55,9 +55,10 @@ class Scorer:
             mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
         config = replace(config or trained, mesh=mesh)
         encoder = load_encoder(config, folder.path)
-        session, params = load_run(folder, config, longest_part(config, make_layout(config, encoder.text)))
+        layout = make_layout(config, encoder.text)
+        session, params = load_run(folder, config, longest_part(config, layout))
         slots = folder.read(folder.report_file)["candidates"]
-        return cls(config, session, params, encoder, batch_shape(config, encoder.text, slots, session.mesh))
+        return cls(config, session, params, encoder, batch_shape(config, layout, slots, session.mesh))
 
     def predict(self, pairs: Sequence, batch_size: int = 0) -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.

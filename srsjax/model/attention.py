@@ -153,10 +153,8 @@ def reference(query: jax.Array, key: jax.Array, value: jax.Array, visibility: Vi
     return jnp.einsum("rhql,rlhd->rqhd", probabilities, value, precision=exact)
 
 
-class Fused(abc.ABC):
-    """A backend whose kernel computes whole rows: what all of them share. Called as `attend` is."""
-
-    name = ""
+class WholeRows(abc.ABC):
+    """`attend` for rows as they are, in another way. Called as `attend` is."""
 
     def __call__(
         self,
@@ -167,18 +165,36 @@ class Fused(abc.ABC):
         dropout_rate: float = 0.0,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """As `attend`; queries at some slots only (the last layer) are too few for a kernel and take plain XLA.
-
-        Raises NotImplementedError for attention dropout, and for what the kernel does not do.
-        """
-        if dropout_key is not None and dropout_rate > 0:
-            raise NotImplementedError(f"{self.name} has no attention dropout")
-        if query.shape[1] != key.shape[1]:
-            return attend(query, key, value, visibility)
-        return self.rows(query, key, value, visibility)
+        """As `attend`, which computes queries at some slots only (the last layer): they are few."""
+        compute = self.rows if query.shape[1] == key.shape[1] else attend
+        return compute(query, key, value, visibility, dropout_rate, dropout_key)
 
     @abc.abstractmethod
-    def rows(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+    def rows(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        visibility: Visibility,
+        dropout_rate: float,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        """As `attend`, for a query at every token of a row."""
+
+
+class Fused(WholeRows):
+    """A backend whose kernel computes whole rows: what all of them share."""
+
+    name = ""
+
+    def rows(self, query, key, value, visibility, dropout_rate, dropout_key) -> jax.Array:
+        """Raises NotImplementedError for attention dropout, and for what the kernel does not do."""
+        if dropout_key is not None and dropout_rate > 0:
+            raise NotImplementedError(f"{self.name} has no attention dropout")
+        return self.kernel(query, key, value, visibility)
+
+    @abc.abstractmethod
+    def kernel(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
         """[R, L, H, Dh] three times -> [R, L, H, Dh], without dropout."""
 
 

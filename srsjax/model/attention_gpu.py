@@ -26,7 +26,7 @@ class Cudnn(Fused):
     mesh: jax.sharding.Mesh
     name = "cuDNN attention"
 
-    def rows(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+    def kernel(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
         return on_mesh(_cudnn, self.mesh)(query, key, value, visibility)
 
 

@@ -33,7 +33,7 @@ class Splash(Fused):
 
     name = "splash attention"
 
-    def rows(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
+    def kernel(self, query: jax.Array, key: jax.Array, value: jax.Array, visibility: Visibility) -> jax.Array:
         tokens = key.shape[1]
         query, key, value = (_pad(x) for x in (query * query.shape[-1] ** -0.5, key, value))
         return on_mesh(self._splash, self.mesh)(query, key, value, jax.tree.map(_pad, visibility))[:, :tokens]

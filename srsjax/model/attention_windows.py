@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from srsjax.model.attention import Attend, Visibility, attend
+from srsjax.model.attention import Attend, Visibility, WholeRows, attend
 
 QUERIES = 96
 """Tokens of a window's queries, at least, in rows of more than two such windows: smaller products cost more than they
@@ -43,32 +43,22 @@ def cut(tokens: int, longest: int) -> list[tuple[int, int, int, int]]:
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(WholeRows):
     """`attend` for rows whose parts are consecutive tokens, at most `longest`: a query is compared with the keys around
     it only. The same sums but for exact zeros, so equal to float tolerance; dropout has other bits.
 
-    Queries that see a context besides their part, and those at some slots of a row only, take `attend`.
+    Queries that see a context besides their part take `attend`.
     """
 
     longest: int
 
-    def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        visibility: Visibility,
-        dropout_rate: float = 0.0,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """As `attend`."""
-        tokens = key.shape[1]
-        if visibility.query_context is not None or query.shape[1] != tokens:
+    def rows(self, query, key, value, visibility, dropout_rate, dropout_key) -> jax.Array:
+        if visibility.query_context is not None:
             return attend(query, key, value, visibility, dropout_rate, dropout_key)
         # Or XLA would add up the windows' gradients of keys and values element by element, inside of what follows.
         query, key, value = jax.lax.optimization_barrier((query, key, value))
         seen = []
-        for number, (begin, end, first, last) in enumerate(cut(tokens, self.longest)):
+        for number, (begin, end, first, last) in enumerate(cut(key.shape[1], self.longest)):
             ids = Visibility(visibility.query[:, begin:end], visibility.key[:, first:last])
             bits = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
             operands = query[:, begin:end], key[:, first:last], value[:, first:last]

@@ -74,5 +74,5 @@ def refused_temporary(said: str, held: Memory, least: float) -> float:
     for pattern, whole in REFUSALS:
         if found := re.search(pattern, said):
             wanted = float(found[1]) * UNITS[found[2]]
-            return max(wanted - (held.parameters + held.optimizer + held.batch if whole else 0), least)
+            return max(wanted - (held.total if whole else 0), least)
     return least

@@ -13,7 +13,6 @@ import numpy as np
 
 from srsjax.config import TrainConfig
 from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import eval_batches
 from srsjax.data.store import Store
 from srsjax.data.tokenizer import TextEncoder
 from srsjax.model import ctr, flops
@@ -22,7 +21,7 @@ from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.training import optimizers
 from srsjax.training import session as sessions
-from srsjax.training.evaluation import batch_shape, check_lengths, longest_part, make_layout
+from srsjax.training.evaluation import batch_shape, check_lengths, longest_part, make_layout, scoring_batches
 from srsjax.training.session import Session, open_session, state_target
 from srsjax.training.setup import check_rows, training_batches, training_step
 from srsjax.training.sharding import batch_target, row_divisor
@@ -119,15 +118,8 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
         session.mesh.size,
         repeated=1 / flops.TRAINING if config.model.remat == "full" else 0.0,
     )
-    shape = batch_shape(config, text, batches.candidates, session.mesh)
-    given = eval_batches(
-        store.split("train"),
-        store.items,
-        layout,
-        rows=shape.eval_rows,
-        tokens=shape.tokens,
-        candidates=shape.candidates,
-    )
+    shape = batch_shape(config, layout, batches.candidates, session.mesh)
+    given = scoring_batches(store.split("train"), store.items, shape)
     sample = [batch for batch, _ in itertools.islice(given, SAMPLE)]
     given.close()
     batch = batch_target(session.mesh, sample[0], row_axis=0, shares=1)

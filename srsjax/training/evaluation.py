@@ -13,7 +13,7 @@ from srsjax.config import Feature, History, Text, TrainConfig
 from srsjax.data.assembly import Layout
 from srsjax.data.batch import PackedBatch
 from srsjax.data.contexts import join_equal_contexts
-from srsjax.data.loader import eval_batches
+from srsjax.data.loader import Batches, eval_batches
 from srsjax.data.schema import Sources
 from srsjax.data.store import Items, Split
 from srsjax.data.tokenizer import TextEncoder
@@ -104,9 +104,23 @@ def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:
         )
 
 
-def batch_shape(config: TrainConfig, text: TextEncoder, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
+def batch_shape(config: TrainConfig, layout: Layout, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
     """The shape of a run's batches; C was chosen when training began."""
-    return BatchShape(make_layout(config, text), config.batch.tokens, candidates, evaluation_rows(config, mesh))
+    return BatchShape(layout, config.batch.tokens, candidates, evaluation_rows(config, mesh))
+
+
+def scoring_batches(split: Split, items: Items, shape: BatchShape, share: tuple[int, int] = (0, 1)) -> Batches:
+    """Every candidate of a split once; `share` is this host's, from `row_share`."""
+    return eval_batches(
+        join_equal_contexts(split) if shape.layout.shares_context else split,
+        items,
+        shape.layout,
+        rows=shape.eval_rows,
+        tokens=shape.tokens,
+        candidates=shape.candidates,
+        process_index=share[0],
+        process_count=share[1],
+    )
 
 
 def predict_split(
@@ -125,17 +139,7 @@ def predict_split(
       step: (params, batch) -> logits, from `jit_predict_step`.
       complete: makes what `step` takes of a batch on the host and the candidate numbers [R, C] in its slots.
     """
-    index, count = row_share(mesh)
-    batches = eval_batches(
-        join_equal_contexts(split) if shape.layout.shares_context else split,
-        items,
-        shape.layout,
-        rows=shape.eval_rows,
-        tokens=shape.tokens,
-        candidates=shape.candidates,
-        process_index=index,
-        process_count=count,
-    )
+    batches = scoring_batches(split, items, shape, row_share(mesh))
     small = len(batches) == 1 and jax.process_count() == 1
     given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
     completed = ((complete(batch, numbers), numbers) for batch, numbers in given)

@@ -70,7 +70,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     say_pretrained(config, session, console)
     share = row_share(session.mesh)
     batches = training_batches(config, store, layout, share)
-    shape = batch_shape(config, text, batches.candidates, session.mesh)
+    shape = batch_shape(config, layout, batches.candidates, session.mesh)
     optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
     jitted = training_step(config, session, optimizer)

@@ -52,7 +52,7 @@ def test_both_passes_take_the_mask_of_the_rows_of_a_device(hopper, mesh, interac
         assert operands.count(f"tensor<{rows}x{TOKENS}x{heads}x16xbf16>") >= 3
 
 
-def test_queries_at_some_slots_take_plain_xla_and_dropout_is_refused():
+def test_queries_at_some_slots_take_plain_xla_and_dropout_in_whole_rows_is_refused():
     backend = Cudnn(make_mesh(Mesh(1), jax.devices()[:1]))
     visibility = Visibility.shared(*map(jnp.array, packed_ids(2, TOKENS)))
     slots = jnp.array([[0, 5], [3, 40]])
@@ -62,3 +62,6 @@ def test_queries_at_some_slots_take_plain_xla_and_dropout_is_refused():
     assert (found == expected).all()
     with pytest.raises(NotImplementedError, match="no attention dropout"):
         backend(query, key, value, visibility, 0.1, jax.random.key(0))
+    dropped = (0.1, jax.random.key(0))
+    found, expected = (f(some, key, value, visibility.at(slots), *dropped) for f in (backend, attend))
+    assert (found == expected).all()
