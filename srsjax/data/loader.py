@@ -1,8 +1,8 @@
 """Packed batches for training, evaluation and scoring: the packing plan made into numpy arrays by Grain.
 
-The element of the Grain pipeline is a whole step's batch, found by its step number; it is not a row that Grain batches
-afterwards. That keeps the state one integer, the step, whatever the number of hosts and workers; it keeps workers from
-making ragged batches; and a batch assembled at once is many times as fast as rows assembled and stacked one by one.
+The element of the Grain pipeline is the batches of a few consecutive steps, found by their number; it is not a row that
+Grain batches afterwards. That keeps the state one integer, the step, whatever the number of hosts and workers; it keeps
+workers from making ragged batches; and rows assembled at once are many times as fast as one by one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from srsjax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Batches made ahead: by the threads of this process, and by each worker process.
+# Elements made ahead: by the threads of this process, and by each worker process.
 THREADS, THREAD_BUFFER, WORKER_BUFFER = 1, 4, 2
+# Tokens of an element, and its most steps. numpy's and Grain's time for a small element hardly depends on its size.
+TOKENS_AT_ONCE, STEPS_AT_ONCE = 1 << 16, 16
 # Workers send arrays through a pipe. Grain would put each into shared memory and unmap it when the array is deleted,
 # while a device may still read it; and containers often have little shared memory.
 BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=2**62)
@@ -44,7 +46,7 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
     """
 
     def __init__(self, source: StepSource, plan: Plan, epoch_ends: list[int], workers: int):
-        self.steps = len(source)
+        self.steps = source.steps
         """Batches altogether."""
         self.epoch_ends = epoch_ends
         """Steps after which an epoch is complete, increasing; the last one is `steps`."""
@@ -57,6 +59,7 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         self._source, self._workers = source, workers
         self._step = 0
         self._iterator: grain.DatasetIterator | None = None
+        self._made: list[tuple[PackedBatch, np.ndarray]] = []  # of the element at hand, the next one last
 
     def __len__(self) -> int:
         return self.steps
@@ -67,13 +70,16 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
             raise StopIteration
         if self._iterator is None:
             self._iterator = self._open()
-        batch = next(self._iterator)
+        if not self._made:
+            made = next(self._iterator)
+            given = self._step % self._source.steps_at_once  # more than 0 only right after `restore`
+            self._made = made[given:][::-1]
         self._step += 1
-        return batch
+        return self._made.pop()
 
     def first(self) -> PackedBatch:
         """The first batch, whatever was given so far: all have its shapes and dtypes."""
-        return self._source[0][0]
+        return self._source.batches(0, 1)[0][0]
 
     def state(self) -> int:
         """Batches given so far; batches made ahead do not count."""
@@ -90,12 +96,12 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         """Ends threads and worker processes. The next batch starts them again."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator = None
+            self._iterator, self._made = None, []
 
     def _open(self) -> grain.DatasetIterator:
         # Always a fresh pipeline that begins at the step: Grain's own state counts batches by worker, and is silently
         # wrong when restored with another number of workers.
-        steps = grain.MapDataset.source(self._source)[self._step :]
+        steps = grain.MapDataset.source(self._source)[self._step // self._source.steps_at_once :]
         if not self._workers:
             return iter(steps.to_iter_dataset(grain.ReadOptions(THREADS, THREAD_BUFFER)))
         if not flags.FLAGS.is_parsed():
@@ -161,7 +167,7 @@ def train_batches(
         process_count=process_count,
     )
     ends = -(-np.arange(len(plan), end, len(plan)) // batch.rows)
-    return Batches(source, plan, np.unique(np.append(ends, len(source))).tolist(), batch.workers)
+    return Batches(source, plan, np.unique(np.append(ends, source.steps)).tolist(), batch.workers)
 
 
 def eval_batches(
@@ -197,7 +203,7 @@ def eval_batches(
         process_index=process_index,
         process_count=process_count,
     )
-    return Batches(source, plan, [len(source)], workers=0)
+    return Batches(source, plan, [source.steps], workers=0)
 
 
 def _plan(
@@ -226,7 +232,7 @@ def _plan(
 
 @dataclass(frozen=True)
 class StepSource:
-    """Grain random-access source: step -> this host's part of that step's batch."""
+    """Grain random-access source: number of an element -> this host's part of the batches of its steps."""
 
     assembler: Assembler
     stream: RowStream
@@ -239,23 +245,39 @@ class StepSource:
     process_index: int
     process_count: int
 
-    def __len__(self) -> int:
+    @property
+    def steps(self) -> int:
+        """Batches altogether."""
         return -(-self.stream.end // self.rows)
 
-    def __getitem__(self, step: int) -> tuple[PackedBatch, np.ndarray]:
-        # Micro-batch by micro-batch, each divided over the hosts: the order of rows does not depend on the hosts.
-        rows = np.arange(step * self.rows, (step + 1) * self.rows)
-        mine = rows.reshape(self.micro_batches or 1, self.process_count, -1)[:, self.process_index].reshape(-1)
-        batch, numbers = self.assembler.assemble(self.stream.take(mine), self.tokens, self.candidates)
-        if self.micro_batches is None:
-            return batch, numbers
-        return PackedBatch(*(self._divide(field) for field in batch)), self._divide(numbers)
+    @property
+    def steps_at_once(self) -> int:
+        """Batches of an element; the last one may have fewer."""
+        return min(max(1, TOKENS_AT_ONCE * self.process_count // (self.rows * self.tokens)), STEPS_AT_ONCE)
 
-    def _divide(self, array: Any) -> Any:
-        """[R, ...] -> [A, R / A, ...], of arrays and of dicts of arrays."""
-        if isinstance(array, dict):
-            return {name: self._divide(value) for name, value in array.items()}
-        return array.reshape(self.micro_batches, -1, *array.shape[1:])
+    def __len__(self) -> int:
+        return -(-self.steps // self.steps_at_once)
+
+    def __getitem__(self, element: int) -> list[tuple[PackedBatch, np.ndarray]]:
+        first = element * self.steps_at_once
+        return self.batches(first, min(first + self.steps_at_once, self.steps))
+
+    def batches(self, first: int, last: int) -> list[tuple[PackedBatch, np.ndarray]]:
+        """This host's part of the batches of steps first..last-1."""
+        # Micro-batch by micro-batch, each divided over the hosts: the order of rows does not depend on the hosts.
+        rows = np.arange(first * self.rows, last * self.rows)
+        parts = ((last - first) * (self.micro_batches or 1), self.process_count, -1)
+        mine = rows.reshape(parts)[:, self.process_index].reshape(-1)
+        batch, numbers = self.assembler.assemble(self.stream.take(mine), self.tokens, self.candidates)
+        axes = (last - first, -1) if self.micro_batches is None else (last - first, self.micro_batches, -1)
+
+        def of(step: int, array: Any) -> Any:
+            """The part of a step, of an array or of a dict of arrays."""
+            if isinstance(array, dict):
+                return {name: of(step, value) for name, value in array.items()}
+            return array.reshape(*axes, *array.shape[1:])[step]
+
+        return [(PackedBatch(*(of(s, field) for field in batch)), of(s, numbers)) for s in range(last - first)]
 
     def __reduce__(self):
         buffer = io.BytesIO()

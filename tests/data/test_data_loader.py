@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from srsjax import config
 from srsjax.data.assembly import Layout
 from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import eval_batches, train_batches
+from srsjax.data.loader import STEPS_AT_ONCE, eval_batches, train_batches
 from srsjax.data.ragged import Ragged
 from srsjax.data.store import Items, Split, open_store
 from srsjax.data.tokenizer import PairTemplate
@@ -233,16 +233,25 @@ def test_hosts_together_make_the_batch_of_one_host(whole, start):
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 1)])
 def test_restored_batches_go_on_as_if_uninterrupted(before, after):
-    """Stopped after three batches and begun again by new batches with another number of worker processes."""
+    """Stopped within the second and at the end of the third element of Grain's pipeline, and begun again by new batches
+    with another number of worker processes."""
     store = make_store()
-    expected = list(train(store, epochs=2))
-    first = train(store, epochs=2, workers=before)
-    assert_same([next(first) for _ in range(3)], expected[:3])
-    first.close()
-    second = train(store, epochs=2, workers=after)
-    second.restore(first.state())
-    assert_same(list(second), expected[3:])
-    assert second.state() == second.steps
+    expected = list(train(store, epochs=12))
+    for stop in (STEPS_AT_ONCE + 3, 3 * STEPS_AT_ONCE):
+        first = train(store, epochs=12, workers=before)
+        assert_same([next(first) for _ in range(stop)], expected[:stop])
+        first.close()
+        second = train(store, epochs=12, workers=after)
+        second.restore(first.state())
+        assert_same(list(second), expected[stop:])
+        assert second.state() == second.steps
+
+
+def test_a_batch_does_not_depend_on_those_made_with_it():
+    batches = train(make_store(), epochs=5, micro_batches=2)
+    alone = [batches._source.batches(step, step + 1)[0] for step in range(batches.steps)]
+    assert batches.steps > STEPS_AT_ONCE
+    assert_same(list(batches), alone)
 
 
 def test_restoring_goes_back_and_to_the_end():
@@ -340,7 +349,8 @@ def test_worker_processes_map_the_store_instead_of_copying_it(tmp_path):
     assert split.context.values.tobytes() not in sent
     received = pickle.loads(sent)
     assert isinstance(received.assembler.split.context.values, np.memmap)
-    assert_same([received[step] for step in range(len(received))], list(train((split, items))))
+    made = [batch for element in range(len(received)) for batch in received[element]]
+    assert_same(made, list(train((split, items))))
 
 
 # ---------------------------------------------------------------------------------------------- wrong settings
