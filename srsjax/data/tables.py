@@ -318,7 +318,7 @@ def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterato
             # Arrow reads ahead on a thread of its own, which would end the process with an abort if it still held
             # something of Python's at exit. So it gets a stream of its own too, and both are let go, not closed:
             # a stream must not be closed while that thread reads.
-            yield from pa.csv.open_csv(
+            reader = pa.csv.open_csv(
                 _stream(source),
                 pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
                 pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
@@ -329,6 +329,8 @@ def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterato
                     strings_can_be_null=True,
                 ),
             )
+            for batch in reader:  # noqa: UP028 (`yield from` would close it)
+                yield batch
             odd = _quotes(source) % 2
     except (pa.ArrowInvalid, UnicodeError) as error:
         _name_bad_row(path, table)
