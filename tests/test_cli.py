@@ -263,7 +263,10 @@ def test_mistakes_in_a_config_file(config_file, text, expected):
         ("batch=Batch(rows=1.0)", "batch.rows: found 1.0, expected int"),
         ("batch=Batch(rows=True)", "batch.rows: found True, expected int"),
         ("overwrite=1", "overwrite: found 1, expected true or false"),
-        ('model=Model(dtype="float16")', 'model.dtype: found "float16", expected one of auto, float32, bfloat16'),
+        (
+            'model=Model(dtype="float16")',
+            'model.dtype: found "float16", expected one of auto, float32, bfloat16, float8',
+        ),
         ('optimizer=Optimizer(args={"b2": "x"})', 'optimizer.args.b2: found "x", expected finite number'),
         ("optimizer=Adam", None),
         ("data=Data(log=Table(files=1))", "data.log.files: found 1, expected str or tuple of str"),
