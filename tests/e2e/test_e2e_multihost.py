@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -71,9 +72,11 @@ class Processes:
         return [process.wait(max(end - time.monotonic(), 0.1)) for process in self.all]
 
     def said(self, process: int) -> str:
-        """Its standard output, without the line that Gloo prints."""
-        lines = self.files[process][0].read_text().splitlines()
-        return "\n".join(line for line in lines if "[Gloo]" not in line)
+        """Its standard output, without what Gloo prints, from threads of which one may write into another's line."""
+        printed = self.files[process][0].read_text()
+        if "[Gloo]" not in printed:
+            return printed
+        return "\n".join(line for line in printed.splitlines() if not re.search(r"\[Gloo\]|peer ranks", line))
 
     def errors(self, process: int) -> str:
         return self.files[process][1].read_text()
