@@ -162,7 +162,8 @@ class Table:
     format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = "auto"
     """File format; `auto` goes by the file name."""
     encoding: str = "utf-8"
-    """Text encoding of CSV and TSV files. JSON-lines is UTF-8 by definition."""
+    """Text encoding of CSV and TSV files. JSON-lines is UTF-8 by definition. A file in another encoding than UTF-8 is
+    read from a temporary copy, for which TMPDIR must have room."""
 
 
 @dataclass(frozen=True)
@@ -312,8 +313,8 @@ class Model:
     """Dropout before the head."""
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
     """Compute type; `auto` is bfloat16 on GPU and TPU and float32 on CPU. `float8` is bfloat16 but for the products
-    with the encoder's weights (Hopper GPUs and later, the extra [float8]; CPUs only to try it). Parameters and losses
-    stay float32."""
+    with the encoder's weights (Ada and Hopper GPUs and later, the extra [float8]; CPUs only to try it). Parameters and
+    losses stay float32."""
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     """What computes attention: plain XLA, splash attention (TPU) or cuDNN (GPU). The last two are compared with a
     reference on the devices before they are used, and have no dropout: they train only with `attention_dropout` 0.

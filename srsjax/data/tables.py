@@ -14,7 +14,6 @@ import glob
 import io
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -314,50 +313,56 @@ def _is_utf8(table: config.Table) -> bool:
 def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
     header = _csv_header(path, table)
     try:
-        with _utf8(path, table) as source:
-            # Arrow reads ahead on a thread of its own, which would end the process with an abort if it still held
-            # something of Python's at exit. So it gets a stream of its own too, and both are let go, not closed:
-            # a stream must not be closed while that thread reads.
-            reader = pa.csv.open_csv(
-                _stream(source),
-                pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-                pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
-                pa.csv.ConvertOptions(
-                    column_types={name: pa.string() for name in header},
-                    include_columns=columns,
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
-            for batch in reader:  # noqa: UP028 (`yield from` would close it)
-                yield batch
-            odd = _quotes(source) % 2
+        stream, quotes = (_stream(path), _quotes(path)) if _is_utf8(table) else _in_utf8(path, table.encoding)
+        if quotes % 2:  # Arrow does not say that a quote is still open at the end of a file.
+            _name_bad_row(path, table)
+        # Arrow reads ahead on a thread of its own, which would end the process with an abort if it still held something
+        # of Python's at exit. So it gets a stream of its own too, and both are let go, not closed: a stream must not be
+        # closed while that thread reads.
+        reader = pa.csv.open_csv(
+            stream,
+            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
+            pa.csv.ConvertOptions(
+                column_types={name: pa.string() for name in header},
+                include_columns=columns,
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        for batch in reader:  # noqa: UP028 (`yield from` would close it)
+            yield batch
     except (pa.ArrowInvalid, UnicodeError) as error:
         _name_bad_row(path, table)
         raise InputError(f"{path}: cannot be read as CSV ({error}); a row may have {BLOCK_BYTES >> 20} MiB") from error
-    if odd:  # Arrow does not say that a quote is still open at the end of a file.
-        _name_bad_row(path, table)
-
-
-@contextmanager
-def _utf8(path: Path, table: config.Table) -> Iterator[Path]:
-    """The file, or a temporary copy of it in UTF-8 where it has another encoding (Arrow reads UTF-8 only)."""
-    if _is_utf8(table):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="srsjax-") as folder:
-        copy = Path(folder, "utf-8")
-        with (
-            io.TextIOWrapper(_open(path), table.encoding, newline="") as source,
-            open(copy, "w", encoding="utf-8", newline="") as sink,
-        ):
-            shutil.copyfileobj(source, sink, BLOCK_BYTES)
-        yield copy
 
 
 def _quotes(path: Path) -> int:
     with _open(path) as file:
         return sum(block.count(b'"') for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+
+
+def _in_utf8(path: Path, encoding: str) -> tuple[pa.NativeFile, int]:
+    """A copy in UTF-8, which is all that Arrow reads, and the quotes in it."""
+    file, name = tempfile.mkstemp(prefix="srsjax-")
+    stream = pa.input_stream(name, compression=None)
+    os.unlink(name)  # from now on only this process has it, so that nothing is left however the process ends
+    quotes = 0
+    with (
+        open(file, "w", encoding="utf-8", newline="") as copy,
+        io.TextIOWrapper(_open(path), encoding, newline="") as source,
+    ):
+        for block in iter(lambda: source.read(BLOCK_BYTES), ""):
+            quotes += block.count('"')
+            try:
+                copy.write(block)
+                copy.flush()
+            except OSError as error:
+                raise InputError(
+                    f"{path}: its copy in UTF-8 cannot be written to {tempfile.gettempdir()} ({error}); make room, set "
+                    f"TMPDIR to a folder with room, or convert the file to UTF-8"
+                ) from error
+    return stream, quotes
 
 
 def _delimiter(path: Path, table: config.Table) -> str:

@@ -3,8 +3,11 @@
 import gzip
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +239,48 @@ def test_files_of_a_table_have_the_same_columns(tmp_path):
     assert error(both) == f"{tmp_path}/b.csv: no column 'y', expected the columns of {tmp_path}/a.csv"
     write(tmp_path / "b.csv", [{"x": "3", "y": "4", "z": "5"}])
     assert error(both).startswith(f"{tmp_path}/b.csv: column 'z', which {tmp_path}/a.csv has not")
+
+
+# ---------------------------------------------------------------------------------------------- ends
+
+LEFT = """
+import sys
+from srsjax.config import Table
+from srsjax.data import tables
+rows = tables.read(Table(sys.argv[1], encoding=sys.argv[2]))
+next(rows)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("a.csv", "utf-8"), ("a.csv.gz", "utf-8"), ("a.csv", "utf-16")])
+def test_a_process_ends_as_it_wants_to_while_a_file_is_read_ahead(tmp_path, name, encoding):
+    """Arrow's thread is at work then; it must neither abort the process nor hold it up. Several, since it is a race."""
+    path, folder = tmp_path / name, tmp_path / "temporary"
+    folder.mkdir()
+    data = ("id,title\n" + "".join(f'{i},"title {i} {"of some length " * 100}"\n' for i in range(8000))).encode(
+        encoding
+    )
+    path.write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+    command = [sys.executable, "-c", LEFT, str(path), encoding]
+    processes = [subprocess.Popen(command, env=os.environ | {"TMPDIR": str(folder)}) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [3] * 4
+    assert not list(folder.iterdir())
+
+
+def test_a_copy_without_room_says_where_it_should_have_gone(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_bytes(("id,title\n" + "1,text\n" * 100_000).encode("utf-16"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, allowed[1]))
+    try:
+        said = error(Table(str(path), encoding="utf-16"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert said.startswith(f"{path}: its copy in UTF-8 cannot be written to {tmp_path}") and "set TMPDIR" in said
 
 
 # ---------------------------------------------------------------------------------------------- memory
