@@ -19,7 +19,7 @@ from srsjax.model.dropout import dropout
 INVISIBLE = -1e9
 
 Attend = Callable[..., jax.Array]
-"""A backend: arguments and result of `attend`."""
+"""A backend: arguments and result of `attend`, with a query at every token of a row."""
 
 
 class Visibility(NamedTuple):
@@ -153,41 +153,12 @@ def reference(query: jax.Array, key: jax.Array, value: jax.Array, visibility: Vi
     return jnp.einsum("rhql,rlhd->rqhd", probabilities, value, precision=exact)
 
 
-class WholeRows(abc.ABC):
-    """`attend` for rows as they are, in another way. Called as `attend` is."""
-
-    def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        visibility: Visibility,
-        dropout_rate: float = 0.0,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """As `attend`, which computes queries at some slots only (the last layer): they are few."""
-        compute = self.rows if query.shape[1] == key.shape[1] else attend
-        return compute(query, key, value, visibility, dropout_rate, dropout_key)
-
-    @abc.abstractmethod
-    def rows(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        visibility: Visibility,
-        dropout_rate: float,
-        dropout_key: jax.Array | None,
-    ) -> jax.Array:
-        """As `attend`, for a query at every token of a row."""
-
-
-class Fused(WholeRows):
-    """A backend whose kernel computes whole rows: what all of them share."""
+class Fused(abc.ABC):
+    """A backend whose kernel computes whole rows: what all of them share. Called as `attend` is."""
 
     name = ""
 
-    def rows(self, query, key, value, visibility, dropout_rate, dropout_key) -> jax.Array:
+    def __call__(self, query, key, value, visibility, dropout_rate=0.0, dropout_key=None) -> jax.Array:
         """Raises NotImplementedError for attention dropout, and for what the kernel does not do."""
         if dropout_key is not None and dropout_rate > 0:
             raise NotImplementedError(f"{self.name} has no attention dropout")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from srsjax.model.attention import Attend, Visibility, WholeRows, attend
+from srsjax.model.attention import Attend, Visibility, attend
 
 QUERIES = 96
 """Tokens of a window's queries, at least, in rows of more than two such windows: smaller products cost more than they
@@ -43,7 +43,7 @@ def cut(tokens: int, longest: int) -> list[tuple[int, int, int, int]]:
 
 
 @dataclass(frozen=True)
-class Windows(WholeRows):
+class Windows:
     """`attend` for rows whose parts are consecutive tokens, at most `longest`: a query is compared with the keys around
     it only. The same sums but for exact zeros, so equal to float tolerance; dropout has other bits.
 
@@ -52,7 +52,8 @@ class Windows(WholeRows):
 
     longest: int
 
-    def rows(self, query, key, value, visibility, dropout_rate, dropout_key) -> jax.Array:
+    def __call__(self, query, key, value, visibility, dropout_rate=0.0, dropout_key=None) -> jax.Array:
+        """As `attend`."""
         if visibility.query_context is not None:
             return attend(query, key, value, visibility, dropout_rate, dropout_key)
         # Or XLA would add up the windows' gradients of keys and values element by element, inside of what follows.

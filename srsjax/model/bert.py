@@ -227,13 +227,15 @@ class SelfAttention(nnx.Module):
     def __call__(self, x, visibility: Visibility, *, at: jax.Array | None, dropout_key) -> jax.Array:
         """[R, L, D] -> [R, L, D] or, with `at` [R, C], [R, C, D]."""
         if at is None:
+            backend = self.attend
             query, key, value = self.qkv(x, 0, 3)
         else:
+            backend = attend  # the queries are too few for kernels and windows
             (key, value) = self.qkv(x, 1, 3)
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
             (query,) = self.qkv(x, 0, 1)
             visibility = visibility.at(at)
-        seen = self.attend(query, key, value, visibility, self.attention_dropout, _site(dropout_key, 0))
+        seen = backend(query, key, value, visibility, self.attention_dropout, _site(dropout_key, 0))
         y = self.out(seen.reshape(x.shape))
         return self.norm(x + dropout(y, self.hidden_dropout, _site(dropout_key, 1)))
 

@@ -10,7 +10,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from srsjax.config import Mesh
-from srsjax.model.attention import Visibility, attend
+from srsjax.model.attention import Visibility
 from srsjax.model.attention_choice import packed_ids
 from srsjax.model.attention_gpu import Cudnn
 from srsjax.training.sharding import make_mesh
@@ -52,16 +52,9 @@ def test_both_passes_take_the_mask_of_the_rows_of_a_device(hopper, mesh, interac
         assert operands.count(f"tensor<{rows}x{TOKENS}x{heads}x16xbf16>") >= 3
 
 
-def test_queries_at_some_slots_take_plain_xla_and_dropout_in_whole_rows_is_refused():
+def test_attention_dropout_is_refused():
     backend = Cudnn(make_mesh(Mesh(1), jax.devices()[:1]))
     visibility = Visibility.shared(*map(jnp.array, packed_ids(2, TOKENS)))
-    slots = jnp.array([[0, 5], [3, 40]])
-    query, key, value = (jax.random.normal(k, (2, TOKENS, 2, 8)) for k in jax.random.split(jax.random.key(0), 3))
-    some = jnp.take_along_axis(query, slots[:, :, None, None], axis=1)
-    found, expected = (function(some, key, value, visibility.at(slots)) for function in (backend, attend))
-    assert (found == expected).all()
+    x = jnp.zeros((2, TOKENS, 2, 8))
     with pytest.raises(NotImplementedError, match="no attention dropout"):
-        backend(query, key, value, visibility, 0.1, jax.random.key(0))
-    dropped = (0.1, jax.random.key(0))
-    found, expected = (f(some, key, value, visibility.at(slots), *dropped) for f in (backend, attend))
-    assert (found == expected).all()
+        backend(x, x, x, visibility, 0.1, jax.random.key(0))

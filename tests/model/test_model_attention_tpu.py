@@ -110,15 +110,6 @@ def test_a_model_gives_the_same_logits_and_gradients():
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-4 * largest, err_msg=name)
 
 
-def test_queries_at_some_slots_take_plain_xla():
-    visibility = Visibility.shared(*map(jnp.array, packed_ids(2, 128)))
-    slots = jnp.array([[0, 5, 9], [3, 2, 100]])
-    query, key, value = (jax.random.normal(k, (2, 128, 2, 8)) for k in jax.random.split(jax.random.key(0), 3))
-    some = jnp.take_along_axis(query, slots[:, :, None, None], axis=1)
-    found = splash()(some, key, value, visibility.at(slots))
-    np.testing.assert_array_equal(found, attend(some, key, value, visibility.at(slots)))
-
-
 def test_attention_dropout_is_refused():
     x, visibility = jnp.zeros((1, 128, 1, 8)), Visibility.cross(jnp.ones((1, 128), jnp.int32), None)
     with pytest.raises(NotImplementedError, match="no attention dropout"):

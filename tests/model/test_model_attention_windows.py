@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_model_packing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srsjax import config
+from srsjax.model import ctr
 from srsjax.model.attention import Visibility, attend
 from srsjax.model.attention_windows import Windows, cut, plain
 
@@ -87,14 +90,23 @@ def test_whole_rows_where_windows_save_nothing_or_nobody_knows():
     assert plain(128, 100) is attend and cut(128, 100) == [(0, 128, 0, 128)]
 
 
-def test_contexts_and_single_slots_see_as_far_as_ever():
+def test_contexts_are_seen_from_as_far_as_ever():
     segment = parts(2, 192, 90, seed=1)
     candidate = np.where(np.arange(192) % 90 > 30, segment, 0).astype(np.int32)
-    shared, cross = Visibility.shared(segment, candidate), Visibility.cross(segment, candidate)
+    shared = Visibility.shared(segment, candidate)
     query, key, value = (jax.random.normal(k, (2, 192, 2, 8)) for k in jax.random.split(jax.random.key(0), 3))
     np.testing.assert_array_equal(Windows(31)(query, key, value, shared), attend(query, key, value, shared))
-    slots = jnp.array([[0, 80], [191, 3]])
-    some = jnp.take_along_axis(query, slots[:, :, None, None], axis=1)
-    np.testing.assert_array_equal(
-        Windows(90)(some, key, value, cross.at(slots)), attend(some, key, value, cross.at(slots))
-    )
+
+
+@pytest.mark.parametrize("slots", [8, 64])
+def test_read_outs_see_their_whole_part(monkeypatch, slots):
+    """The last layer's queries are in the order of candidate slots, also where there are as many as tokens."""
+    monkeypatch.setattr(test_model_packing, "LENGTH", 64)
+    monkeypatch.setattr(test_model_packing, "SLOTS", slots)
+    pairs = np.random.default_rng(0).integers(1, 199, (7, 9), dtype=np.int32)
+    batch = test_model_packing.pack([[(0, slot, pair) for slot, pair in enumerate(pairs)]])
+    model, bert = config.Model(dtype="float32"), test_model_packing.BERT
+    params = ctr.init(model, bert, 1, jax.random.key(0))
+    assert len(cut(64, 9)) > 1
+    found, expected = (ctr.forward(ctr.build(model, bert, 1, way), params, batch) for way in (Windows(9), attend))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
