@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from srsjax.compilation import compiler_options
 from srsjax.data.assembly import Layout
 from srsjax.data.batch import PackedBatch
 from srsjax.data.packing import plan_rows
@@ -75,6 +76,7 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
         partial(ctr.item_states, session.graphdef),
         in_shardings=(session.shardings, rows, rows, rows, rows),
         out_shardings=whole,
+        compiler_options=compiler_options(session.mesh),
     )
     states = None
     for arrays, source, target in _batches(texts, shape):
@@ -88,6 +90,7 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
         partial(ctr.forward_stored, session.graphdef),
         in_shardings=(session.shardings, whole, rows, rows),
         out_shardings=whole,
+        compiler_options=compiler_options(session.mesh),
     )
     return ItemStore(put_same(states, whole), texts.offsets, jitted)
 

@@ -1,4 +1,4 @@
-"""Products with weights in float8, for devices that multiply it twice as fast as bfloat16 (Hopper GPUs and later).
+"""Products with weights in float8, which Ada and Hopper GPUs and later ones multiply twice as fast as bfloat16.
 
 Formats as in Micikevicius et al. 2022, "FP8 Formats for Deep Learning": activations and weights in e4m3, gradients in
 e5m2, whose range is wider. Every vector that a product sums over is scaled by its own largest magnitude, so that no
@@ -8,6 +8,7 @@ token's result depends on the strangers it is packed with. Quantisation is qwix'
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 
 import jax
@@ -25,8 +26,8 @@ def check_float8(device: jax.Device) -> None:
 
     CPUs pass: they compute it by conversion, slowly, which is enough to try what it does to a model.
     """
-    capability = getattr(device, "compute_capability", "0.0")
-    if device.platform != "cpu" and tuple(map(int, capability.split("."))) < OLDEST_GPU:
+    version = re.fullmatch(r"(\d+)\.(\d+)", getattr(device, "compute_capability", ""))  # NVIDIA's
+    if device.platform != "cpu" and (version is None or tuple(map(int, version.groups())) < OLDEST_GPU):
         raise InputError(f"model.dtype float8: {device.device_kind} has no float8 products; set it to bfloat16")
     if importlib.util.find_spec("qwix") is None:
         raise InputError("model.dtype float8: needs qwix; pip install 'srsjax[float8]'")

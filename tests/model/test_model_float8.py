@@ -92,7 +92,7 @@ def test_every_weight_of_the_encoder_is_multiplied_in_float8_and_nothing_else():
     assert eights == {("f8E4M3FN", "f8E4M3FN"): 9, ("f8E5M2", "f8E4M3FN"): 9, ("f8E4M3FN", "f8E5M2"): 9}
 
 
-@pytest.mark.parametrize(("platform", "capability"), [("gpu", "8.0"), ("tpu", None)])
+@pytest.mark.parametrize(("platform", "capability"), [("gpu", "8.0"), ("gpu", "gfx942"), ("tpu", None)])
 def test_devices_without_float8_are_refused(platform, capability):
     device = SimpleNamespace(platform=platform, device_kind="a device")
     if capability:
