@@ -31,6 +31,9 @@ FLAGS = ("--max_steps", STEPS, "--evaluate.every", 60, "--log_every", 1, "--chec
 TOLERANCE = 2e-5
 
 
+GLOO = ("[Gloo] Rank ", " is connected to ", " peer ranks. ", "Expected number of connected peer ranks is : ")
+
+
 class Processes:
     """One command in several processes; a context manager that leaves none behind."""
 
@@ -72,11 +75,9 @@ class Processes:
         return [process.wait(max(end - time.monotonic(), 0.1)) for process in self.all]
 
     def said(self, process: int) -> str:
-        """Its standard output, without what Gloo prints, from threads of which one may write into another's line."""
-        printed = self.files[process][0].read_text()
-        if "[Gloo]" not in printed:
-            return printed
-        return "\n".join(line for line in printed.splitlines() if not re.search(r"\[Gloo\]|peer ranks", line))
+        """Its standard output, without what Gloo prints: pieces, from threads of which one may be in another's line."""
+        printed = re.sub("|".join(map(re.escape, GLOO)), "", self.files[process][0].read_text())
+        return "\n".join(line for line in printed.splitlines() if line.strip(" 0123456789"))
 
     def errors(self, process: int) -> str:
         return self.files[process][1].read_text()
