@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from child_memory import needs_status, peak_memory
 from prepare_cases import CONFIG, SCHEMA, WORDS, change, make_config, make_log, quiet, write_csv
 
 from srsjax.config import (
@@ -115,7 +116,6 @@ def test_a_context_that_is_bad_for_all_its_candidates_is_set_aside_once(tmp_path
 
 # ---------------------------------------------------------------------------------------------- memory
 
-# VmHWM and not ru_maxrss, which begins at what the parent process had when it forked.
 MEASURED = """
 from srsjax.config import *
 from srsjax.data.prepare import prepare
@@ -131,12 +131,10 @@ prepare(
     ),
     log=lambda _: None,
 )
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) // 1024)
 """
 
 
-def peak_memory(folder: Path, rows: int) -> int:
+def peak_of_prepare(folder: Path, rows: int) -> int:
     """MiB that a process holds at most to prepare scattered impressions with 2 kB of text a row."""
     rng = np.random.default_rng(0)
     pool = pa.array([" ".join(rng.choice(WORDS, 420)) for _ in range(100)])
@@ -149,21 +147,17 @@ def peak_memory(folder: Path, rows: int) -> int:
             }
             columns |= {"price": rng.random(12_000), "click": rng.integers(0, 2, 12_000)}
             writer.write_table(pa.table(columns, pa.schema(LOG_TYPES)))
-    # What is freed counts no more: without this Arrow's allocator keeps pages for a while, more on a busy machine.
-    environment = os.environ | {"MIMALLOC_PURGE_DELAY": "0"}
-    done = subprocess.run([sys.executable, "-c", MEASURED], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    return peak_memory(MEASURED, cwd=folder)
 
 
 LOG_TYPES = {"request": pa.int64(), "title": pa.string(), "price": pa.float64(), "click": pa.int64()}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@needs_status
 def test_memory_does_not_grow_with_the_log(tmp_path):
     # 24,000 rows keep the threads of two cores busy. 216,000 more are 420 MB of text. What may grow are pages of
     # memory-mapped numbers (about 100 bytes a row, 22 MB, which the kernel takes back when it needs them).
-    few, many = (peak_memory(tmp_path / str(rows), rows) for rows in (24_000, 240_000))
+    few, many = (peak_of_prepare(tmp_path / str(rows), rows) for rows in (24_000, 240_000))
     assert many - few < 75, f"{few} MiB for 24,000 rows, {many} MiB for 240,000"
 
 

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from child_memory import needs_status, peak_memory
 
 from srsjax.config import Table
 from srsjax.data import tables
@@ -293,25 +293,18 @@ from srsjax.config import Table
 from srsjax.data import tables
 tables.BLOCK_BYTES = 1 << 16
 assert sum(len(chunk) for chunk in tables.read(Table(sys.argv[1]), batch_rows=500)) == int(sys.argv[2])
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) // 1024)
 """
 
 
-def peak_memory(path, rows: int) -> int:
+def peak_of_reading(path, rows: int) -> int:
     """MiB that a process holds at most to read this many rows of 2 kB of text."""
     write(path, [{"id": str(i), "title": f"title {i} " * 200} for i in range(rows)])
-    # What is freed counts no more: without this Arrow's allocator keeps pages for a while.
-    environment = os.environ | {"MIMALLOC_PURGE_DELAY": "0"}
-    command = [sys.executable, "-c", MEASURED, str(path), str(rows)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+    return peak_memory(MEASURED, path, rows)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@needs_status
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.csv.gz", "a.jsonl"])
 def test_memory_is_flat_when_rows_grow_tenfold(tmp_path, name):
-    few, many = (peak_memory(tmp_path / f"{rows}{name}", rows) for rows in (4_000, 40_000))
+    few, many = (peak_of_reading(tmp_path / f"{rows}{name}", rows) for rows in (4_000, 40_000))
     # 36,000 rows more are 70 MiB. What may differ is how much of 2 MiB (32 blocks of CSV) was read ahead.
     assert many - few < 15, f"{few} MiB for 4,000 rows, {many} MiB for 40,000"
