@@ -41,8 +41,8 @@ def enable_cache() -> Path | None:
 
 
 GPU_OPTIONS = {
-    # Orders a program so that products run while parameters and gradients travel between devices. XLA does so for TPU
-    # without being asked; for GPU it does not, and NVIDIA's own images turn it on.
+    # Orders a program so that products run while parameters and gradients travel between devices. NVIDIA's images of
+    # JAX turn it on.
     "xla_gpu_enable_latency_hiding_scheduler": True,
 }
 """Options of the compiler for programs on several GPUs."""
