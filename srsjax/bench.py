@@ -22,15 +22,15 @@ from rich.table import Table
 from srsjax import cli, distributed
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
-from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import Batches
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.loader import Batches
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr, flops
-from srsjax.training.evaluation import scoring_batches
+from srsjax.runs.evaluation import scoring_batches
+from srsjax.runs.sharding import put_batch
 from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.setup import Training, set_up
-from srsjax.training.sharding import put_batch
 
 SECONDS = 3.0
 """How long each thing is measured, after a first part that is not."""

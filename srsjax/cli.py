@@ -43,7 +43,7 @@ from srsjax.config_io import (
     with_field,
 )
 from srsjax.errors import InputError
-from srsjax.training.run_folder import RunFolder
+from srsjax.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from srsjax import cli, distributed
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
-from srsjax.data.prepare import labelled_store
-from srsjax.data.shared import shared_store
+from srsjax.data.preparing.prepare import labelled_store
+from srsjax.data.preparing.shared import shared_store
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
-from srsjax.training.evaluation import split_metrics, split_references
-from srsjax.training.run_folder import RunFolder, write_json
+from srsjax.runs.evaluation import split_metrics, split_references
+from srsjax.runs.run_folder import RunFolder, write_json
 
 
 @dataclass(frozen=True)

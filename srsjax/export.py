@@ -18,8 +18,8 @@ from srsjax.config import Mesh
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.model import hf
-from srsjax.training.run_folder import RunFolder
-from srsjax.training.session import load_run
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.session import load_run
 
 
 @dataclass(frozen=True)

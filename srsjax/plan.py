@@ -23,8 +23,8 @@ from rich.console import Console
 
 from srsjax import cli
 from srsjax.config import Mesh, TrainConfig
-from srsjax.data.prepare import prepare
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr

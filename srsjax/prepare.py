@@ -7,7 +7,7 @@ nothing where the store is there and nothing it depends on has changed. `train` 
 from __future__ import annotations
 
 from srsjax import cli, distributed
-from srsjax.data.shared import shared_store
+from srsjax.data.preparing.shared import shared_store
 
 
 def main(argv: list[str] | None = None) -> int:

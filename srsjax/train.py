@@ -14,20 +14,21 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
-from srsjax.data.store import Store
+from srsjax.data.batches.layout import BatchShape
+from srsjax.data.store.arrays import Store
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
 from srsjax.metrics.calibration import sigmoid
 from srsjax.metrics.plots import save_curves
+from srsjax.runs.checkpoints import load_params
+from srsjax.runs.evaluation import predict_split, split_metrics, split_references
+from srsjax.runs.run_folder import RunFolder, write_json
+from srsjax.runs.session import Session, target
 from srsjax.training import show
-from srsjax.training.checkpoints import load_params
-from srsjax.training.evaluation import BatchShape, predict_split, split_metrics, split_references
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import Stopped, fit, monitor_mode
 from srsjax.training.meter import NonFiniteLoss, known_work
 from srsjax.training.profile import profiled_steps
-from srsjax.training.run_folder import RunFolder, write_json
-from srsjax.training.session import Session, target
 from srsjax.training.setup import set_up
 
 STOPPED = 75

@@ -74,3 +74,11 @@ def command():
         )
 
     return run
+
+
+@pytest.fixture
+def problem():
+    """`problem(mesh=..., micro_batches=..., ...)`: `small_problem.make_problem`."""
+    from small_problem import make_problem  # not for tests that need no JAX
+
+    return make_problem

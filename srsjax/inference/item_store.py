@@ -17,15 +17,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.compilation import compiler_options
-from srsjax.data.assembly import Layout
-from srsjax.data.batch import PackedBatch
-from srsjax.data.packing import plan_rows
-from srsjax.data.ragged import Ragged, join, spans
-from srsjax.data.store import Items
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.layout import BatchShape, Layout
+from srsjax.data.batches.packing import plan_rows
+from srsjax.data.store.arrays import Items
+from srsjax.data.store.ragged import Ragged, join, spans
 from srsjax.model import ctr
-from srsjax.training.evaluation import BatchShape
-from srsjax.training.session import Session
-from srsjax.training.sharding import ROWS, put_same
+from srsjax.runs.session import Session
+from srsjax.runs.sharding import ROWS, put_same
 
 CONTEXT_STEPS = 8
 """Context slots K of a batch are a multiple of L / 8: this many programs at most, and little padding."""

@@ -15,15 +15,16 @@ import jax
 import numpy as np
 
 from srsjax.config import Mesh, TrainConfig
-from srsjax.data.encode import Encoder, Value, load_encoder
-from srsjax.data.store import Items, Split
+from srsjax.data.batches.layout import BatchShape, longest_part, make_layout
+from srsjax.data.preparing.encode import Encoder, Value, load_encoder
+from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.jax_version import check_jax
 from srsjax.metrics.calibration import sigmoid
-from srsjax.training.evaluation import BatchShape, batch_shape, longest_part, make_layout, predict_split
-from srsjax.training.run_folder import RunFolder
-from srsjax.training.session import Session, load_run
+from srsjax.runs.evaluation import batch_shape, predict_split
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.session import Session, load_run
 
 
 class Scorer:

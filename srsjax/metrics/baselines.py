@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from srsjax.data.store import Split
+from srsjax.data.store.arrays import Split
 from srsjax.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from rich.table import Table
 
-from srsjax.data.store import Split
+from srsjax.data.store.arrays import Split
 from srsjax.errors import InputError
 from srsjax.metrics.auc import auc, gauc
 from srsjax.metrics.baselines import gap_closed, popularity_scores

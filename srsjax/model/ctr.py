@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srsjax import config
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.attention import Attend, Visibility, attend, layer_visibility

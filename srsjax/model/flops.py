@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from srsjax.config import Model
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.model.attention import Visibility, layer_visibility
 from srsjax.model.bert import BertConfig
 from srsjax.model.ctr import lower_layers

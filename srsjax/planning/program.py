@@ -12,19 +12,20 @@ import jax
 import numpy as np
 
 from srsjax.config import TrainConfig
-from srsjax.data.batch import PackedBatch
-from srsjax.data.store import Store
-from srsjax.data.tokenizer import TextEncoder
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.layout import check_lengths, longest_part, make_layout
+from srsjax.data.store.arrays import Store
+from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model import ctr, flops
 from srsjax.model.attention_choice import choose, unmeasured
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
+from srsjax.runs import session as sessions
+from srsjax.runs.evaluation import batch_shape, scoring_batches
+from srsjax.runs.session import Session, open_session, state_target
+from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.training import optimizers
-from srsjax.training import session as sessions
-from srsjax.training.evaluation import batch_shape, check_lengths, longest_part, make_layout, scoring_batches
-from srsjax.training.session import Session, open_session, state_target
 from srsjax.training.setup import check_rows, training_batches, training_step
-from srsjax.training.sharding import batch_target, row_divisor
 
 SAMPLE = 4
 """Real batches whose arithmetic is counted."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from srsjax.distributed import is_first
-from srsjax.training.run_folder import RunFolder
+from srsjax.runs.run_folder import RunFolder
 
 
 class RunLog:

@@ -18,16 +18,17 @@ from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.metrics import report
-from srsjax.training.checkpoints import Checkpointer, better
+from srsjax.runs.checkpoints import Checkpointer, better
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.sharding import put_batch
+from srsjax.runs.state import TrainState
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 from srsjax.training.meter import Meter, Work
 from srsjax.training.profile import Profiler, profiled_steps
-from srsjax.training.run_folder import RunFolder
-from srsjax.training.sharding import put_batch
-from srsjax.training.step import StepMetrics, TrainState
+from srsjax.training.step import StepMetrics
 
 
 class Stopped(Exception):

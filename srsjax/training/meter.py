@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from srsjax.config import Model
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.hardware import chip, utilisation
 from srsjax.model.bert import BertConfig
 from srsjax.model.flops import TRAINING, forward_flops

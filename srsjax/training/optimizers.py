@@ -12,7 +12,7 @@ import optax
 
 from srsjax.config import Optimizer
 from srsjax.errors import InputError
-from srsjax.training.rules import match
+from srsjax.runs.rules import match
 
 # Decoupled weight decay is for matrices that multiply; shifts, scales and tables of positions and types are spared.
 DECAY = [

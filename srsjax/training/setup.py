@@ -13,26 +13,21 @@ from rich.console import Console
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
-from srsjax.data.assembly import Layout
-from srsjax.data.loader import Batches, train_batches
-from srsjax.data.shared import shared_store
-from srsjax.data.store import Store
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.batches.layout import BatchShape, Layout, check_lengths, longest_part, make_layout
+from srsjax.data.batches.loader import Batches, train_batches
+from srsjax.data.preparing.shared import shared_store
+from srsjax.data.store.arrays import Store
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
 from srsjax.model import ctr, hf
-from srsjax.training import losses, optimizers
-from srsjax.training.evaluation import (
-    BatchShape,
-    batch_shape,
-    check_lengths,
-    longest_part,
-    make_layout,
-    predict_split,
-)
-from srsjax.training.priors import prior_logits
-from srsjax.training.session import Session, initial_state, open_session, state_target
-from srsjax.training.sharding import batch_target, put_same, row_divisor, row_share
-from srsjax.training.step import TrainState, jit_train_step, make_train_step
+from srsjax.objectives import losses
+from srsjax.objectives.priors import prior_logits
+from srsjax.runs.evaluation import batch_shape, predict_split
+from srsjax.runs.session import Session, initial_state, open_session, state_target
+from srsjax.runs.sharding import batch_target, put_same, row_divisor, row_share
+from srsjax.runs.state import TrainState
+from srsjax.training import optimizers
+from srsjax.training.step import jit_train_step, make_train_step
 
 CENTRED_ON = 512
 """Impressions of the sample in `centred`."""

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from srsjax.config import History, Text, TrainConfig
+from srsjax.data.batches.layout import BatchShape
 from srsjax.distributed import devices_in_use
 from srsjax.metrics import report
-from srsjax.training import losses
-from srsjax.training.evaluation import BatchShape
-from srsjax.training.run_folder import RunFolder
-from srsjax.training.session import Session
+from srsjax.objectives import losses
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.session import Session
 
 MUCH_PADDING = 0.05
 """Share of padding that is worth a word."""

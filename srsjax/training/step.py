@@ -1,8 +1,7 @@
-"""The jitted training and prediction steps, and the state they carry."""
+"""The jitted training step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,24 +12,10 @@ from jax.sharding import PartitionSpec as P
 
 from srsjax.compilation import compiler_options
 from srsjax.config import Task
-from srsjax.data.batch import PackedBatch
-from srsjax.training import losses
-from srsjax.training.sharding import ROWS
-
-Parameters = dict[str, jax.Array]
-Forward = Callable[..., jax.Array]
-"""forward(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
-
-
-class TrainState(NamedTuple):
-    """Everything a step changes; all of it is in a checkpoint, and with the seed it determines the rest of the run."""
-
-    step: jax.Array
-    """int32 scalar, optimizer steps done."""
-    params: Parameters
-    """float32."""
-    opt: optax.OptState
-    """Optimizer state, float32."""
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.objectives import losses
+from srsjax.runs.sharding import ROWS
+from srsjax.runs.state import Forward, TrainState
 
 
 class StepMetrics(NamedTuple):
@@ -90,19 +75,5 @@ def jit_train_step(train_step, mesh: jax.sharding.Mesh, shardings: TrainState):
         in_shardings=(shardings, NamedSharding(mesh, P(None, ROWS))),
         out_shardings=(shardings, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(mesh),
-    )
-
-
-def jit_predict_step(forward: Forward, mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding]):
-    """(params, batch [R, ...]) -> logits [R, C, T] float32, whole on every device so that any host can read them."""
-
-    def predict_step(params, batch):
-        return forward(params, batch)
-
-    return jax.jit(
-        predict_step,
-        in_shardings=(parameters, NamedSharding(mesh, P(ROWS))),
-        out_shardings=NamedSharding(mesh, P()),
         compiler_options=compiler_options(mesh),
     )

@@ -20,9 +20,9 @@ import numpy as np
 from bench_examples import load_config
 from bench_runs import command, read_lines, run_missing
 
-from srsjax.data.prepare import prepare
-from srsjax.data.tokenizer import load_tokenizer
-from srsjax.training.evaluation import make_layout
+from srsjax.data.batches.layout import make_layout
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.training.setup import training_batches
 
 PARTS = 5

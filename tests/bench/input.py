@@ -18,9 +18,9 @@ import numpy as np
 from bench_examples import load_config
 
 from srsjax.config import TrainConfig
-from srsjax.data.prepare import prepare
-from srsjax.data.tokenizer import load_tokenizer
-from srsjax.training.evaluation import make_layout
+from srsjax.data.batches.layout import make_layout
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.training.setup import training_batches
 
 

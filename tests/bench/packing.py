@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from packing_data import DATA_SETS, Lengths, read
 
-from srsjax.data.packing import choose_candidates, plan_rows
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.batches.packing import choose_candidates, plan_rows
+from srsjax.data.store.tokenizer import load_tokenizer
 
 PREFIX, BETWEEN, SUFFIX = 1, 1, 1
 """Special tokens of BERT: [CLS] before, [SEP] between context and candidate, [SEP] behind."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from srsjax.data.tokenizer import TextEncoder
+from srsjax.data.store.tokenizer import TextEncoder
 
 
 @dataclass(frozen=True)

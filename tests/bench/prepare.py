@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from bench_examples import load_config
 
 from srsjax.config import Catalogue, Shop, Table
-from srsjax.data.prepare import peak_memory, prepare
+from srsjax.data.preparing.prepare import peak_memory, prepare
 from srsjax.data.shop import write_shop
 
 FILES = 16

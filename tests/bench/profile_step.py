@@ -23,7 +23,7 @@ from speed_inputs import save_bert_base
 from speed_srsjax import Step
 
 from srsjax.allocator import keep_freed_memory
-from srsjax.training.sharding import put_batch
+from srsjax.runs.sharding import put_batch
 
 KINDS = {
     "products with weights": r" = \w+\[\d+,\d+\]\S* dot\(",

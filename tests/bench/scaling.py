@@ -76,8 +76,8 @@ def work(arguments: argparse.Namespace) -> None:
 
     from srsjax.cli import read_config
     from srsjax.compilation import enable_cache
+    from srsjax.runs.sharding import put_batch
     from srsjax.training.setup import set_up
-    from srsjax.training.sharding import put_batch
 
     enable_cache()
     config = read_config("ctr")

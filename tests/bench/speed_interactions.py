@@ -11,15 +11,15 @@ from speed_inputs import CANDIDATE, CANDIDATES, HISTORY
 from speed_srsjax import Training, matmul_peak
 
 from srsjax import config
-from srsjax.data.assembly import Layout
-from srsjax.data.loader import eval_batches, train_batches
-from srsjax.data.ragged import Ragged
-from srsjax.data.store import Items, Split
-from srsjax.data.tokenizer import PairTemplate
+from srsjax.data.batches.layout import BatchShape, Layout
+from srsjax.data.batches.loader import eval_batches, train_batches
+from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.ragged import Ragged
+from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.inference.item_store import build_item_store
 from srsjax.model import ctr, flops
-from srsjax.training.evaluation import BatchShape, predict_split
-from srsjax.training.session import open_session
+from srsjax.runs.evaluation import predict_split
+from srsjax.runs.session import open_session
 
 TEMPLATE = PairTemplate(prefix=(101,), between=(102,), suffix=(102,), candidate_type=1, separator=102)
 ROWS = {"cross": (80, 220, 1, 4), "shared": (4, 600, CANDIDATES, 1)}

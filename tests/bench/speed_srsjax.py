@@ -16,18 +16,19 @@ from speed_inputs import GATE_ROWS, full_rows, training_subset
 
 from srsjax import config
 from srsjax.bench import matmul_rate
-from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import Batches, train_batches
-from srsjax.data.prepare import prepare
-from srsjax.data.store import Store
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.layout import longest_part, make_layout
+from srsjax.data.batches.loader import Batches, train_batches
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.arrays import Store
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.model import ctr, hf
-from srsjax.training import losses, optimizers
-from srsjax.training.evaluation import longest_part, make_layout
+from srsjax.objectives import losses
+from srsjax.runs.session import initial_state, open_session
+from srsjax.runs.sharding import put_batch
+from srsjax.training import optimizers
 from srsjax.training.meter import IN_FLIGHT
-from srsjax.training.session import initial_state, open_session
 from srsjax.training.setup import training_step
-from srsjax.training.sharding import put_batch
 
 
 class Training:

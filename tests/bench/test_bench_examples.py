@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from bench_examples import load_config, read_examples
 
-from srsjax.data.prepare import prepare
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize("name", ["upworthy", "reviews", "esci", "product_matching"])

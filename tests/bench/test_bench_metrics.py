@@ -7,7 +7,7 @@ import pytest
 from bench_examples import load_config, read_examples
 from bench_metrics import metrics
 
-from srsjax.data.prepare import prepare
+from srsjax.data.preparing.prepare import prepare
 from srsjax.metrics.report import evaluate_split
 
 

@@ -17,7 +17,7 @@ from srsjax.config import (
     Tokenizer,
     TrainConfig,
 )
-from srsjax.data.store import SPLITS, Store
+from srsjax.data.store.arrays import SPLITS, Store
 
 WORDS = ["red", "blue", "coat", "hat", "wool", "silk", "大衣", "帽子"]
 

@@ -23,10 +23,10 @@ from srsjax.config import (
     TrainConfig,
     Vector,
 )
-from srsjax.data.encode import load_encoder
-from srsjax.data.features import history_items, read_history, tokenize
-from srsjax.data.prepare import labelled_store, prepare
-from srsjax.data.ragged import Ragged
+from srsjax.data.preparing.convert import history_items, read_history, tokenize
+from srsjax.data.preparing.encode import load_encoder
+from srsjax.data.preparing.prepare import labelled_store, prepare
+from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 
 ITEMS = {

@@ -31,9 +31,10 @@ from srsjax.config import (
     TrainConfig,
     Vector,
 )
-from srsjax.data import manifest, tables
-from srsjax.data.engine import in_order
-from srsjax.data.prepare import prepare
+from srsjax.data.preparing.engine import in_order
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.reading import tables
+from srsjax.data.store import manifest
 from srsjax.errors import InputError
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srsjax import config
-from srsjax.data.assembly import Layout
-from srsjax.data.batch import PackedBatch
-from srsjax.data.loader import STEPS_AT_ONCE, eval_batches, train_batches
-from srsjax.data.ragged import Ragged
-from srsjax.data.store import Items, Split, open_store
-from srsjax.data.tokenizer import PairTemplate
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.layout import Layout
+from srsjax.data.batches.loader import STEPS_AT_ONCE, eval_batches, train_batches
+from srsjax.data.store.arrays import Items, Split, open_store
+from srsjax.data.store.ragged import Ragged
+from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.errors import InputError
 
 BERT = PairTemplate(prefix=(101,), between=(102,), suffix=(102,), candidate_type=1, separator=102)

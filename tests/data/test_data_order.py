@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srsjax.data import hashing, order
+from srsjax.data.preparing import order
+from srsjax.data.reading import hashing
 
 BLOCKS = (3, 7, 1000)
 

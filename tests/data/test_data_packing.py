@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srsjax.data.packing import RowStream, choose_candidates, plan_rows
+from srsjax.data.batches.packing import RowStream, choose_candidates, plan_rows
 
 
 @dataclass(frozen=True)

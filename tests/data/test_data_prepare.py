@@ -26,8 +26,8 @@ from srsjax.config import (
     Text,
     Tokenizer,
 )
-from srsjax.data.prepare import prepare
-from srsjax.data.store import SPLITS
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.arrays import SPLITS
 
 # ---------------------------------------------------------------------------------------------- forms of logs
 

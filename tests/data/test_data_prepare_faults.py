@@ -25,9 +25,9 @@ from srsjax.config import (
     Table,
     Text,
 )
-from srsjax.data.folders import building
-from srsjax.data.prepare import prepare
-from srsjax.data.store import SPLITS
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.arrays import SPLITS
+from srsjax.data.store.folders import building
 from srsjax.errors import InputError
 
 # ---------------------------------------------------------------------------------------------- bad input
@@ -118,7 +118,7 @@ def test_a_context_that_is_bad_for_all_its_candidates_is_set_aside_once(tmp_path
 
 MEASURED = """
 from srsjax.config import *
-from srsjax.data.prepare import prepare
+from srsjax.data.preparing.prepare import prepare
 prepare(
     TrainConfig(
         schema=Schema(candidate=(Text("title", max_tokens=8), Numeric("price", missing="median"))),
@@ -165,7 +165,8 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from srsjax.data import prepare, writer
+from srsjax.data.preparing import prepare
+from srsjax.data.store import writer
 append = writer.StoreWriter.append
 def die(self, *args):
     append(self, *args)
@@ -209,5 +210,7 @@ def test_a_failed_block_leaves_nothing(tmp_path):
 
 
 def test_preparing_imports_no_jax():
-    code = "import sys, srsjax.data.prepare; print(sorted({'jax', 'torch', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import srsjax.data.preparing.prepare, sys; print(sorted({'jax', 'torch', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

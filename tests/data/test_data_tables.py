@@ -17,7 +17,7 @@ import pytest
 from child_memory import needs_status, peak_memory
 
 from srsjax.config import Table
-from srsjax.data import tables
+from srsjax.data.reading import tables
 from srsjax.errors import InputError
 
 ROWS = [
@@ -246,7 +246,7 @@ def test_files_of_a_table_have_the_same_columns(tmp_path):
 LEFT = """
 import sys
 from srsjax.config import Table
-from srsjax.data import tables
+from srsjax.data.reading import tables
 rows = tables.read(Table(sys.argv[1], encoding=sys.argv[2]))
 next(rows)
 sys.exit(3)
@@ -290,7 +290,7 @@ def test_a_copy_without_room_says_where_it_should_have_gone(tmp_path, monkeypatc
 MEASURED = """
 import sys
 from srsjax.config import Table
-from srsjax.data import tables
+from srsjax.data.reading import tables
 tables.BLOCK_BYTES = 1 << 16
 assert sum(len(chunk) for chunk in tables.read(Table(sys.argv[1]), batch_rows=500)) == int(sys.argv[2])
 """

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer, processors
 
-from srsjax.data.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
+from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from srsjax.errors import InputError
 
 CORPUS = [
@@ -161,7 +161,7 @@ def test_cased_vocabulary_follows_the_settings(tmp_path):
 # The hash maps of the trainer are seeded anew in each process, so only other processes can show a dependence.
 TRAIN = """
 import random, sys
-from srsjax.data.tokenizer import train_tokenizer
+from srsjax.data.store.tokenizer import train_tokenizer
 rng = random.Random(1)
 words = ["".join(rng.choices("abcdefgh红色亚麻", k=rng.randint(1, 6))) for _ in range(300)]
 texts = [" ".join(rng.choices(words, k=5)) for _ in range(400)]
@@ -230,7 +230,10 @@ def test_a_tokenizer_without_special_tokens_around_pairs_is_refused(trained, tmp
 
 
 def test_loading_a_saved_tokenizer_imports_no_transformers(trained):
-    code = "import sys, srsjax.data.tokenizer as t; t.load_tokenizer(sys.argv[1]); print('transformers' in sys.modules)"
+    code = (
+        "import sys, srsjax.data.store.tokenizer as t; t.load_tokenizer(sys.argv[1]); "
+        "print('transformers' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code, str(trained)], capture_output=True, text=True)
     assert run.stdout.strip() == "False", run.stderr
 

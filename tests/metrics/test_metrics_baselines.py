@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from srsjax.data.ragged import Ragged
-from srsjax.data.store import Split
+from srsjax.data.store.arrays import Split
+from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.metrics.baselines import gap_closed, popularity_scores, prior_strength
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from metrics_cases import rows
 from rich.console import Console
 
-from srsjax.data.ragged import Ragged
-from srsjax.data.store import Split
+from srsjax.data.store.arrays import Split
+from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.metrics.calibration import logit, sigmoid

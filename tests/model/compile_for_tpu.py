@@ -22,13 +22,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srsjax.config import Mesh, Model, Task
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.model import ctr
 from srsjax.model.attention import Attend, attend
 from srsjax.model.attention_tpu import Splash
 from srsjax.model.bert import BertConfig
-from srsjax.training.sharding import make_mesh, parameter_shardings, state_shardings
-from srsjax.training.step import TrainState, jit_train_step, make_train_step
+from srsjax.runs.sharding import make_mesh, parameter_shardings, state_shardings
+from srsjax.runs.state import TrainState
+from srsjax.training.step import jit_train_step, make_train_step
 
 
 def main() -> None:

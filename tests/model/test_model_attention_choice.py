@@ -18,7 +18,7 @@ from srsjax.model.attention_choice import Job, available, choose, packed_ids, re
 from srsjax.model.attention_gpu import Cudnn
 from srsjax.model.attention_tpu import Splash
 from srsjax.model.attention_windows import Windows
-from srsjax.training.sharding import make_mesh
+from srsjax.runs.sharding import make_mesh
 
 
 @functools.cache

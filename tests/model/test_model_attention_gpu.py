@@ -13,7 +13,7 @@ from srsjax.config import Mesh
 from srsjax.model.attention import Visibility
 from srsjax.model.attention_choice import packed_ids
 from srsjax.model.attention_gpu import Cudnn
-from srsjax.training.sharding import make_mesh
+from srsjax.runs.sharding import make_mesh
 
 ROWS, TOKENS, HEADS = 8, 64, 4
 

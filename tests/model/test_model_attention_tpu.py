@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from srsjax.config import Mesh, Model
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.model import ctr
 from srsjax.model.attention import Visibility, attend, reference
 from srsjax.model.attention_choice import packed_ids
 from srsjax.model.attention_tpu import Splash
 from srsjax.model.bert import BertConfig
-from srsjax.training.sharding import make_mesh
+from srsjax.runs.sharding import make_mesh
 
 
 @functools.cache

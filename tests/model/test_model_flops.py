@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from srsjax import config
-from srsjax.data.assembly import Layout
-from srsjax.data.loader import eval_batches
-from srsjax.data.ragged import Ragged
-from srsjax.data.store import Items, Split
-from srsjax.data.tokenizer import PairTemplate
+from srsjax.data.batches.layout import Layout
+from srsjax.data.batches.loader import eval_batches
+from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.ragged import Ragged
+from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.model import ctr, flops
 from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import BertConfig

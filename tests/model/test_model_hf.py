@@ -95,7 +95,7 @@ def test_transformers_loads_what_is_saved(tmp_path, family):
 
 def pair_logits(bert: BertConfig, params, tokens: np.ndarray) -> np.ndarray:
     """[1, T] logits of one unpadded pair."""
-    from srsjax.data.batch import PackedBatch
+    from srsjax.data.batches.batch import PackedBatch
 
     zeros, slot = np.zeros_like(tokens), np.zeros((1, 1), np.int32)
     labels = np.zeros((1, 1, 3), np.float32)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srsjax import config
-from srsjax.data.assembly import Layout
-from srsjax.data.contexts import join_equal_contexts
-from srsjax.data.loader import eval_batches
-from srsjax.data.ragged import Ragged
-from srsjax.data.store import Items, Split
-from srsjax.data.tokenizer import PairTemplate
+from srsjax.data.batches.contexts import join_equal_contexts
+from srsjax.data.batches.layout import Layout
+from srsjax.data.batches.loader import eval_batches
+from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.ragged import Ragged
+from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.errors import InputError
 from srsjax.model import ctr
 from srsjax.model.attention import layer_visibility

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from srsjax import config
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from srsjax import config
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.model import ctr, hf
 from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import Bert

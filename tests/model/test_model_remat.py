@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from srsjax import config
-from srsjax.data.batch import PackedBatch
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.model import ctr
 from srsjax.model.attention_choice import packed_ids
 from srsjax.model.bert import BertConfig

@@ -14,12 +14,14 @@ from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import Checkpoints, Evaluate, Mesh, TrainConfig
-from srsjax.training.evaluation import BatchShape, predict_split
+from srsjax.data.batches.layout import BatchShape
+from srsjax.runs.evaluation import predict_split
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.sharding import make_mesh
+from srsjax.runs.state import TrainState
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
-from srsjax.training.run_folder import RunFolder
-from srsjax.training.sharding import make_mesh
-from srsjax.training.step import StepMetrics, TrainState
+from srsjax.training.step import StepMetrics
 
 
 @pytest.fixture

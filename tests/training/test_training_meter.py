@@ -12,17 +12,17 @@ from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
+from srsjax.runs.run_folder import RunFolder
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
 from srsjax.training.meter import Meter, known_work
-from srsjax.training.run_folder import RunFolder
 from srsjax.training.step import StepMetrics
 
 CHIPS = SimpleNamespace(devices=np.array([[SimpleNamespace(device_kind="TPU v5 lite")] * 4]), size=4)
 
 
 def by_hand(batch) -> tuple[float, int]:
-    """FLOPs of a training step of tests/training/conftest.py's model in `cross`, pair by pair, and its tokens."""
+    """FLOPs of a training step of tests/small_problem.py's model in `cross`, pair by pair, and its tokens."""
     width, wide, total, tokens = 64, 128, 0, 0
     for row in batch.segment.reshape(-1, batch.segment.shape[-1]):
         for pair in set(row.tolist()) - {0}:

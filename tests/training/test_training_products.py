@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from srsjax.config import Mesh, Model
-from srsjax.training.sharding import put_batch
+from srsjax.runs.sharding import put_batch
 
 CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 pytestmark = pytest.mark.skipif(

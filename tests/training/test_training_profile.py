@@ -13,10 +13,10 @@ from rich.console import Console
 from srsjax.compilation import Compilations
 from srsjax.config import Checkpoints, Profile, TrainConfig
 from srsjax.errors import InputError
+from srsjax.runs.run_folder import RunFolder
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
 from srsjax.training.profile import profiled_steps
-from srsjax.training.run_folder import RunFolder
 
 
 def test_first_and_last_step_are_included():

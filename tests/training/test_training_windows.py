@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from srsjax.config import Batch, Data, Mesh, Model, Schema, Split, Table, Task, Text, Tokenizer, TrainConfig
-from srsjax.data.loader import eval_batches
-from srsjax.data.prepare import prepare
-from srsjax.data.tokenizer import load_tokenizer
+from srsjax.data.batches.layout import check_lengths, longest_part, make_layout
+from srsjax.data.batches.loader import eval_batches
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.model import ctr
 from srsjax.model.attention import Visibility
 from srsjax.model.attention_windows import Windows
-from srsjax.training.evaluation import check_lengths, longest_part, make_layout
-from srsjax.training.session import open_session
-from srsjax.training.sharding import put_batch
+from srsjax.runs.session import open_session
+from srsjax.runs.sharding import put_batch
 
 WORDS = ["red", "blue", "coat", "hat", "wool", "silk"]
 MODEL = Model(hidden_size=32, num_layers=3, num_heads=2, intermediate_size=64, max_positions=64)

@@ -1,0 +1,1 @@
+"""The token store to packed batches: layout, packing plan, assembly and loader."""

@@ -1,0 +1,118 @@
+"""How the texts of a run become sequences, and the budgets that bound their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from srsjax.config import Feature, History, Text, TrainConfig
+from srsjax.errors import InputError
+
+if TYPE_CHECKING:
+    from srsjax.data.store.tokenizer import PairTemplate, TextEncoder
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How texts become sequences; fixed for a run."""
+
+    template: PairTemplate
+    """Special tokens, from the `TextEncoder`."""
+    pad_id: int
+    has_context: bool
+    """Whether the schema has context text. Without it a pair is a single sequence, prefix + candidate + suffix, all of
+    token type 0; the prefix is its context token."""
+    candidate_start: int | None = None
+    """Position at which every candidate starts, behind one context for all candidates of an impression in a row. None:
+    each candidate has its own copy of the context, and its positions run on (`cross`)."""
+
+    @property
+    def shares_context(self) -> bool:
+        """Whether candidates of an impression share one context in a row."""
+        return self.candidate_start is not None
+
+    @property
+    def between(self) -> tuple[int, ...]:
+        """Special tokens between the context's text and the candidate's; none in a single sequence."""
+        return self.template.between if self.has_context else ()
+
+    @property
+    def special_tokens(self) -> int:
+        """Special tokens of a pair."""
+        return len(self.template.prefix) + len(self.between) + len(self.template.suffix)
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What the assembly of batches needs besides the data: fixed for a run."""
+
+    layout: Layout
+    tokens: int
+    """Token slots L."""
+    candidates: int
+    """Candidate slots C."""
+    eval_rows: int
+    """Rows R of an evaluation batch."""
+
+
+def make_layout(config: TrainConfig, text: TextEncoder) -> Layout:
+    """How the texts of a run become sequences.
+
+    Raises InputError for an interaction other than `cross` where the schema has no context text: there is nothing to
+    share then.
+    """
+    has_context, interaction = any(map(is_text, config.schema.context)), config.model.interaction
+    start = None
+    if interaction != "cross":
+        if not has_context:
+            raise InputError(f"model.interaction: found {interaction!r}, but schema.context has no text; use 'cross'")
+        start = config.model.candidate_start
+        if start < 0:
+            start = most_tokens(config.schema.context) + len(text.template.prefix) + len(text.template.between)
+    return Layout(text.template, text.pad_id, has_context, start)
+
+
+def is_text(feature: Feature) -> bool:
+    """Whether a feature becomes tokens."""
+    return isinstance(feature, Text | History)
+
+
+def most_tokens(features: Sequence[Feature]) -> int:
+    """Most tokens of one side of a pair by its budgets, separators between fields included."""
+    budgets = [feature.max_tokens for feature in features if is_text(feature)]
+    return sum(budgets) + max(len(budgets) - 1, 0)
+
+
+def longest_part(config: TrainConfig, layout: Layout) -> int:
+    """Most tokens of a part of a row that sees itself alone in some layer, by the budgets; 0 where there is none."""
+    context, candidate = most_tokens(config.schema.context), most_tokens(config.schema.candidate)
+    match config.model.interaction:
+        case "cross":
+            return context + candidate + layout.special_tokens
+        case "shared":
+            return 0
+        case _:
+            context += len(layout.template.prefix) + len(layout.between)
+            return max(context, candidate + len(layout.template.suffix))
+
+
+def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:
+    """Raises InputError where the schema's budgets allow a pair longer than a row, or than the encoder's positions.
+
+    `longest` is the number of positions. Checked by the budgets and not by the data at hand, so that a finished run can
+    score whatever comes.
+    """
+    context, candidate = most_tokens(config.schema.context), most_tokens(config.schema.candidate)
+    most = context + candidate + layout.special_tokens
+    if most > config.batch.tokens:
+        raise InputError(
+            f"batch.tokens: found {config.batch.tokens}, but the budgets of the schema allow pairs of {most} tokens "
+            f"(special ones included); raise it, or lower max_tokens of Text and History features"
+        )
+    last = max(most, (layout.candidate_start or 0) + candidate + len(layout.template.suffix))
+    if last > longest:
+        raise InputError(
+            f"schema: the budgets allow pairs of {last} tokens (special ones included), but the encoder has {longest} "
+            f"positions; lower max_tokens of Text and History features"
+        )

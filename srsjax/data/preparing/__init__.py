@@ -1,0 +1,1 @@
+"""Checked columns to the token store: joined, cleaned, split, fitted and encoded."""

@@ -1,0 +1,183 @@
+"""Catalogues: tables of items, users or queries, read whole and joined to log rows by key.
+
+A catalogue is held in memory (the log never is): its columns as Arrow arrays and its keys as sorted 64-bit hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from srsjax import config
+from srsjax.config import History, columns
+from srsjax.data.preparing.sources import Column, Sources
+from srsjax.data.reading import cells, hashing, tables
+from srsjax.errors import InputError
+
+SetAside = Callable[[cells.Problem], None]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """V rows with unique keys."""
+
+    spec: config.Catalogue
+    hashes: np.ndarray
+    """[V] uint64, hashes of the keys, sorted."""
+    order: np.ndarray
+    """[V] int64, row of each hash."""
+    values: dict[Column, pa.Array]
+    """Columns of V values each, null where missing."""
+
+    @classmethod
+    def of_values(cls, spec: config.Catalogue, values: dict[Column, pa.Array]) -> Catalogue:
+        """Rows without keys: they are known by their number only."""
+        return cls(spec, np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """Rows of these key hashes, [n] int64; -1 where the key is not here."""
+        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        return np.where(self.hashes[place] == hashes, self.order[place], -1)
+
+    def missing(self, column: Column) -> np.ndarray:
+        """[V + 1] bool, where a column has no value; the last is true, for a row that is not here (number -1)."""
+        return np.append(np.asarray(self.values[column].is_null()), True)
+
+
+def read_catalogues(sources: Sources, set_aside: SetAside, splitting: bool = True) -> dict[str, Catalogue]:
+    """Reads every catalogue that the schema uses or, with `splitting`, that decides the split.
+
+    `set_aside` takes the bad rows under `on_bad_row="skip"`.
+
+    Raises InputError for a key that is missing or stands there twice, and for a value that cannot be read.
+    """
+    used = set(sources.joined(splitting))
+    used |= {feature.catalogue for feature in sources.features if isinstance(feature, History)}
+    places: dict[str, list[tables.Chunk]] = {}
+    found = {name: _read(sources, name, splitting, places.setdefault(name, []), set_aside) for name in used}
+    for column in {sources.column(feature) for feature in sources.features if isinstance(feature, History)}:
+        if column.table:
+            _resolve_history(column, found, places[column.table])
+    return found
+
+
+def key_hashes(chunk: tables.Chunk, names: tuple[str, ...], problems: cells.Problems) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of a key of one or several columns, [n] uint64, and where a part of it is missing, [n] bool."""
+    parts = [cells.texts(chunk, name, problems) for name in names]
+    missing = np.any([np.asarray(part.is_null()) for part in parts], axis=0)
+    return hashing.combine([hashing.hash_texts(part) for part in parts]), missing
+
+
+def read_values(chunk: tables.Chunk, column: Column, problems: cells.Problems) -> pa.Array:
+    """A column as its kind says: text, list of texts, float64 or fixed-size list of float32; null where missing."""
+    match column.kind:
+        case "text":
+            return cells.texts(chunk, column.name, problems).cast(pa.large_string())
+        case "texts":
+            return cells.text_lists(chunk, column.name, problems).cast(pa.large_list(pa.large_string()))
+        case "number":
+            numbers, missing = cells.numbers(chunk, column.name, problems)
+            return pa.array(numbers, mask=missing)
+        case _:
+            vectors, missing = cells.vectors(chunk, column.name, column.size, problems)
+            flat = pa.array(vectors.reshape(-1))
+            return pa.FixedSizeListArray.from_arrays(flat, column.size, mask=pa.array(missing))
+
+
+def find_items(lists: pa.Array, catalogue: Catalogue) -> tuple[pa.Array, np.ndarray]:
+    """History lists of keys as lists of catalogue rows, keys that are not there left out; and how many each list lost.
+
+    Returns ([n] large_list<int64>, [n] int64).
+    """
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
+    rows = catalogue.find(hashing.combine([hashing.hash_texts(pc.list_flatten(lists))]))
+    known = np.concatenate([[0], np.cumsum(rows >= 0)])
+    ends = np.cumsum(lengths)
+    offsets = np.append(known[ends - lengths], known[-1])
+    return pa.LargeListArray.from_arrays(offsets, rows[rows >= 0]), lengths - np.diff(offsets)
+
+
+def missing_advice(feature: config.Feature) -> str:
+    """What was expected where a value is missing, and what to do."""
+    policy = "median" if isinstance(feature, config.Numeric) else "constant"
+    return f'a value; clean it or set {type(feature).__name__}("{feature.name}", missing="{policy}")'
+
+
+def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chunk], set_aside: SetAside) -> Catalogue:
+    spec = sources.catalogues[name]
+    key, wanted = columns(spec.key), sources.catalogue_columns(name, splitting)
+    strict = [f for f in sources.features if getattr(f, "missing", "") == "error" and sources.column(f).table == name]
+    hashes: list[np.ndarray] = []
+    parts: dict[Column, list[pa.Array]] = {column: [] for column in wanted}
+    for chunk in tables.read(spec, [*dict.fromkeys([*key, *(column.name for column in wanted)])]):
+        problems = cells.Problems(sources.data.on_bad_row)
+        hashed, missing = key_hashes(chunk, key, problems)
+        problems.report(chunk, missing, key[0], "a key; every row of a catalogue needs one")
+        values = {column: read_values(chunk, column, problems) for column in wanted}
+        for feature in strict:
+            column = sources.column(feature)
+            problems.report(chunk, np.asarray(values[column].is_null()), column.name, missing_advice(feature))
+        good = np.flatnonzero(~problems.mask(chunk))
+        for problem in problems.by_row.values():
+            set_aside(problem)
+        hashes.append(hashed[good])
+        for column, array in values.items():
+            parts[column].append(array if len(good) == len(chunk) else array.take(pa.array(good)))
+        places.append(_place(chunk, good))
+    hashed = np.concatenate(hashes)
+    if not len(hashed):
+        raise InputError(f"catalogue {name!r}: every row was set aside, expected at least one that can be read")
+    order = np.argsort(hashed, kind="stable")
+    _check_unique(spec, hashed[order], order, places)
+    return Catalogue(spec, hashed[order], order, {column: pa.concat_arrays(part) for column, part in parts.items()})
+
+
+def _check_unique(spec: config.Catalogue, hashes: np.ndarray, order: np.ndarray, places: list[tables.Chunk]) -> None:
+    twice = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if len(twice):
+        at = twice[np.argmin(order[twice + 1])]  # the first row of the file that repeats a key
+        first, second = _where(places, int(order[at])), _where(places, int(order[at + 1]))
+        raise InputError(
+            f"{second}: the same key ({', '.join(columns(spec.key))}) as {first}, expected unique keys; "
+            f"remove one of the rows or add a column to the key of catalogue {spec.name!r}"
+        )
+
+
+def _resolve_history(column: Column, catalogues: dict[str, Catalogue], places: list[tables.Chunk]) -> None:
+    """Turns the keys in a catalogue's history column into rows of the catalogue they name."""
+    items, owner = catalogues[column.items], catalogues[column.table]
+    rows, lost = find_items(owner.values[column], items)
+    if items.spec.unknown == "error" and lost.any():
+        raise InputError(
+            f"{_where(places, int(np.argmax(lost > 0)))}, column {column.name}: {history_advice(items.spec)}"
+        )
+    owner.values[column] = rows
+
+
+def history_advice(catalogue: config.Catalogue) -> str:
+    """What was expected of the keys in a history."""
+    return (
+        f'keys of catalogue {catalogue.name!r}; add them to {catalogue.files} or set unknown="drop" there '
+        "to leave such items out of histories"
+    )
+
+
+def _place(chunk: tables.Chunk, rows: np.ndarray) -> tables.Chunk:
+    """Where rows of a chunk come from, without their values."""
+    kept = chunk if len(rows) == len(chunk) else chunk.take(rows)
+    return replace(kept, batch=pa.RecordBatch.from_arrays([pa.nulls(len(rows))], ["nothing"]))
+
+
+def _where(places: list[tables.Chunk], row: int) -> str:
+    for place in places:
+        if row < len(place):
+            return place.where(row)
+        row -= len(place)
+    raise IndexError(row)

@@ -1,0 +1,328 @@
+"""Log rows to arrays: one function for training data, for new files and for Python values.
+
+An `Encoder` is made by `prepare`, or loaded from a store or run folder (`manifest.json` and `tokenizer/`) and the
+catalogue files of the config. It never fits anything: fills and vocabularies come from the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from srsjax import config
+from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig
+from srsjax.data.preparing import convert
+from srsjax.data.preparing.catalogue import Catalogue, read_catalogues
+from srsjax.data.preparing.clean import Cleaner
+from srsjax.data.preparing.convert import CodedText
+from srsjax.data.preparing.fit import Fitted
+from srsjax.data.preparing.sources import Column, Sources
+from srsjax.data.preparing.values import Value, chunk_of, require, stand_in
+from srsjax.data.reading.cells import Problems
+from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.ragged import Ragged, join
+from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer
+from srsjax.errors import InputError
+
+Coder = Callable[[Column], CodedText]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some log rows as arrays; impressions are whole and in the order of the rows."""
+
+    split: Split
+    """Its impressions; `split.item` holds rows of `items`."""
+    items: Items
+    """Candidate texts and shared features: the whole catalogue, or the distinct texts of these rows."""
+    keys: pa.RecordBatch | None = None
+    """The columns that go into a file of scores (`data.keys`), one row a candidate [M]; None while preparing."""
+    cut: Counter[str] = field(default_factory=Counter)
+    """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
+    items not read because there were too many, and `NAME item texts`, items cut to their budget."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the features read from one catalogue, encoded: V rows and one more, the last, for a missing key (-1)."""
+
+    texts: dict[str, CodedText] = field(default_factory=dict)
+    """Text features; codes [V + 1]."""
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """Categorical, numeric and vector features, [V + 1, ...]."""
+    lists: dict[str, pa.Array] = field(default_factory=dict)
+    """Histories as rows of the catalogue they name, [V + 1] large_list<int64>."""
+
+
+class Encoder:
+    """Turns log rows into arrays as a schema, a tokenizer, catalogues and fitted statistics say."""
+
+    def __init__(self, sources: Sources, catalogues: dict[str, Catalogue], text: TextEncoder, fitted: Fitted):
+        self.sources, self.catalogues, self.text, self.fitted = sources, catalogues, text, fitted
+        coded = self._coder(catalogues)
+        used = {sources.column(feature).table for feature in sources.features} - {""}
+        self.joined = {name: self._encode_catalogue(name, catalogues[name], coded) for name in used}
+        self.histories = {f.name: self._history_items(f, coded) for f in sources.features if isinstance(f, History)}
+        self.items = self.items_of(self.joined) if sources.home else None
+        """The store's items, where they are the rows of a catalogue."""
+
+    def encode_files(self, table: Table | None = None, labels: bool = True) -> Iterator[Encoded]:
+        """Streams the rows of `table` (default: the config's log) in input order, every row one candidate.
+
+        `split.example` counts 0, 1, ... over the input. An impression is a log row (exploded, where the config says
+        so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
+        `labels` label and weight columns need not exist; labels and weights are 0.
+        """
+        cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False)
+        for chunk, rows in cleaner.read(table or self.sources.data.log):
+            encoded = self.encode(rows)
+            keys = chunk.batch.select(list(self.sources.key_columns))
+            yield Encoded(encoded.split, encoded.items, keys, encoded.cut)
+
+    def encode_values(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
+        """One impression for each of `contexts`, with its own list of candidates; labels and weights are 0.
+
+        A value is a mapping of column names to values. The columns of a catalogue are given as such (`{"title": ...}`)
+        or looked up by the key (`{"item_id": 7}`), in one way for all values of a side. A plain string stands for the
+        text of a side whose only feature is a Text. Raises InputError where a column is missing or a key is unknown.
+        """
+        counts = np.fromiter((len(own) for own in candidates), np.int64, len(candidates))
+        context_of = np.repeat(np.arange(len(contexts)), counts)
+        context, context_joined = self._value_columns("context", contexts)
+        candidate, candidate_joined = self._value_columns("candidate", [value for own in candidates for value in own])
+        rows = {"example": pa.array(np.arange(len(context_of))), "impression": pa.array(context_of)} | candidate
+        rows |= {name: values.take(pa.array(context_of)) for name, values in context.items()}
+        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
+
+    def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
+        """What one side adds to clean rows, one row a value, and the catalogues that its values stand in for."""
+        features = getattr(self.sources.schema, side)
+        if not features:
+            return {}, {}
+        chunk = chunk_of(self.sources, side, values)
+        tables = {self.sources.column(feature).table for feature in features} - {""}
+        stand_ins = {name: stand_in(self.sources, name, chunk, self.catalogues) for name in tables}
+        stand_ins = {name: catalogue for name, catalogue in stand_ins.items() if catalogue is not None}
+        catalogues = self.catalogues | stand_ins
+        cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
+        problems, out, rows = Problems(), {}, {}
+        for name in tables:
+            rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
+        for feature in features:
+            if not self.sources.column(feature).table:
+                require(chunk, self.sources.column(feature).name)
+            cleaner.feature(chunk, feature, rows, problems, {}, out)
+        out |= {f"row:{name}": pa.array(row) for name, row in rows.items()}
+        coded = self._coder(catalogues)
+        return out, {name: self._encode_catalogue(name, stand_ins[name], coded) for name in stand_ins}
+
+    def _check_one_context(self, rows: pa.RecordBatch, heads: pa.RecordBatch, head_of: np.ndarray) -> None:
+        """Raises InputError where the rows of one impression differ in a context feature: it has one context."""
+        for feature in self.sources.schema.context:
+            table = self.sources.column(feature).table
+            column = f"row:{table}" if table else f"feature:{feature.name}"
+            if not rows[column].equals(heads[column].take(pa.array(head_of))):
+                raise InputError(
+                    f"data.group_by: rows of one impression differ in context feature {feature.name!r}, expected one "
+                    f"context an impression; add its column to data.group_by, or make it a candidate feature"
+                )
+
+    def encode(self, rows: pa.RecordBatch, joined: dict[str, Joined] | None = None) -> Encoded:
+        """Clean rows (`srsjax.data.preparing.clean`) of whole impressions, which stand together, as arrays. `joined`
+        stands in for catalogues where the rows bring their own."""
+        cut: Counter[str] = Counter()
+        schema, home = self.sources.schema, self.sources.home
+        own_items = joined and home in joined
+        joined = self.joined | (joined or {})
+        impression = rows["impression"].to_numpy()
+        starts = np.flatnonzero(np.diff(impression, prepend=-1))
+        heads = rows.take(pa.array(starts))
+        if len(starts) < len(impression):
+            self._check_one_context(rows, heads, np.cumsum(np.diff(impression, prepend=-1) != 0) - 1)
+        context = self._texts(schema.context, heads, joined, cut)
+        candidate = self._texts(schema.candidate, rows, joined, cut)
+        if home:
+            items = self.items_of(joined) if own_items else self.items
+            item = _rows(rows, home) % len(items.tokens)  # -1, a missing key, is the last row
+        else:
+            first, item = convert.distinct([text.codes for text in candidate], len(impression))
+            items = Items(self._join(candidate, first))
+        own = [f for f in schema.candidate if not home or self.sources.column(f).table != home]
+        split = Split(
+            context=self._join(context, np.arange(len(starts))),
+            candidates=np.append(starts, len(impression)),
+            item=item,
+            labels=self._per_task(rows, "label"),
+            weights=self._per_task(rows, "weight"),
+            example=rows["example"].to_numpy(),
+            user=heads["user"].to_numpy() if "user" in rows.schema.names else np.arange(len(starts)),
+            oracle=rows["oracle"].to_numpy() if "oracle" in rows.schema.names else None,
+            context_features=self._arrays(schema.context, heads, joined),
+            candidate_features=self._arrays(own, rows, joined),
+        )
+        return Encoded(split, items, None, cut)
+
+    def encode_splits(self, rows: pa.RecordBatch) -> list[tuple[int, Encoded]]:
+        """Clean rows of whole impressions by their column `split`, each with its number. Safe to call from several
+        threads; the result depends on nothing but the rows."""
+        split = rows["split"].to_numpy()
+        return [(each, self.encode(rows.filter(pa.array(split == each)))) for each in np.unique(split).tolist()]
+
+    # ------------------------------------------------------------------------------------------ catalogues
+
+    def _encode_catalogue(self, name: str, catalogue: Catalogue, coded: Coder) -> Joined:
+        """Everything the features read from a catalogue (or from values that stand in for it)."""
+        out = Joined()
+        for feature in self.sources.features:
+            column = self.sources.column(feature)
+            if column.table != name:
+                continue
+            if isinstance(feature, Text):
+                out.texts[feature.name] = self._with_fill(feature, coded(column), catalogue.missing(column))
+                continue
+            values = catalogue.values[column]
+            values = pa.concat_arrays([values, pa.nulls(1, values.type)])  # a row with a missing key
+            if isinstance(feature, History):
+                out.lists[feature.name] = values
+            else:
+                out.arrays[feature.name] = self._array(feature, values)
+        return out
+
+    def _with_fill(self, feature: Text, text: CodedText, missing: np.ndarray) -> CodedText:
+        """A catalogue's texts cut to the feature's budget; what fills a missing one, `missing` [V + 1], comes last."""
+        fill, _ = self.text.encode([self._fill(feature)], feature.max_tokens + 1)
+        tokens = text.tokens.append(fill)
+        codes = np.where(missing, len(tokens) - 1, np.append(text.codes, 0))
+        return CodedText(tokens.truncate(feature.max_tokens), codes, tokens.lengths > feature.max_tokens)
+
+    def _coder(self, catalogues: dict[str, Catalogue]) -> Coder:
+        """Tokenises each text column once for all that read it, to one token more than the largest of their budgets."""
+
+        @cache
+        def coded(column: Column) -> CodedText:
+            budgets = [f.max_tokens for f in self.sources.features if self.sources.column(f) == column]
+            for feature in self.sources.features:
+                if isinstance(feature, History) and column in _fields(feature):
+                    budgets.append(feature.item_tokens)
+            return convert.tokenize(self.text, catalogues[column.table].values[column], max(budgets) + 1)
+
+        return coded
+
+    def _history_items(self, feature: History, coded: Coder) -> convert.HistoryItems:
+        columns = [coded(column) for column in _fields(feature)]
+        tokens = [text.tokens.take(text.codes) for text in columns]
+        return convert.history_items(tokens, feature.item_tokens, self.text.template.separator)
+
+    def items_of(self, joined: dict[str, Joined]) -> Items:
+        """The store's items: the rows of the home catalogue, and one for a missing key if such rows are kept."""
+        home = self.sources.home
+        texts = [joined[home].texts[f.name] for f in self.sources.schema.candidate if f.name in joined[home].texts]
+        arrays = {f.name: joined[home].arrays.get(f.name) for f in self.sources.schema.candidate}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        rows = len(texts[0].codes) if texts else len(next(iter(arrays.values())))
+        rows -= self.sources.catalogues[home].unknown != "missing"
+        return Items(self._join(texts, np.arange(rows)), {name: array[:rows] for name, array in arrays.items()})
+
+    # ------------------------------------------------------------------------------------------ features of rows
+
+    def _texts(self, features, rows: pa.RecordBatch, joined: dict[str, Joined], cut: Counter) -> list[CodedText]:
+        """The texts of one side in schema order, histories among them."""
+        out = []
+        for feature in features:
+            table = self.sources.column(feature).table
+            if isinstance(feature, Text):
+                if table:
+                    text = joined[table].texts[feature.name]
+                    text = CodedText(text.tokens, text.codes[_rows(rows, table)], text.cut)
+                else:
+                    values = rows[f"feature:{feature.name}"].fill_null(self._fill(feature))
+                    text = convert.tokenize(self.text, values, feature.max_tokens)
+                cut[feature.name] += int(text.cut[text.codes].sum())
+                out.append(text)
+            elif isinstance(feature, History):
+                out.append(self._history(feature, rows, joined, cut))
+        return out
+
+    def _history(self, feature: History, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+        table = self.sources.column(feature).table
+        if table:
+            lists = joined[table].lists[feature.name]
+            lists = lists.take(pa.array(_rows(rows, table) % len(lists)))
+        else:
+            lists = rows[f"feature:{feature.name}"]
+        read = convert.read_history(feature, lists, self.histories[feature.name], self.text.template.separator)
+        cut[feature.name] += int(read.cut.sum())
+        cut[f"{feature.name} items"] += read.items_left
+        cut[f"{feature.name} item texts"] += read.items_cut
+        return CodedText(read.tokens, np.arange(len(lists)), read.cut)
+
+    def _join(self, texts: list[CodedText], rows: np.ndarray) -> Ragged:
+        """The texts of one side for some of its rows, a separator between those that are not empty."""
+        if not texts:
+            return Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(len(rows), np.int64))
+        return join([text.tokens.take(text.codes[rows]) for text in texts], self.text.template.separator)
+
+    def _arrays(self, features, rows: pa.RecordBatch, joined: dict[str, Joined]) -> dict[str, np.ndarray]:
+        """Categorical, numeric and vector features, [n, ...] by name."""
+        out = {}
+        for feature in features:
+            if not isinstance(feature, Text | History):
+                table = self.sources.column(feature).table
+                if table:
+                    out[feature.name] = joined[table].arrays[feature.name][_rows(rows, table)]
+                else:
+                    out[feature.name] = self._array(feature, rows[f"feature:{feature.name}"])
+        return out
+
+    def _array(self, feature: config.Feature, values: pa.Array) -> np.ndarray:
+        if isinstance(feature, Categorical):
+            vocabulary = self.fitted.vocabularies.get(feature.name, [])
+            return convert.categories(feature, values, self._fill(feature), vocabulary)
+        if isinstance(feature, Numeric):
+            return convert.numbers(feature, values, self._fill(feature))
+        return convert.vectors(feature, values, self._fill(feature))
+
+    def _fill(self, feature: config.Feature) -> str | float:
+        """What a missing value becomes. Where `drop` or `error` let none through, the config's `fill` never shows."""
+        return self.fitted.fills.get(feature.name, feature.fill)
+
+    def _per_task(self, rows: pa.RecordBatch, what: str) -> np.ndarray:
+        """Labels or weights, [M, T] float32; zeros where they were not read."""
+        names = [f"{what}:{task.name}" for task in self.sources.schema.tasks]
+        if names[0] not in rows.schema.names:
+            return np.zeros((rows.num_rows, len(names)), np.float32)
+        return np.stack([rows[name].to_numpy() for name in names], 1)
+
+
+def refuse(problem) -> None:
+    """For the callers that set no row aside."""
+    raise InputError(str(problem))
+
+
+def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
+    """The encoder of a store or run folder, which holds `manifest.json` and `tokenizer/`; reads the catalogue files.
+
+    Raises InputError where the folder is not whole or a catalogue cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists():
+        raise InputError(f"{folder}: no manifest.json, expected a store or a run folder")
+    fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
+    sources = Sources(train.schema, train.data)
+    catalogues = read_catalogues(sources, refuse, splitting=False)
+    return Encoder(sources, catalogues, load_tokenizer(folder / "tokenizer"), fitted)
+
+
+def _fields(feature: History) -> list[Column]:
+    return [Column(feature.catalogue, name, "text") for name in feature.fields]
+
+
+def _rows(rows: pa.RecordBatch, catalogue: str) -> np.ndarray:
+    return rows[f"row:{catalogue}"].to_numpy()

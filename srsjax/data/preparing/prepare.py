@@ -1,0 +1,262 @@
+"""Tables to a token store: `prepare(config)` is the only way from files to training data."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from srsjax.config import Schema, Split, Table, TrainConfig, columns
+from srsjax.data.preparing import fit, order
+from srsjax.data.preparing.catalogue import read_catalogues
+from srsjax.data.preparing.clean import Cleaner
+from srsjax.data.preparing.encode import Encoder, refuse
+from srsjax.data.preparing.engine import Engine, Local, open_engine
+from srsjax.data.preparing.sources import Sources, check_schema
+from srsjax.data.reading import tables
+from srsjax.data.reading.cells import Problem
+from srsjax.data.shop import write_shop
+from srsjax.data.store import manifest
+from srsjax.data.store.arrays import SPLITS, Store, open_store
+from srsjax.data.store.folders import building
+from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
+from srsjax.data.store.writer import StoreWriter
+from srsjax.errors import InputError
+
+
+def prepare(config: TrainConfig, log=print) -> Store:
+    """The store of this config: an existing one where nothing it depends on has changed, else a new one.
+
+    What it depends on: schema, data settings, tokenizer, the input files and the code's format version. `log` is told
+    which of the two happened and why. Raises InputError for wrong settings and for bad input.
+    """
+    if config.data.shop.folder:
+        write_shop(config.data.shop)
+    sources = check_schema(config)
+    tokenizer = _given_tokenizer(config)
+    described = manifest.describe_input(config, tokenizer)
+    folder = Path(config.data.store) / f"{_stem(config)}-{manifest.fingerprint(described)}"
+    if (folder / "manifest.json").exists():
+        log(f"{folder}: prepared before, and nothing it depends on has changed")
+        return open_store(folder)
+    log(f"{folder}: preparing, {_reason(folder, described)}")
+    began = time.monotonic()
+    with building(folder) as partial:
+        _build(config, sources, tokenizer, described, partial)
+    store = open_store(folder)
+    log(manifest.summary(store.manifest))
+    log(_rates(store.manifest, time.monotonic() - began))
+    return store
+
+
+def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
+    """A store of labelled files, for evaluation: all rows are its test split.
+
+    They are cleaned, joined and grouped as the encoder's config says, except that nothing is fitted and a bad row is an
+    error. Written into `folder`, which does not exist yet and is the caller's to remove.
+    """
+    folder = Path(folder)
+    data = replace(encoder.sources.data, log=table, split=Split(valid=0.0, test=1.0))
+    sources = Sources(encoder.sources.schema, data)
+    cleaner = Cleaner(sources, encoder.catalogues, refuse)
+    engine = Local(data.workers)
+    rows: Iterator[pa.RecordBatch] = map(cleaner.add, engine.clean(cleaner, table))
+    settled = None
+    if _must_wait(sources):
+        spill = order.Spill(folder / "scratch", rows)
+        settled = order.settle(spill, data.split.valid, data.split.test)
+        rows = order.in_impressions(spill, settled)
+    cut = _write_rows(folder, encoder, rows, engine)
+    return _finish(folder, _counts(cleaner, encoder.fitted, settled, cut), sources.schema)
+
+
+def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None, described: dict, folder: Path) -> None:
+    """Writes the store into an empty folder. `tokenizer` is None where one is to be trained."""
+    began = time.monotonic()
+    fitted, settled = fit.Fitted(), None
+    with _BadRows(folder / "bad_rows.jsonl") as bad_rows, open_engine(config.data, folder / "engine") as engine:
+        catalogues = read_catalogues(sources, bad_rows.add)
+        cleaner = Cleaner(sources, catalogues, bad_rows.add, on_bad_row=config.data.on_bad_row)
+        rows: Iterator[pa.RecordBatch] = map(cleaner.add, engine.clean(cleaner, config.data.log))
+        if _must_wait(sources) or fit.needs_fit(sources) or tokenizer is None:
+            spill = order.Spill(folder / "scratch", rows)
+            settled = order.settle(spill, config.data.split.valid, config.data.split.test)
+            _check_splits(config, cleaner, settled.counts)
+            if fit.needs_fit(sources):
+                fitted = fit.fit(sources, catalogues, order.training_rows(spill, settled), spill.folder)
+            if tokenizer is None:
+                texts = fit.training_texts(sources, catalogues, order.training_rows(spill, settled))
+                tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.lowercase)
+            rows = order.in_impressions(spill, settled)
+        cut = _write_rows(folder, Encoder(sources, catalogues, tokenizer, fitted), rows, engine)
+    tokenizer.save(folder / "tokenizer")
+    found = {
+        "fingerprint": manifest.fingerprint(described),
+        "input": described,
+        **_counts(cleaner, fitted, settled, cut),
+        "set_aside": bad_rows.count,
+        "tokenizer": {
+            "source": _tokenizer_source(config) or "trained on the training rows",
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "fitted": fitted.to_json(),
+    }
+    store = _finish(folder, found, sources.schema)
+    _check_splits(config, cleaner, [store.manifest["splits"][name]["candidates"] for name in SPLITS])
+    _write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
+
+
+def _must_wait(sources: Sources) -> bool:
+    """Whether where a row belongs is only known once all are read; else the log is streamed straight through."""
+    data = sources.data
+    return bool(columns(data.group_by) or columns(data.unique)) or data.split.by == "time"
+
+
+def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch], engine: Engine) -> Counter[str]:
+    """Encodes and writes clean rows of whole impressions; returns what was cut."""
+    writer = StoreWriter(folder, encoder.sources, encoder.items)
+    for encoded in engine.encode(encoder, order.by_impression(rows)):
+        for split, part in encoded:
+            writer.append(split, part)
+    writer.close()
+    return writer.cut
+
+
+def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
+    """What the manifest says of the rows."""
+    left_out = cleaner.left_out | Counter({"duplicate": settled.duplicates if settled else 0})
+    return {
+        "rows": {
+            "read": cleaner.rows_read,
+            "log_rows": cleaner.impressions_read,
+            "left_out": {reason: count for reason, count in left_out.items() if count},
+            "moved": settled.moved if settled else 0,
+        },
+        "missing": {
+            feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, fitted)}
+            for feature in cleaner.sources.features
+            if cleaner.missing[feature.name]
+        },
+        "unknown_history_items": {name: count for name, count in cleaner.lost_items.items() if count},
+        "cut": {name: count for name, count in cut.items() if count},
+    }
+
+
+def _finish(folder: Path, found: dict, schema: Schema) -> Store:
+    """Completes a written store with its manifest, and opens it."""
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    _write_json(folder / "manifest.json", found)
+    _write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
+    return open_store(folder)
+
+
+def _check_splits(config: TrainConfig, cleaner: Cleaner, counts: list[int]) -> None:
+    """Raises InputError for an empty split: train always, the others if they were asked for."""
+    split = config.data.split
+    asked = split.values if split.by == "column" else (True, split.valid, split.test)
+    for name, count, wanted in zip(SPLITS, counts, asked, strict=True):
+        if wanted and not count:
+            key = columns(split.column) or columns(config.data.group_by) or ("the whole row",)
+            got = ", ".join(f"{count} {each}" for each, count in zip(SPLITS, counts, strict=True))
+            why = "".join(f", {count} left out ({reason})" for reason, count in cleaner.left_out.items() if count)
+            advice = f"check data.split.values {split.values}" if split.by == "column" else "change data.split"
+            log = tables.expand(config.data.log.files)[0]
+            raise InputError(
+                f"{log}: the {name} split is empty; of {cleaner.rows_read} rows {got}"
+                f"{why}, by {split.by} of {', '.join(key)}; {advice} or use more rows"
+            )
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+
+
+def _tokenizer_source(config: TrainConfig) -> str:
+    return config.tokenizer.source or config.model.pretrained
+
+
+def _given_tokenizer(config: TrainConfig) -> TextEncoder | None:
+    """The tokenizer the config names; None where one is to be trained."""
+    source = _tokenizer_source(config)
+    return load_tokenizer(source) if source else None
+
+
+def _stem(config: TrainConfig) -> str:
+    """What the store is called: the name of the first log file, without a number at its end."""
+    name = tables.expand(config.data.log.files)[0].name.partition(".")[0]
+    return re.sub(r"[^\w-]+", "_", re.sub(r"[-_]?\d+$", "", name)) or "log"
+
+
+def _reason(folder: Path, described: dict) -> str:
+    """Why a new store is prepared: what has changed since the newest one of the same log."""
+    others = folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*/manifest.json")
+    newest = max(others, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        return "the first store of this log"
+    old = json.loads(newest.read_text(encoding="utf-8"))["input"]
+    return f"changed since {newest.parent}: {', '.join(manifest.changes(old, described))}"
+
+
+def _rates(made: dict, seconds: float) -> str:
+    """How fast a store was made, in words; MB are those of the log's files."""
+    rows, size = made["rows"]["read"], sum(file["size"] for file in made["input"]["log"]["files"])
+    return (
+        f"{rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s, {size / seconds / 1e6:.1f} MB/s, "
+        f"peak memory {peak_memory():,} MiB"
+    )
+
+
+def peak_memory() -> int:
+    """MiB that this process held at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins at what the parent process had when it forked
+        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+def _became(feature, fitted: fit.Fitted) -> str:
+    """What a missing value became, in words."""
+    match feature.missing:
+        case "error":
+            return "set aside"
+        case "drop":
+            return "left out"
+        case "constant":
+            return f"the constant {feature.fill!r}"
+        case policy:
+            return f"the {policy.replace('_', ' ')} value {fitted.fills[feature.name]!r}"
+
+
+class _BadRows:
+    """The rows that were set aside, as a file that is there only if there are any."""
+
+    def __init__(self, path: Path):
+        self.path, self.file, self.count, self.last = path, None, 0, None
+
+    def __enter__(self) -> _BadRows:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.file:
+            self.file.close()
+
+    def add(self, problem: Problem) -> None:
+        if problem == self.last:  # what is wrong with a context is wrong with each of its candidates
+            return
+        self.file = self.file or open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self.file.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
+        self.count, self.last = self.count + 1, problem
+
+
+def _write_json(path: Path, data: dict) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

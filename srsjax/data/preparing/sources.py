@@ -1,0 +1,267 @@
+"""What a config asks of the tables: which column of which table each feature reads, and whether that can be."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from srsjax import config
+from srsjax.config import Categorical, Data, History, Numeric, Schema, Text, TrainConfig, Vector, columns
+from srsjax.data.reading import tables
+from srsjax.errors import InputError
+
+MISSING_POLICIES = {
+    Text: ("error", "drop", "constant", "most_frequent"),
+    Categorical: ("error", "drop", "constant", "most_frequent"),
+    Numeric: ("error", "drop", "constant", "mean", "median", "most_frequent"),
+    Vector: ("error", "drop", "constant"),
+}
+KINDS = {Text: "text", Categorical: "text", Numeric: "number", Vector: "vector", History: "texts"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table and how it is read."""
+
+    table: str
+    """Name of a catalogue; empty for the log."""
+    name: str
+    kind: str
+    """`text`, `texts` (a list), `number` or `vector`."""
+    size: int = 0
+    """Length of a vector."""
+    items: str = ""
+    """The catalogue whose keys a list holds."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The schema and the data settings together: where everything is read from."""
+
+    schema: Schema
+    data: Data
+
+    @cached_property
+    def features(self) -> tuple[config.Feature, ...]:
+        """All features, context first, in schema order."""
+        return self.schema.context + self.schema.candidate
+
+    @cached_property
+    def catalogues(self) -> dict[str, config.Catalogue]:
+        """Catalogues by name."""
+        return {catalogue.name: catalogue for catalogue in self.data.catalogues}
+
+    def column(self, feature: config.Feature) -> Column:
+        """The column a feature reads."""
+        column = self.locate(feature.column or feature.name, KINDS[type(feature)])
+        return replace(column, size=getattr(feature, "size", 0), items=getattr(feature, "catalogue", ""))
+
+    def locate(self, name: str, kind: str) -> Column:
+        """The column that `column` or `catalogue.column` names."""
+        table, _, rest = name.partition(".")
+        return Column(table, rest, kind) if table in self.catalogues else Column("", name, kind)
+
+    @cached_property
+    def split(self) -> tuple[Column, ...]:
+        """The columns that decide the split; none for a hash of the whole row."""
+        names = columns(self.data.split.column)
+        if not names and self.data.split.by == "hash":
+            names = columns(self.data.group_by)
+        return tuple(self.locate(name, "text") for name in names)
+
+    @cached_property
+    def user(self) -> Column | None:
+        """The column by which GAUC groups."""
+        return self.locate(self.data.user, "text") if self.data.user else None
+
+    def joined(self, splitting: bool) -> list[str]:
+        """Names of the catalogues that log rows are joined with; with `splitting`, those that decide the split too."""
+        used = [self.column(feature).table for feature in self.features]
+        used += [self.user.table] if self.user else []
+        used += [column.table for column in self.split] if splitting else []
+        return [name for name in self.catalogues if name in used]
+
+    @cached_property
+    def home(self) -> str | None:
+        """The catalogue whose rows are the store's items: the one that all candidate text (or, without text, all
+        joined candidate features) comes from. None where candidates take text from the log or from several."""
+        texts = [feature for feature in self.schema.candidate if isinstance(feature, Text)]
+        homes = {self.column(feature).table for feature in texts or self.schema.candidate}
+        return next(iter(homes)) or None if len(homes) == 1 else None
+
+    def on(self, catalogue: str) -> tuple[str, ...]:
+        """Columns of the log that hold a catalogue's key."""
+        spec = self.catalogues[catalogue]
+        return columns(spec.on) or columns(spec.key)
+
+    def log_columns(self, labels: bool, splitting: bool) -> list[str]:
+        """Names of the columns of the log that are read (after `explode`), each once: with the `labels` of evaluation
+        or without, with what decides duplicates, impressions and the split (`splitting`) or without."""
+        names = [column.name for column in map(self.column, self.features) if not column.table]
+        names += [name for catalogue in self.joined(splitting) for name in self.on(catalogue)]
+        names += [self.user.name] if self.user and not self.user.table else []
+        if labels:
+            for task in self.schema.tasks:
+                names += [task.column or task.name, task.impressions, task.weight]
+            names += [self.data.oracle]
+        if splitting:
+            names += columns(self.data.group_by) + tuple(column.name for column in self.split if not column.table)
+            names += [name for name in columns(self.data.unique) if name != "*"]
+        return [name for name in dict.fromkeys(names) if name]
+
+    @cached_property
+    def whole_row(self) -> bool:
+        """Whether every column of the log is needed: to hash the whole row."""
+        split = self.data.split
+        by_row = split.by == "hash" and not self.split and 0 < split.valid + split.test < 1
+        return by_row or "*" in columns(self.data.unique)
+
+    def catalogue_columns(self, name: str, splitting: bool) -> list[Column]:
+        """The columns of a catalogue that are read, besides its key; with `splitting`, what decides the split too."""
+        wanted = [self.column(feature) for feature in self.features]
+        wanted += (list(self.split) if splitting else []) + ([self.user] if self.user else [])
+        for feature in self.features:
+            if isinstance(feature, History):
+                wanted += [Column(feature.catalogue, field, "text") for field in feature.fields]
+        return [column for column in dict.fromkeys(wanted) if column.table == name]
+
+    @cached_property
+    def key_columns(self) -> tuple[str, ...]:
+        """Columns of the log that go into a file of scores."""
+        named = [name for catalogue in self.joined(False) for name in self.on(catalogue)]
+        named += columns(self.data.group_by) + ((self.user.name,) if self.user and not self.user.table else ())
+        return self.data.keys or tuple(dict.fromkeys(named))
+
+
+def check_schema(train: TrainConfig) -> Sources:
+    """Checks schema and data settings against each other and against the files' columns.
+
+    Raises InputError for the first thing that cannot be.
+    """
+    sources = Sources(train.schema, train.data)
+    _check_names(sources)
+    for side in ("context", "candidate"):
+        for feature in getattr(train.schema, side):
+            _check_feature(sources, side, feature)
+    for task in train.schema.tasks:
+        _check_task(task)
+    _check_split(train.data.split)
+    _check_columns(sources)
+    return sources
+
+
+def _check_names(sources: Sources) -> None:
+    data = sources.data
+    if not sources.schema.candidate:
+        raise InputError("schema.candidate: no features, expected at least one feature of the item shown")
+    if not sources.schema.tasks:
+        raise InputError("schema.tasks: no tasks, expected at least one label to predict")
+    _check_unique("schema", "feature", [feature.name for feature in sources.features])
+    _check_unique("schema.tasks", "task", [task.name for task in sources.schema.tasks])
+    _check_unique("data.catalogues", "catalogue", [catalogue.name for catalogue in data.catalogues])
+    for catalogue in data.catalogues:
+        where = f"data.catalogues {catalogue.name!r}"
+        if not columns(catalogue.key):
+            raise InputError(f"{where}: no key, expected its key column or columns")
+        if columns(catalogue.on) and len(columns(catalogue.on)) != len(columns(catalogue.key)):
+            raise InputError(
+                f"{where}: on={catalogue.on!r} and key={catalogue.key!r} have different numbers of columns"
+            )
+        if catalogue.name in columns(data.explode):
+            raise InputError(f"{where}: also a column of data.explode; give the catalogue another name")
+
+
+def _check_unique(where: str, what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{where}: two {what}s are named {name!r}, expected unique names")
+        # Names become file names of the store and, with `catalogue.column`, prefixes.
+        if not re.fullmatch(r"\w[\w-]*", name):
+            raise InputError(f"{where}: a {what} is named {name!r}, expected letters, digits, _ and -")
+
+
+def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None:
+    where = f"schema.{side} feature {feature.name!r}"
+    table = sources.column(feature).table
+    if table and sources.catalogues[table].side != side:
+        raise InputError(
+            f"{where}: catalogue {table!r} describes the {sources.catalogues[table].side}; "
+            f'move the feature there or set side="{side}" in the catalogue'
+        )
+    for name in ("max_tokens", "item_tokens", "max_items", "size", "min_count"):
+        if getattr(feature, name, 1) < 1:
+            raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected at least 1")
+    if getattr(feature, "hash_buckets", 0) < 0:
+        raise InputError(f"{where}: found hash_buckets={feature.hash_buckets}, expected 0 or more")
+    if isinstance(feature, History):
+        if side == "candidate":
+            raise InputError(f"{where}: a History describes the context; move it to schema.context")
+        if feature.catalogue not in sources.catalogues:
+            raise InputError(f"{where}: {_no_catalogue(sources, feature.catalogue)}")
+        if len(columns(sources.catalogues[feature.catalogue].key)) != 1:
+            raise InputError(f"{where}: catalogue {feature.catalogue!r} has a key of several columns, expected one")
+        if not feature.fields:
+            raise InputError(f"{where}: no fields, expected the text columns of {feature.catalogue!r} to read")
+    elif feature.missing not in MISSING_POLICIES[type(feature)]:
+        expected = ", ".join(MISSING_POLICIES[type(feature)])
+        raise InputError(
+            f"{where}: found missing={feature.missing!r}, expected one of {expected} for {type(feature).__name__}"
+        )
+
+
+def _no_catalogue(sources: Sources, name: str) -> str:
+    if not sources.catalogues:
+        return f"no catalogue {name!r}; data.catalogues is empty"
+    near = difflib.get_close_matches(name, sources.catalogues, 1, cutoff=0.0)[0]
+    return f"no catalogue {name!r}, did you mean {near!r}? There are {', '.join(sources.catalogues)}"
+
+
+def _check_task(task: config.Task) -> None:
+    where = f"schema.tasks task {task.name!r}"
+    if task.kind == "listwise" and (task.softmax or task.label_smoothing):
+        raise InputError(f"{where}: softmax and label_smoothing are for kind binary; a listwise task has neither")
+    if task.positive and task.impressions:
+        raise InputError(f"{where}: positive and impressions are both set; the label is a text or a count, not both")
+    for name, low, high in (
+        ("softmax", 0, 1),
+        ("label_smoothing", 0, 1),
+        ("weight_power", 0, 10),
+        ("loss_weight", 0, 1e9),
+    ):
+        if not low <= getattr(task, name) <= high:
+            raise InputError(f"{where}: found {name}={getattr(task, name)}, expected {low} to {high:g}")
+
+
+def _check_split(split: config.Split) -> None:
+    if split.valid < 0 or split.test < 0 or split.valid + split.test >= 1:
+        shares = f"valid={split.valid} and test={split.test}"
+        raise InputError(f"data.split: found {shares}, expected shares >= 0 that leave some for train")
+    if split.by in ("time", "column") and len(columns(split.column)) != 1:
+        raise InputError(f"data.split: by={split.by!r} needs one column, found {len(columns(split.column))}")
+    named = [value for value in split.values if value]
+    if not split.values[0] or len(set(named)) != len(named):
+        raise InputError(f"data.split: found values={split.values}, expected different ones for train, valid, test")
+
+
+def _check_columns(sources: Sources) -> None:
+    """Every column that is named exists; the message names the nearest one that does."""
+    data = sources.data
+    if data.split.by == "time" and sources.split[0].table:
+        raise InputError(f"data.split: the time column {data.split.column!r} must stand in the log")
+    explode = columns(data.explode)
+    if explode:
+        tables.require_columns(data.log, explode)
+    needed = sources.log_columns(labels=True, splitting=True)
+    in_log = tables.table_schema(data.log)
+    for name in needed:
+        prefix = name.partition(".")[0]
+        if name not in in_log and "." in name and prefix not in in_log and data.catalogues:
+            raise InputError(f"column {name!r}: {_no_catalogue(sources, prefix)}")
+    tables.require_columns(data.log, needed, explode)
+    tables.require_columns(data.log, sources.key_columns, explode)
+    for name, catalogue in sources.catalogues.items():
+        wanted: Iterable[str] = (column.name for column in sources.catalogue_columns(name, splitting=True))
+        tables.require_columns(catalogue, [*columns(catalogue.key), *wanted])

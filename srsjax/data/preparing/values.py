@@ -1,0 +1,87 @@
+"""Contexts and candidates given as Python values instead of files: as a chunk of rows, with the same checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from srsjax.config import Text
+from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values
+from srsjax.data.preparing.sources import Sources
+from srsjax.data.reading import cells
+from srsjax.data.reading.tables import Chunk
+from srsjax.errors import InputError
+
+# Values by column name of the log or of a catalogue, or the text itself where that side has exactly one Text feature.
+Value = str | Mapping[str, object]
+
+
+def chunk_of(sources: Sources, side: str, values: Sequence[Value]) -> Chunk:
+    """The values of one side (`context` or `candidate`) as a chunk: a column for each name that any of them has, null
+    where one has not. In error messages their file is `context` or `candidate`.
+
+    Raises InputError for a plain text where the side has not exactly one Text feature, and for columns of mixed types.
+    """
+    rows = [{_only_text(sources, side): value} if isinstance(value, str) else dict(value) for value in values]
+    out = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            out[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"{side} values, column {name}: values of different types ({error})") from error
+    out = out or {"": pa.nulls(len(rows))}
+    return Chunk(Path(side), 0, pa.RecordBatch.from_pydict(out))
+
+
+def stand_in(sources: Sources, name: str, chunk: Chunk, catalogues: dict[str, Catalogue]) -> Catalogue | None:
+    """A catalogue made of the values themselves, row for row, where they hold its columns; None where just its key.
+
+    Raises InputError where they hold neither, or only some of its columns.
+    """
+    spec, side = sources.catalogues[name], chunk.path.name
+    given = set(chunk.batch.schema.names)
+    read = {sources.column(feature) for feature in getattr(sources.schema, side)}
+    wanted = [column for column in sources.catalogue_columns(name, splitting=False) if column in read]
+    on = set(sources.on(name))
+    if not given & ({column.name for column in wanted} - on):
+        if not on <= given:
+            columns = ", ".join(column.name for column in wanted)
+            raise InputError(
+                f"{side} values: found {_listed(given)}, expected the key of catalogue {name!r} "
+                f"({', '.join(sources.on(name))}) or its columns {columns}"
+            )
+        return None
+    problems = cells.Problems()
+    values = {}
+    for column in wanted:
+        require(chunk, column.name)
+        values[column] = read_values(chunk, column, problems)
+        if column.items:
+            values[column], lost = find_items(values[column], catalogues[column.items])
+            if catalogues[column.items].spec.unknown == "error":
+                problems.report(chunk, lost > 0, column.name, history_advice(catalogues[column.items].spec))
+    return Catalogue.of_values(spec, values)
+
+
+def require(chunk: Chunk, column: str) -> None:
+    """Raises InputError where no value has this column."""
+    given = chunk.batch.schema.names
+    if column not in given:
+        near = difflib.get_close_matches(column, given, 1)
+        hint = f"; did you write {near[0]!r}?" if near else ""
+        raise InputError(f"{chunk.path} values: no column {column!r}, found {_listed(given)}{hint}")
+
+
+def _only_text(sources: Sources, side: str) -> str:
+    features = getattr(sources.schema, side)
+    if len(features) != 1 or not isinstance(features[0], Text):
+        names = sorted({sources.column(feature).name for feature in features})
+        raise InputError(f"{side} values: found a text, expected a mapping with {_listed(names)}")
+    return sources.column(features[0]).name
+
+
+def _listed(names) -> str:
+    return ", ".join(repr(name) for name in names if name) or "nothing"

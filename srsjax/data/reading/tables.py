@@ -1,0 +1,409 @@
+"""Reading tables: Parquet, CSV, TSV and JSON-lines files as a stream of record batches that know where they come from.
+
+Memory stays flat whatever the size of the files. Rows are named for people by file and 1-based data row (the header
+of a CSV file is not counted): `items.parquet row 1203`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import functools
+import glob
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from srsjax import config
+from srsjax.data.reading import jsonl
+from srsjax.errors import InputError
+
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+# Bytes read at a time. A row of CSV must fit in a block; Arrow reads up to 32 blocks of CSV ahead.
+BLOCK_BYTES = 2 << 20
+
+# What "surrogateescape" puts for bytes that are not of the encoding.
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one file, in its order."""
+
+    path: Path
+    first_row: int
+    """Row of the file (from 0) that the first row of the batch was read from."""
+    batch: pa.RecordBatch
+    rows: np.ndarray | None = None
+    """[n] int64, row of the file (from 0) of each row of the batch; None where they are consecutive."""
+
+    def __len__(self) -> int:
+        return self.batch.num_rows
+
+    @property
+    def file_rows(self) -> np.ndarray:
+        """[n] int64, row of the file (from 0) of each row of the batch."""
+        return np.arange(self.first_row, self.first_row + len(self)) if self.rows is None else self.rows
+
+    def where(self, row: int) -> str:
+        """File and row (from 1) of a row of the batch (from 0): `items.parquet row 1203`."""
+        return f"{self.path} row {self.file_rows[row] + 1}"
+
+    def take(self, rows: np.ndarray) -> Chunk:
+        """The rows of these numbers [m], in this order; they still know where they come from."""
+        return Chunk(self.path, self.first_row, self.batch.take(pa.array(rows)), self.file_rows[rows])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a table that can be read by itself."""
+
+    path: Path
+    first_row: int = 0
+    """Row of the file (from 0) at which it begins."""
+    groups: range | None = None
+    """Its row groups of a Parquet file; None for the whole file."""
+
+
+# ---------------------------------------------------------------------------------------------- which files
+
+
+def expand(files: str | tuple[str, ...]) -> list[Path]:
+    """The files that paths and globs name, sorted, each once; `${NAME}` and `~` are replaced.
+
+    Raises InputError for a path that does not exist, a glob that matches nothing, an unset variable.
+    """
+    patterns = (files,) if isinstance(files, str) else tuple(files)
+    if not any(patterns):
+        raise InputError("a table names no files; set its `files` to a path or a glob")
+    return sorted({path for pattern in patterns for path in _match(pattern)})
+
+
+def _match(pattern: str) -> list[Path]:
+    name = os.path.expanduser(re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], pattern), pattern))
+    if os.path.isdir(name):
+        raise InputError(f"{name}: a folder, expected files; name them, as in {os.path.join(name, '*.parquet')}")
+    if os.path.exists(name):
+        return [Path(name)]
+    found = [Path(path) for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+    if not found:
+        reason = "no file matches" if glob.has_magic(name) else "no such file"
+        raise InputError(f"{name}: {reason}; the working folder is {os.getcwd()}")
+    return found
+
+
+def _variable(name: str, pattern: str) -> str:
+    if name not in os.environ:
+        raise InputError(f"{pattern}: the environment variable {name} is not set")
+    return os.environ[name]
+
+
+def _format(path: Path, table: config.Table) -> str:
+    if table.format != "auto":
+        return table.format
+    suffix = Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+    if suffix not in FORMATS:
+        raise InputError(
+            f"{path}: the name does not say the format, expected {', '.join(FORMATS)} and, where compressed, "
+            f"{' or '.join(COMPRESSIONS)} after it; or set it, as in Table(files, format='csv')"
+        )
+    return FORMATS[suffix]
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read(table: config.Table, columns: Sequence[str] | None = None, batch_rows: int = 32768) -> Iterator[Chunk]:
+    """Streams a table in file and row order, in chunks of 1 to `batch_rows` rows.
+
+    `columns` are those to read (None: all), in this order. Cells of CSV and JSON-lines are text, so that no type
+    depends on the rows read first: an empty CSV cell is null, a JSON number is text as it is written, true and false
+    are `true` and `false`; JSON lists are lists and JSON objects structs of such text. `columns.py` casts them.
+
+    Raises InputError for whatever is wrong with the files: missing, empty, truncated, of another format or encoding,
+    with other columns than the first file, with a broken row, or with no row in all of them.
+    """
+    columns = list(table_schema(table)) if columns is None else require_columns(table, columns)
+    empty = True
+    for path in expand(table.files):
+        for chunk in read_piece(Piece(path), table, columns, batch_rows):
+            yield chunk
+            empty = False
+    if empty:
+        raise InputError(f"{path}: no rows, expected at least one")
+
+
+def pieces(table: config.Table, columns: Sequence[str], batch_rows: int) -> list[Piece]:
+    """A table in pieces of about a row group each; read one after another they give the chunks of `read`.
+
+    A Parquet file is cut where a row group begins at a multiple of `batch_rows` (as in files with the row groups that
+    pyarrow, pandas, polars and DuckDB write); a file of another format, or with dictionaries, whose batches end where
+    row groups do, is one piece.
+    """
+    out = []
+    for path in expand(table.files):
+        cuts = [(0, 0)]
+        if _format(path, table) == "parquet":
+            with _one_line_errors(path), _open_parquet(path) as file:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                if "dictionary" not in str(pa.schema([file.schema_arrow.field(name) for name in columns])):
+                    starts = enumerate(np.cumsum([0, *sizes[:-1]]).tolist())
+                    cuts = [(group, row) for group, row in starts if row % batch_rows == 0] or cuts
+            ends = [group for group, _ in cuts[1:]] + [len(sizes)]
+            out += [Piece(path, row, range(group, end)) for (group, row), end in zip(cuts, ends, strict=True)]
+        else:
+            out.append(Piece(path))
+    return out
+
+
+def read_piece(piece: Piece, table: config.Table, columns: Sequence[str], batch_rows: int) -> Iterator[Chunk]:
+    """The chunks of one piece of a table; see `read`."""
+    first_row = piece.first_row
+    with _one_line_errors(piece.path):
+        for batch in _batches(piece, table, list(columns), batch_rows):
+            for start in range(0, batch.num_rows, batch_rows):
+                part = batch.slice(start, batch_rows)
+                yield Chunk(piece.path, first_row, part)
+                first_row += part.num_rows
+
+
+def table_schema(table: config.Table) -> dict[str, pa.DataType]:
+    """Names and types of a table's columns, in the order of the first file.
+
+    Parquet footers and CSV headers say it; JSON-lines files are read through once, since any line may bring a new key
+    (kept until the file changes). Raises InputError for a file whose columns are not those of the first.
+    """
+    _check_encoding(table)
+    paths = expand(table.files)
+    schemas = [_file_schema(path, table) for path in paths]
+    for path, schema in zip(paths, schemas, strict=True):
+        if missing := [name for name in schemas[0].names if name not in schema.names]:
+            raise InputError(f"{path}: no column {missing[0]!r}, expected the columns of {paths[0]}")
+        if extra := [name for name in schema.names if name not in schemas[0].names]:
+            raise InputError(f"{path}: column {extra[0]!r}, which {paths[0]} has not; expected the same columns")
+    return {field.name: field.type for field in schemas[0]}
+
+
+def require_columns(table: config.Table, names: Sequence[str], explode: Sequence[str] = ()) -> list[str]:
+    """The stored columns that hold `names`, each once: what to hand to `read`.
+
+    A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`. Raises InputError
+    for a name that is not there: it names the file, the nearest existing column and all columns.
+    """
+    schema = table_schema(table)
+    holder = {name: name for name in schema}
+    for column in explode:
+        holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
+    for name in names:
+        if name not in holder:
+            near = difflib.get_close_matches(name, holder, 1, cutoff=0.0)
+            near = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
+    return list(dict.fromkeys(holder[name] for name in names))
+
+
+def _struct_fields(kind: pa.DataType | None) -> list[str]:
+    """Fields of a list of structs; none for any other type."""
+    if kind is None or not hasattr(kind, "value_type") or not pa.types.is_struct(kind.value_type):
+        return []
+    return [field.name for field in kind.value_type]
+
+
+# ---------------------------------------------------------------------------------------------- one file
+
+
+def _file_schema(path: Path, table: config.Table) -> pa.Schema:
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path}: an empty file (0 bytes), expected a table")
+    with _one_line_errors(path):
+        match _format(path, table):
+            case "parquet":
+                with _open_parquet(path) as file:
+                    schema = file.schema_arrow
+            case "jsonl":
+                schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
+            case _:
+                schema = pa.schema([(name, pa.string()) for name in _csv_header(path, table)])
+    if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise InputError(f"{path}: column {repeated[0]!r} stands there twice, expected unique names")
+    return schema
+
+
+def _batches(piece: Piece, table: config.Table, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    path = piece.path
+    match _format(path, table):
+        case "parquet":
+            with _open_parquet(path) as file:
+                for batch in file.iter_batches(batch_rows, piece.groups, columns, use_threads=False):
+                    yield batch.select(columns)
+        case "jsonl":
+            schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
+            with _open(path) as file:
+                yield from jsonl.batches(path, file, pa.schema([schema.field(name) for name in columns]), BLOCK_BYTES)
+        case _:
+            yield from _csv_batches(path, table, columns)
+
+
+@functools.cache
+def _jsonl_schema(path: Path, modified: int, size: int) -> pa.Schema:
+    with _open(path) as file:
+        return jsonl.schema(path, file)
+
+
+def _open(path: Path) -> io.BufferedReader:
+    """The bytes of a file, decompressed as its name says."""
+    return io.BufferedReader(_stream(path))
+
+
+def _stream(path: Path) -> pa.NativeFile:
+    return pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix))
+
+
+@contextmanager
+def _one_line_errors(path: Path):
+    """Turns what Arrow and the codecs say of a file that they cannot read into an InputError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write or copy it again") from error
+
+
+def _open_parquet(path: Path) -> pa.parquet.ParquetFile:
+    with open(path, "rb") as file:
+        head = file.read(4)
+        file.seek(max(0, os.path.getsize(path) - 4))
+        tail = file.read(4)
+    if head != b"PAR1":
+        raise InputError(f"{path}: not a Parquet file; say its format, as in Table(files, format='csv')")
+    if tail != b"PAR1":
+        raise InputError(f"{path}: a truncated Parquet file (its end is missing); write or copy it again")
+    # Pages are read one by one: with the defaults a file of one large row group would be held whole.
+    return pa.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+
+
+# ---------------------------------------------------------------------------------------------- CSV and TSV
+
+
+def _check_encoding(table: config.Table) -> None:
+    try:
+        "".encode(table.encoding)
+    except LookupError:
+        raise InputError(
+            f"{table.files}: unknown encoding {table.encoding!r}, expected one such as utf-8, utf-16, gb18030, cp1252"
+        ) from None
+
+
+def _is_utf8(table: config.Table) -> bool:
+    return codecs.lookup(table.encoding).name in ("utf-8", "utf-8-sig")
+
+
+def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    header = _csv_header(path, table)
+    try:
+        stream, quotes = (_stream(path), _quotes(path)) if _is_utf8(table) else _in_utf8(path, table.encoding)
+        if quotes % 2:  # Arrow does not say that a quote is still open at the end of a file.
+            _name_bad_row(path, table)
+        # Arrow reads ahead on a thread of its own, which would end the process with an abort if it still held something
+        # of Python's at exit. So it gets a stream of its own too, and both are let go, not closed: a stream must not be
+        # closed while that thread reads.
+        reader = pa.csv.open_csv(
+            stream,
+            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
+            pa.csv.ConvertOptions(
+                column_types={name: pa.string() for name in header},
+                include_columns=columns,
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        for batch in reader:  # noqa: UP028 (`yield from` would close it)
+            yield batch
+    except (pa.ArrowInvalid, UnicodeError) as error:
+        _name_bad_row(path, table)
+        raise InputError(f"{path}: cannot be read as CSV ({error}); a row may have {BLOCK_BYTES >> 20} MiB") from error
+
+
+def _quotes(path: Path) -> int:
+    with _open(path) as file:
+        return sum(block.count(b'"') for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+
+
+def _in_utf8(path: Path, encoding: str) -> tuple[pa.NativeFile, int]:
+    """A copy in UTF-8, which is all that Arrow reads, and the quotes in it."""
+    file, name = tempfile.mkstemp(prefix="srsjax-")
+    stream = pa.input_stream(name, compression=None)
+    os.unlink(name)  # from now on only this process has it, so that nothing is left however the process ends
+    quotes = 0
+    with (
+        open(file, "w", encoding="utf-8", newline="") as copy,
+        io.TextIOWrapper(_open(path), encoding, newline="") as source,
+    ):
+        for block in iter(lambda: source.read(BLOCK_BYTES), ""):
+            quotes += block.count('"')
+            try:
+                copy.write(block)
+                copy.flush()
+            except OSError as error:
+                raise InputError(
+                    f"{path}: its copy in UTF-8 cannot be written to {tempfile.gettempdir()} ({error}); make room, set "
+                    f"TMPDIR to a folder with room, or convert the file to UTF-8"
+                ) from error
+    return stream, quotes
+
+
+def _delimiter(path: Path, table: config.Table) -> str:
+    return "\t" if _format(path, table) == "tsv" else ","
+
+
+def _csv_header(path: Path, table: config.Table) -> list[str]:
+    for _, cells in _csv_rows(path, table):
+        if any(_NOT_TEXT.search(cell) for cell in cells):
+            raise InputError(f"{path}: the header has bytes that are not {table.encoding}; set the table's encoding")
+        return cells
+    raise InputError(f"{path}: no header, expected a first line of column names")
+
+
+def _csv_rows(path: Path, table: config.Table) -> Iterator[tuple[int, list[str]]]:
+    """Line number (from 1) and cells of each row, header included; bytes that are not text become lone surrogates."""
+    csv.field_size_limit(2**31 - 1)
+    encoding = "utf-8-sig" if _is_utf8(table) else table.encoding
+    with io.TextIOWrapper(_open(path), encoding, errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=_delimiter(path, table), strict=True)
+        line = 1
+        try:
+            for cells in reader:
+                if cells:
+                    yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise InputError(f"{path} line {line}: {error}, expected a row of CSV; look for a stray quote") from None
+
+
+def _name_bad_row(path: Path, table: config.Table) -> None:
+    """Raises InputError for the first row that has another number of fields than the header, or bytes that are not
+    of the encoding, or a quote that is not closed. The slow reader serves only to name what the fast one refused."""
+    rows = _csv_rows(path, table)
+    _, header = next(rows)
+    for row, (line, cells) in enumerate(rows, 1):
+        where = f"{path} row {row} (line {line})"
+        for name, cell in zip(header, cells, strict=False):
+            if _NOT_TEXT.search(cell):
+                raise InputError(
+                    f"{where}, column {name}: bytes that are not {table.encoding}; set the table's encoding"
+                )
+        if len(cells) != len(header):
+            raise InputError(f"{where}: found {len(cells)} field(s), expected {len(header)} as in the header")

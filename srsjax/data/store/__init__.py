@@ -1,0 +1,1 @@
+"""The token store: memory-mapped arrays, tokenizer and manifest."""

@@ -1,0 +1,190 @@
+"""The manifest: what a store was made from, what was counted on the way, and whether it still fits its input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as Grid
+
+from srsjax.config import Schema, TrainConfig
+from srsjax.data.reading import tables
+from srsjax.data.store.arrays import SPLITS, Store
+from srsjax.data.store.tokenizer import TextEncoder
+
+# Raised whenever the same input and settings would give another store.
+FORMAT = 1
+END_BYTES = 1 << 20
+BLOCK = 1 << 17  # impressions described at a time, with all their candidates
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+# ---------------------------------------------------------------------------------------------- fingerprints
+
+
+def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
+    """All that a store depends on, as plain data; two equal ones give equal stores.
+
+    `tokenizer` is None where one is trained. Raises InputError where a file is not there.
+    """
+    settings = asdict(train.data)
+    for name in ("log", "catalogues", "shop", "store", "keys", "engine", "workers"):
+        del settings[name]
+    trained = {"vocab_size": train.tokenizer.vocab_size, "lowercase": train.tokenizer.lowercase}
+    return {
+        "format": FORMAT,
+        "schema": describe_schema(train.schema),
+        "data": json.loads(json.dumps(settings)),
+        "tokenizer": {"fingerprint": tokenizer.fingerprint} if tokenizer else {"trained": trained},
+        "log": _describe_table(train.data.log),
+        "catalogues": {catalogue.name: _describe_table(catalogue) for catalogue in train.data.catalogues},
+    }
+
+
+def fingerprint(described: dict) -> str:
+    """12 hex digits of its SHA-256."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def describe_schema(schema: Schema) -> dict:
+    """A schema as plain data; `type` says which kind of feature each is."""
+    sides = {
+        side: [{"type": type(f).__name__} | asdict(f) for f in getattr(schema, side)]
+        for side in ("context", "candidate")
+    }
+    return json.loads(json.dumps(sides | {"tasks": [asdict(task) for task in schema.tasks]}))
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """What differs between two descriptions of input, in words."""
+    found = [name for name in ("schema", "tokenizer") if old.get(name) != new[name]]
+    found += ["format of the store"] if old.get("format") != new["format"] else []
+    found += [f"data.{name}" for name in new["data"] if old.get("data", {}).get(name) != new["data"][name]]
+    old_tables = {"log": old.get("log", {})} | old.get("catalogues", {})
+    for name, table in ({"log": new["log"]} | new["catalogues"]).items():
+        before = old_tables.get(name, {})
+        if {key: value for key, value in table.items() if key != "files"} != {
+            key: value for key, value in before.items() if key != "files"
+        }:
+            found.append(f"table {name}")
+        before_files = {file["name"]: file for file in before.get("files", [])}
+        found += [file["name"] for file in table["files"] if before_files.pop(file["name"], None) != file]
+        found += [f"{name} (gone)" for name in before_files]
+    return found
+
+
+def _describe_table(table) -> dict:
+    settings = {key: value for key, value in asdict(table).items() if key != "files"}
+    return json.loads(json.dumps(settings)) | {"files": [_describe_file(path) for path in tables.expand(table.files)]}
+
+
+def _describe_file(path: Path) -> dict:
+    """Name, size, time of the last change, and SHA-256 of the first and last MiB."""
+    stat = os.stat(path)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        digest.update(file.read(END_BYTES))
+        file.seek(max(stat.st_size - END_BYTES, 0))
+        digest.update(file.read(END_BYTES))
+    return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256_ends": digest.hexdigest()}
+
+
+# ---------------------------------------------------------------------------------------------- what is in a store
+
+
+def describe_splits(store: Store, schema: Schema) -> dict:
+    """Counts, label rates and length quantiles of every split."""
+    item_lengths = store.items.tokens.lengths
+    out = {}
+    for name in SPLITS:
+        split = store.split(name)
+        lengths = {"context": _Histogram(), "candidate": _Histogram(), "pair": _Histogram()}
+        rates = np.zeros((4, len(schema.tasks)))
+        for start in range(0, len(split), BLOCK):
+            context = np.diff(split.context.offsets[start : start + BLOCK + 1])
+            bounds = split.candidates[start : start + BLOCK + 1]
+            candidate = item_lengths[split.item[bounds[0] : bounds[-1]]]
+            lengths["context"].add(context)
+            lengths["candidate"].add(candidate)
+            lengths["pair"].add(candidate + np.repeat(context, np.diff(bounds)))
+            labels, weights = (x[bounds[0] : bounds[-1]].astype(np.float64) for x in (split.labels, split.weights))
+            known = weights > 0
+            rates += [known.sum(0), (labels * known).sum(0), weights.sum(0), (labels * weights).sum(0)]
+        out[name] = {
+            "impressions": len(split),
+            "candidates": len(split.item),
+            "labels": {
+                task.name: {
+                    "known": int(known),
+                    "mean": total / known if known else None,
+                    "weight": weight,
+                    "weighted_mean": weighted / weight if weight else None,
+                }
+                for task, known, total, weight, weighted in zip(schema.tasks, *rates.tolist(), strict=True)
+            },
+            "tokens": {part: histogram.quantiles() for part, histogram in lengths.items()},
+        }
+    return out
+
+
+class _Histogram:
+    """Exact quantiles of small integers that come in blocks."""
+
+    def __init__(self):
+        self.counts = np.zeros(0, np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        counts = np.bincount(values, minlength=len(self.counts))
+        counts[: len(self.counts)] += self.counts
+        self.counts = counts
+
+    def quantiles(self) -> dict[str, int]:
+        below = np.cumsum(self.counts)
+        if not len(below) or not below[-1]:
+            return dict.fromkeys(QUANTILES, 0)
+        ranks = {name: max(int(np.ceil(share * below[-1])), 1) for name, share in QUANTILES.items()}
+        return {name: int(np.searchsorted(below, rank)) for name, rank in ranks.items()}
+
+
+# ---------------------------------------------------------------------------------------------- for people
+
+
+def summary(manifest: dict) -> str:
+    """The manifest as a table and notes for the terminal."""
+    grid = Grid(
+        "split", "impressions", "candidates", "label", "mean", "weighted", "text tokens of a pair: p50, p90, p99, max"
+    )
+    for name, split in manifest["splits"].items():
+        pair = ", ".join(str(value) for value in split["tokens"]["pair"].values())
+        for row, (task, label) in enumerate(split["labels"].items()):
+            first = (name, f"{split['impressions']:,}", f"{split['candidates']:,}") if row == 0 else ("", "", "")
+            grid.add_row(*first, task, _rate(label["mean"]), _rate(label["weighted_mean"]), pair if row == 0 else "")
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(grid)
+    return captured.get() + "\n".join(_notes(manifest))
+
+
+def _notes(manifest: dict) -> Iterator[str]:
+    rows = manifest["rows"]
+    yield f"rows read: {rows['read']:,}" + "".join(f"; {why}: {n:,}" for why, n in rows["left_out"].items())
+    if manifest.get("set_aside"):
+        yield f"rows set aside in bad_rows.jsonl: {manifest['set_aside']:,}"
+    if rows["moved"]:
+        yield f"rows that follow their impression into another split than their own: {rows['moved']:,}"
+    for name, what in manifest["missing"].items():
+        yield f"missing {name}: {what['rows']:,} ({what['became']})"
+    for name, lost in manifest["unknown_history_items"].items():
+        yield f"items left out of {name}, not in the catalogue: {lost:,}"
+    for name, count in manifest["cut"].items():
+        yield f"cut {name}: {count:,}"
+
+
+def _rate(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

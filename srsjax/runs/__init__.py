@@ -1,0 +1,1 @@
+"""What training, inference and planning share: the session on a mesh, the run folder, checkpoints, prediction."""

@@ -1,0 +1,99 @@
+"""Metrics of a model on a split: predict every candidate, then the exact report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from srsjax.config import TrainConfig
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.contexts import join_equal_contexts
+from srsjax.data.batches.layout import BatchShape, Layout
+from srsjax.data.batches.loader import Batches, eval_batches
+from srsjax.data.preparing.sources import Sources
+from srsjax.data.store.arrays import Items, Split
+from srsjax.metrics import report
+from srsjax.runs.predict import predict
+from srsjax.runs.sharding import row_divisor, row_share
+
+
+def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
+    """Rows of an evaluation batch: `batch.eval_rows` or one micro-batch, rounded up to what the mesh divides."""
+    rows = config.batch.eval_rows or config.batch.rows // config.batch.micro_batches
+    return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
+
+
+def batch_shape(config: TrainConfig, layout: Layout, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
+    """The shape of a run's batches; C was chosen when training began."""
+    return BatchShape(layout, config.batch.tokens, candidates, evaluation_rows(config, mesh))
+
+
+def scoring_batches(split: Split, items: Items, shape: BatchShape, share: tuple[int, int] = (0, 1)) -> Batches:
+    """Every candidate of a split once; `share` is this host's, from `row_share`."""
+    return eval_batches(
+        join_equal_contexts(split) if shape.layout.shares_context else split,
+        items,
+        shape.layout,
+        rows=shape.eval_rows,
+        tokens=shape.tokens,
+        candidates=shape.candidates,
+        process_index=share[0],
+        process_count=share[1],
+    )
+
+
+def predict_split(
+    step: Callable,
+    params: dict,
+    split: Split,
+    items: Items,
+    shape: BatchShape,
+    mesh: jax.sharding.Mesh,
+    progress: Callable[[int], None] = lambda candidates: None,
+    complete: Callable[[PackedBatch, np.ndarray], Any] = lambda batch, numbers: batch,
+) -> np.ndarray:
+    """Logits [M, T] float32 of every candidate of a split.
+
+    Args:
+      step: (params, batch) -> logits, from `jit_predict_step`.
+      complete: makes what `step` takes of a batch on the host and the candidate numbers [R, C] in its slots.
+    """
+    batches = scoring_batches(split, items, shape, row_share(mesh))
+    small = len(batches) == 1 and jax.process_count() == 1
+    given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
+    completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
+    return predict(step, params, completed, mesh, split.labels.shape, progress)
+
+
+def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
+    """Cuts empty rows off the end, down to a power of two times `divisor`: a small request is fast, shapes are few."""
+    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
+    rows = divisor
+    while rows < used:
+        rows *= 2
+    rows = min(rows, len(where))
+    return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
+
+
+def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict[str, float]:
+    """The report of every task: the first task's metrics by name, those of further tasks as `task/metric`."""
+    settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
+    metrics = {}
+    for t, task in enumerate(config.schema.tasks):
+        values = report.evaluate_split(logits[:, t], split, t, **settings)
+        metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
+    return metrics
+
+
+def split_references(config: TrainConfig, train: Split, split: Split, items: Items) -> dict[str, dict[str, float]]:
+    """What the model is compared with on a split: item popularity, and the best attainable where it is known.
+
+    Popularity needs items that recur, so it is given only where the candidates are the rows of a catalogue.
+    """
+    settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
+    found = report.references(train, split, len(items.tokens), **settings)
+    recurring = Sources(config.schema, config.data).home is not None
+    return {name: values for name, values in found.items() if name != "popularity" or recurring}

@@ -1,0 +1,145 @@
+"""What training, evaluation and scoring all set up the same way: mesh, model, shardings, jitted prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from srsjax.config import TrainConfig
+from srsjax.model import ctr
+from srsjax.model.attention_choice import Choice, Job, choose
+from srsjax.model.bert import BertConfig
+from srsjax.model.float8 import check_float8
+from srsjax.runs.checkpoints import load_params
+from srsjax.runs.predict import jit_predict_step
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.sharding import make_mesh, parameter_shardings, put_same, row_divisor, state_shardings
+from srsjax.runs.state import TrainState
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model on a mesh, without parameters."""
+
+    mesh: jax.sharding.Mesh
+    bert: BertConfig
+    graphdef: nnx.GraphDef
+    """The model without parameters."""
+    forward: Callable
+    """(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
+    init: Callable
+    """key -> parameters, a flat dict of float32 arrays."""
+    shapes: dict[str, jax.ShapeDtypeStruct]
+    shardings: dict[str, NamedSharding]
+    predict_step: Callable
+    """Jitted (params, batch [R, ...]) -> logits."""
+    attention: Choice
+    """What computes attention, and why."""
+
+
+def open_session(
+    config: TrainConfig,
+    bert: BertConfig,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    longest: int = 0,
+    training: bool = True,
+    choose: Callable[[str, Job], Choice] = choose,
+) -> Session:
+    """Builds the model for a config on `devices` (default all); parameters are shapes so far.
+
+    `longest` is from `evaluation.longest_part`; without it attention computes whole rows.
+    `choose` decides on the attention; `attention_choice.unmeasured` does so where the devices cannot run anything.
+
+    Raises InputError where the mesh, `model.attention` or `model.dtype` does not fit the devices.
+    """
+    mesh = make_mesh(config.mesh, devices)
+    if config.model.dtype == "float8":
+        check_float8(mesh.devices.flat[0])
+    tasks = len(config.schema.tasks)
+    init = partial(ctr.init, config.model, bert, tasks)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = parameter_shardings(mesh, shapes)
+    attention = choose(config.model.attention, attention_job(config, bert, mesh, training, longest))
+    graphdef = ctr.build(config.model, bert, tasks, attention.attend)
+    forward = partial(ctr.forward, graphdef)
+    predict_step = jit_predict_step(forward, mesh, shardings)
+    return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step, attention)
+
+
+def attention_job(
+    config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh, training: bool, longest: int = 0
+) -> Job:
+    """What the attention of a run has to do; rows are rounded up to what the mesh divides."""
+    divisor = row_divisor(mesh)
+    return Job(
+        mesh=mesh,
+        interaction=config.model.interaction,
+        rows=-(-config.batch.rows // config.batch.micro_batches // divisor) * divisor,
+        tokens=config.batch.tokens,
+        heads=bert.num_heads,
+        head_dim=bert.hidden_size // bert.num_heads,
+        dtype=ctr.compute_dtype(config.model),
+        dropout=bert.attention_dropout,
+        training=training,
+        longest=longest,
+    )
+
+
+def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a restored parameter must be: shape, dtype and sharding."""
+    return {
+        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=session.shardings[path])
+        for path, shape in session.shapes.items()
+    }
+
+
+def state_target(session: Session, optimizer: optax.GradientTransformation) -> TrainState:
+    """What a restored training state must be: shape, dtype and sharding of every array."""
+    opt = jax.eval_shape(optimizer.init, session.shapes)
+    shardings = state_shardings(session.mesh, session.shardings, opt)
+    opt = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), opt, shardings)
+    whole = NamedSharding(session.mesh, PartitionSpec())
+    return TrainState(jax.ShapeDtypeStruct((), np.int32, sharding=whole), target(session), opt)
+
+
+def load_run(folder: RunFolder, config: TrainConfig, longest: int = 0) -> tuple[Session, dict[str, jax.Array]]:
+    """The model of a finished run with its best parameters; `longest` as in `open_session`.
+
+    Raises InputError where the run is not finished.
+
+    An attention backend that the run was trained with says nothing about these devices: unless `config` asks for
+    another one than the run's own, it is chosen anew.
+    """
+    step = folder.best_step()
+    if config.model.attention == folder.config().model.attention:
+        config = replace(config, model=replace(config.model, attention="auto"))
+    bert = BertConfig(**folder.read(folder.encoder_file))
+    session = open_session(config, bert, longest=longest, training=False)
+    return session, load_params(folder.checkpoints, step, target(session))
+
+
+def initial_state(
+    session: Session, optimizer: optax.GradientTransformation, seed: int, weights: dict[str, np.ndarray] | None = None
+) -> TrainState:
+    """Fresh state, born sharded: parameters drawn from the seed, those of `weights` put in their place."""
+    weights = weights or {}
+    fresh = {path: sharding for path, sharding in session.shardings.items() if path not in weights}
+
+    def init(key):  # draws of given weights are left out of the program: compiling them takes longer than anything
+        params = session.init(key)
+        return {path: params[path] for path in fresh}
+
+    params = jax.jit(init, out_shardings=fresh)(jax.random.key(seed))
+    params |= {path: put_same(value, session.shardings[path]) for path, value in weights.items()}
+    params = {path: params[path] for path in session.shapes}
+    shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
+    opt = jax.jit(optimizer.init, out_shardings=shardings.opt)(params)
+    return TrainState(put_same(np.int32(0), shardings.step), params, opt)

@@ -1,0 +1,106 @@
+"""A small click problem in memory, with everything a step or a run needs around it: the fixture `problem`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
+from srsjax.data.batches.layout import Layout
+from srsjax.data.batches.loader import train_batches
+from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.ragged import Ragged
+from srsjax.data.store.tokenizer import PairTemplate
+from srsjax.model import ctr
+from srsjax.objectives import losses
+from srsjax.runs.session import initial_state, open_session
+from srsjax.training import optimizers
+from srsjax.training.setup import training_step
+
+TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
+VOCAB = 256
+# Wide enough that its biases, whole on every device, stay under the 2 % of bytes allowed with fsdp.
+SMALL = Model(
+    hidden_size=64,
+    num_layers=2,
+    num_heads=4,
+    intermediate_size=128,
+    max_positions=64,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    head_dropout=0.0,
+)
+
+
+def clicks(impressions: int, seed: int = 0) -> tuple[Split, Items]:
+    """Impressions of 1 to 5 candidates; a candidate is clicked more often where its first token is the context's."""
+    rng = np.random.default_rng(seed)
+    items = Items(Ragged.from_rows([rng.integers(5, VOCAB, rng.integers(2, 8)) for _ in range(50)], np.int32))
+    counts = rng.integers(1, 6, impressions)
+    candidates = np.concatenate([[0], np.cumsum(counts)])
+    m = int(candidates[-1])
+    item = rng.integers(0, 50, m)
+    context = [rng.integers(5, VOCAB, rng.integers(1, 9)) for _ in range(impressions)]
+    for i in range(impressions):
+        context[i][0] = items.tokens[item[candidates[i]]][0]
+    first = np.repeat(np.array([tokens[0] for tokens in context]), counts)
+    match = first == np.array([items.tokens[i][0] for i in item])
+    split = Split(
+        context=Ragged.from_rows(context, np.int32),
+        candidates=candidates,
+        item=item,
+        labels=(rng.random((m, 1)) < np.where(match, 0.8, 0.2)[:, None]).astype(np.float32),
+        weights=rng.uniform(0.5, 2.0, (m, 1)).astype(np.float32),
+        example=np.arange(m),
+        user=np.arange(impressions) % 7,
+    )
+    return split, items
+
+
+def make_problem(
+    mesh: Mesh | None = None,
+    devices=None,
+    micro_batches: int = 1,
+    task: Task = Task(softmax=0.3),
+    model: Model = SMALL,
+    optimizer: Optimizer = Optimizer(learning_rate=1e-3, layer_decay=0.9),
+    rows: int = 32,
+    max_steps: int = 6,
+    seed: int = 0,
+) -> SimpleNamespace:
+    """A jitted step, a fresh state and batches."""
+    config = TrainConfig(
+        schema=Schema(tasks=(task,)),
+        model=model,
+        mesh=mesh or Mesh(),
+        batch=Batch(rows=rows, tokens=64, micro_batches=micro_batches),
+        optimizer=optimizer,
+        seed=seed,
+    )
+    session = open_session(config, ctr.encoder_config(model, VOCAB), devices)
+    split, items = clicks(600)
+    # Contexts have 8 tokens at most; in all but `cross` candidates start behind the longest.
+    layout = Layout(TEMPLATE, 0, True, None if model.interaction == "cross" else 10)
+    batches = train_batches(
+        split,
+        items,
+        layout,
+        config.batch,
+        whole_impressions=losses.needs_whole_impressions((task,)),
+        seed=seed,
+        max_steps=max_steps,
+    )
+    transform = optimizers.make_optimizer(optimizer, batches.steps, list(session.shapes))
+    state = initial_state(session, transform, seed)
+    step = training_step(config, session, transform)
+    return SimpleNamespace(
+        config=config,
+        session=session,
+        split=split,
+        items=items,
+        layout=layout,
+        batches=batches,
+        state=state,
+        step=step,
+    )
