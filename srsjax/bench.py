@@ -26,7 +26,8 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.loader import Batches
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
-from srsjax.model import ctr, flops
+from srsjax.model import flops
+from srsjax.model.compute import compute_dtype
 from srsjax.runs.evaluation import scoring_batches
 from srsjax.runs.sharding import put_batch
 from srsjax.training.meter import IN_FLIGHT
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     enable_cache()
     console = Console()
     training = set_up(config, console)
-    dtype = jnp.dtype(jnp.float8_e4m3fn) if config.model.dtype == "float8" else ctr.compute_dtype(config.model)
+    dtype = jnp.dtype(jnp.float8_e4m3fn) if config.model.dtype == "float8" else compute_dtype(config.model)
     peak = matmul_rate(dtype) * training.session.mesh.size
     kind = f"{training.session.mesh.size} x {jax.devices()[0].device_kind}"
     console.print(f"{kind}, {dtype.name} products: {peak / 1e12:.2f} Tflop/s", highlight=False)
@@ -103,7 +104,7 @@ def measure_training(config: TrainConfig, training: Training) -> Speed:
 
 def measure_scoring(config: TrainConfig, training: Training) -> Iterator[Speed]:
     """Scoring of the training split, input included, and the assembly of its batches alone."""
-    session, shape, params = training.session, training.shape, training.state.params
+    session, shape, params = training.session, training.shape, training.state.all_params
     batches = scoring_batches(training.store.split("train"), training.store.items, shape)
 
     def step(batch: PackedBatch) -> jax.Array:
@@ -135,7 +136,7 @@ def _measure(
             break
     jax.block_until_ready(waiting)
     seconds = time.monotonic() - started
-    need = sum(flops.forward_flops(config.model, training.session.bert, batch) for batch in counted) if work else 0.0
+    need = sum(flops.forward_flops(training.session.spec, batch) for batch in counted) if work else 0.0
     return Speed(
         name,
         len(counted),

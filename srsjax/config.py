@@ -359,6 +359,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with an optimizer of their own; the schedule is that of `Optimizer`."""
+
+    match: str = ""
+    """Regular expression that is found in the paths of its parameters (`^bert/embeddings/`); a parameter belongs to
+    the first group that matches."""
+    name: str = ""
+    """Name of its optimizer; empty means that of `Optimizer`."""
+    learning_rate: float = 0.0
+    """Peak learning rate; 0 means that of `Optimizer`."""
+    args: dict[str, float] = field(default_factory=dict)
+    """Further arguments of its optimizer by name."""
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """The optimizer, its schedule, and what is decayed and scaled."""
 
@@ -380,7 +395,12 @@ class Optimizer:
     head_multiplier: float = 1.0
     """Learning-rate multiplier of head parameters."""
     clip_norm: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    """Largest global gradient norm, over all groups; 0 turns clipping off."""
+    frozen: tuple[str, ...] = ()
+    """Regular expressions of parameter paths that are not trained (`^bert/embeddings/`, `^bert/layers/[0-5]/`): they
+    have no gradient and no optimizer state."""
+    groups: tuple[ParameterGroup, ...] = ()
+    """Parameters with an optimizer of their own; all others take this one."""
 
 
 @dataclass(frozen=True)

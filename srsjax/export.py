@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(folder.tokenizer, partial)
-        hf.save_weights(partial, params, session.bert, pairs=config.model.interaction == "cross")
+        hf.save_weights(partial, params, session.spec.encoder, pairs=session.spec.interaction.classifier)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -27,7 +27,7 @@ from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
 from srsjax.jax_version import check_jax
-from srsjax.model import ctr
+from srsjax.model.spec import encoder_config
 from srsjax.planning import devices, search, show
 from srsjax.planning.program import Plan, make_plan
 from srsjax.training.setup import check_numbers
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if target.memory is None:
         raise InputError(f"--auto: the memory of {target.name} is not known; give --memory, GiB of one device")
-    bert = ctr.encoder_config(config.model, text.vocab_size)
+    bert = encoder_config(config.model, text.vocab_size)
     found = search.find(config, bert, len(target.devices), lambda tried: make_plan(tried, target, store, text), say)
     if found is None:
         say("nothing that was tried fits: fewer --batch.rows or --batch.tokens, or more devices")

@@ -24,7 +24,7 @@ from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
-from srsjax.metrics.calibration import sigmoid
+from srsjax.objectives import predict
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def scores(scorer: Scorer, config: TrainConfig, files: str) -> Iterator[pa.Table
         clash = [name for name in names if name in chunk.keys.schema.names]
         if clash:
             raise InputError(f"{files}: column {clash[0]!r} is a key column and the name of a score; set data.keys")
-        values = sigmoid(scorer.logits(chunk.split, chunk.items)).astype(np.float32)
+        values = predict(config.schema.tasks, scorer.logits(chunk.split, chunk.items)).astype(np.float32)
         table = pa.Table.from_batches([chunk.keys])
         for t, name in enumerate(names):
             table = table.append_column(name, pa.array(values[:, t]))

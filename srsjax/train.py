@@ -6,7 +6,7 @@ test split and says how to score with it. The run folder holds everything evalua
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,8 +18,8 @@ from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
-from srsjax.metrics.calibration import sigmoid
 from srsjax.metrics.plots import save_curves
+from srsjax.objectives import objectives, predict
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.evaluation import predict_split, split_metrics, split_references
 from srsjax.runs.run_folder import RunFolder, write_json
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     store, session, batches, shape = training.store, training.session, training.batches, training.shape
     check_monitor(config, store)
     profiled_steps(config.profile.steps, batches.steps)
-    create = (config, store.folder / "tokenizer", store.manifest, asdict(session.bert))
+    create = (config, store.folder / "tokenizer", store.manifest, session.spec.to_json())
     distributed.on_first(lambda: folder.create(*create))
     distributed.wait_until_seen(folder.config_file)
     if distributed.is_first():
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             console,
             compilations,
             goodput,
-            known_work(config.model, session.bert, session.mesh),
+            known_work(session.spec, session.mesh),
         )
         batches.close()
         with goodput.of("evaluation"):
@@ -128,7 +128,6 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
     """
     params = load_params(folder.checkpoints, progress.best_step, target(session))
     result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
-    result |= {"candidates": shape.candidates}
     for name in ("valid", "test"):
         result[name], result[f"{name}_references"] = {}, {}
         if has_split(store, name):
@@ -139,7 +138,8 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
             result[name] = split_metrics(config, split, logits)
             result[f"{name}_references"] = split_references(config, store.split("train"), split, store.items)
             if "auc" in result[name]:
-                curves = (sigmoid(logits[:, 0]), split.labels[:, 0], split.weights[:, 0])
+                scores = predict(config.schema.tasks, logits)[:, 0]
+                curves = (scores, split.labels[:, 0], split.weights[:, 0])
                 save_curves(folder.path / f"{name}.png", *curves)
     distributed.on_first(lambda: write_json(folder.report_file, result))
 
@@ -148,7 +148,8 @@ def check_monitor(config: TrainConfig, store: Store) -> None:
     """Raises InputError for a metric that the valid split cannot define: now, not after an epoch."""
     if has_split(store, "valid"):
         split = store.split("valid")
-        metrics.monitored(split_metrics(config, split, np.zeros(split.labels.shape)), config.evaluate.monitor)
+        logits = np.zeros((len(split.item), sum(made.outputs for made, _ in objectives(config.schema.tasks))))
+        metrics.monitored(split_metrics(config, split, logits), config.evaluate.monitor)
 
 
 def has_split(store: Store, name: str) -> bool:

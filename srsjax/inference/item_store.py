@@ -8,7 +8,7 @@ which the layers pass them on: scores are those without a store, to float tolera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,10 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.compilation import compiler_options
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.data.batches.layout import BatchShape, Layout
-from srsjax.data.batches.packing import plan_rows
+from srsjax.data.batches.contexts import items_alone
+from srsjax.data.batches.layout import BatchShape
+from srsjax.data.batches.loader import eval_batches
 from srsjax.data.store.arrays import Items
-from srsjax.data.store.ragged import Ragged, join, spans
 from srsjax.model import ctr
 from srsjax.runs.session import Session
 from srsjax.runs.sharding import ROWS, put_same
@@ -42,7 +42,7 @@ class ItemStore:
     """`ctr.forward_stored` on the mesh."""
 
     def step(self, params: dict[str, jax.Array], batch: tuple[PackedBatch, ctr.StoredPlaces]) -> jax.Array:
-        """Logits [R, C, T] float32 of a completed batch, whole on every device."""
+        """Logits [R, C, K] float32 of a completed batch, whole on every device."""
         return self.jitted(params, self.states, *batch)
 
     def complete(
@@ -51,9 +51,7 @@ class ItemStore:
         """A batch [R, ...] and where its states are. `item` [M]: item of each candidate; `numbers` [R, C]: candidates
         in the slots."""
         tokens = batch.tokens.shape[1]
-        first = np.where(numbers < 0, 0, self.offsets[item[numbers]]) - batch.readout  # [R, C]
-        of = np.take_along_axis(first, np.maximum(batch.candidate - 1, 0), axis=1) + np.arange(tokens)
-        state = np.where(batch.candidate > 0, of, -1).astype(np.int32)
+        state = _places(self.offsets, np.where(numbers < 0, 0, item[numbers]), batch).astype(np.int32)
 
         is_context = (batch.segment > 0) & (batch.candidate == 0)
         count = is_context.sum(axis=1)
@@ -68,55 +66,37 @@ class ItemStore:
 
 def build_item_store(session: Session, params: dict, items: Items, shape: BatchShape) -> ItemStore:
     """Runs the lower layers over every item once. `shape`: that of the run's evaluation batches."""
-    texts = _with_special_tokens(items.tokens, shape.layout)
+    if not len(items.tokens):
+        raise ValueError("no items to store")
     rows = NamedSharding(session.mesh, PartitionSpec(ROWS))
     whole = NamedSharding(session.mesh, PartitionSpec())
     step = jax.jit(
         partial(ctr.item_states, session.graphdef),
-        in_shardings=(session.shardings, rows, rows, rows, rows),
+        in_shardings=(session.shardings, rows),
         out_shardings=whole,
         compiler_options=compiler_options(session.mesh),
     )
+    layout = shape.layout.alone()
+    offsets = np.concatenate([[0], np.cumsum(items.tokens.lengths + len(layout.template.suffix), dtype=np.int64)])
     states = None
-    for arrays, source, target in _batches(texts, shape):
-        made = np.asarray(step(params, *(put_same(array, rows) for array in arrays)))
+    for batch, numbers in eval_batches(items_alone(items), items, layout, rows=shape.eval_rows, tokens=shape.tokens):
+        made = np.asarray(step(params, jax.tree.map(partial(put_same, sharding=rows), batch)))
         if states is None:
-            states = np.zeros((len(texts.values), made.shape[-1]), made.dtype)
-        states[target] = made.reshape(-1, made.shape[-1])[source]
-    if states is None:
-        raise ValueError("no items to store")
+            states = np.zeros((offsets[-1], made.shape[-1]), made.dtype)
+        places = _places(offsets, np.maximum(numbers, 0), batch)
+        states[places[places >= 0]] = made[places >= 0]
     jitted = jax.jit(
         partial(ctr.forward_stored, session.graphdef),
         in_shardings=(session.shardings, whole, rows, rows),
         out_shardings=whole,
         compiler_options=compiler_options(session.mesh),
     )
-    return ItemStore(put_same(states, whole), texts.offsets, jitted)
+    return ItemStore(put_same(states, whole), offsets, jitted)
 
 
-def _with_special_tokens(texts: Ragged, layout: Layout) -> Ragged:
-    """The tokens of each item as they stand in a row."""
-    suffix = np.tile(np.array(layout.template.suffix, np.int32), len(texts))
-    return join([texts, Ragged.from_lengths(suffix, np.full(len(texts), len(layout.template.suffix)))])
-
-
-def _batches(texts: Ragged, shape: BatchShape) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]]:
-    """Packed rows of items: the arrays of `ctr.item_states`, the slots [n] of the real tokens (row * L + slot), and
-    their places in `texts.values`."""
-    layout, tokens, rows = shape.layout, shape.tokens, shape.eval_rows
-    ordered = plan_rows(texts.lengths, tokens=tokens, candidates=tokens).in_order()
-    for start in range(0, len(ordered), rows):
-        here = np.arange(start, start + rows)
-        packed = ordered.take(np.where(here < len(ordered), here, -1))
-        length, number = texts.lengths[packed.values], packed.values
-        row = np.repeat(np.arange(rows), packed.lengths)
-        ends = np.concatenate([[0], np.cumsum(length)])
-        place = row * tokens + ends[:-1] - np.repeat(ends[packed.offsets[:-1]], packed.lengths)
-        slots, source = spans(place, length), spans(texts.offsets[number], length)
-        arrays = np.zeros((4, rows * tokens), np.int32)
-        arrays[0] = layout.pad_id
-        arrays[0, slots] = texts.values[source]
-        arrays[1, slots] = slots - np.repeat(place - layout.candidate_start, length)
-        arrays[2, slots] = layout.template.candidate_type
-        arrays[3, slots] = np.repeat(np.arange(1, len(number) + 1), length)
-        yield tuple(arrays.reshape(4, rows, tokens)), slots, source
+def _places(offsets: np.ndarray, item: np.ndarray, batch: PackedBatch) -> np.ndarray:
+    """The row of the states of each candidate token, [R, L] int64; -1 for other tokens. `item` [R, C]: item of each
+    candidate slot."""
+    first = offsets[item] - batch.readout
+    of = np.take_along_axis(first, np.maximum(batch.candidate - 1, 0), axis=1) + np.arange(batch.tokens.shape[1])
+    return np.where(batch.candidate > 0, of, -1)

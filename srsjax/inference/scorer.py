@@ -15,16 +15,17 @@ import jax
 import numpy as np
 
 from srsjax.config import Mesh, TrainConfig
-from srsjax.data.batches.layout import BatchShape, longest_part, make_layout
+from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.jax_version import check_jax
-from srsjax.metrics.calibration import sigmoid
+from srsjax.objectives import predict
 from srsjax.runs.evaluation import batch_shape, predict_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, load_run
+from srsjax.runs.spec import layout_of
 
 
 class Scorer:
@@ -56,10 +57,9 @@ class Scorer:
             mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
         config = replace(config or trained, mesh=mesh)
         encoder = load_encoder(config, folder.path)
-        layout = make_layout(config, encoder.text)
-        session, params = load_run(folder, config, longest_part(config, layout))
-        slots = folder.read(folder.report_file)["candidates"]
-        return cls(config, session, params, encoder, batch_shape(config, layout, slots, session.mesh))
+        session, params = load_run(folder, config)
+        shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
+        return cls(config, session, params, encoder, shape)
 
     def predict(self, pairs: Sequence, batch_size: int = 0) -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.
@@ -121,7 +121,7 @@ class Scorer:
         return ranked
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Logits [M, T] float32 of the candidates of any split, in its order."""
+        """Logits [M, K] float32 of the candidates of any split, in its order."""
         step, complete = self.session.predict_step, lambda batch, numbers: batch
         if self.stored is not None and items is self.encoder.items:
             step, complete = self.stored.step, partial(self.stored.complete, np.asarray(split.item))
@@ -130,7 +130,7 @@ class Scorer:
     @property
     def can_store_items(self) -> bool:
         """Whether the model computes candidates alone at first, and they are the rows of a catalogue."""
-        return self.config.model.interaction == "split" and self.encoder.items is not None
+        return self.session.spec.interaction.stores_items and self.encoder.items is not None
 
     def store_items(self) -> ItemStore:
         """Computes the lower layers of every item of the catalogue once; later calls look them up.
@@ -139,7 +139,7 @@ class Scorer:
         """
         if not self.can_store_items:
             raise InputError(
-                f"model.interaction is {self.config.model.interaction!r}, candidates "
+                f"model.interaction is {self.session.spec.interaction.name!r}, candidates "
                 f"{'are' if self.encoder.items is not None else 'are not'} rows of a catalogue; only 'split' with a "
                 f"catalogue has item states to store"
             )
@@ -148,7 +148,7 @@ class Scorer:
 
     def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         chunk = self.encoder.encode_values(contexts, candidates)
-        return sigmoid(self.logits(chunk.split, chunk.items)).astype(np.float32)
+        return predict(self.config.schema.tasks, self.logits(chunk.split, chunk.items)).astype(np.float32)
 
     def _is_single(self, pairs) -> bool:
         """A single pair holds its two sides, not pairs (without context features it is one candidate)."""

@@ -78,16 +78,6 @@ def _equal(query: jax.Array, key: jax.Array) -> jax.Array:
     return (query[:, :, None] == key[:, None, :]) & (query[:, :, None] != 0)
 
 
-def layer_visibility(
-    interaction: str, split_layers: int, num_layers: int, segment: jax.Array, candidate: jax.Array
-) -> tuple[Visibility, ...]:
-    """Who sees whom in each layer: `split` is `towers` in the first `split_layers` layers and `shared` above."""
-    if interaction != "split":
-        return (getattr(Visibility, interaction)(segment, candidate),) * num_layers
-    lower, upper = Visibility.towers(segment, candidate), Visibility.shared(segment, candidate)
-    return (lower,) * split_layers + (upper,) * (num_layers - split_layers)
-
-
 def attend(
     query: jax.Array,
     key: jax.Array,

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from srsjax.errors import InputError
 from srsjax.model.attention import Attend, Visibility, attend, reference
 from srsjax.model.attention_windows import Windows, cut, plain
+from srsjax.model.interactions import INTERACTIONS
 
 PLATFORM = {"splash": "tpu", "cudnn": "gpu"}
 """What each backend besides plain XLA runs on."""
@@ -60,8 +61,8 @@ class Job:
 
     @property
     def visibilities(self) -> tuple[str, ...]:
-        """The interactions whose visibility some layer has, the widest last."""
-        return ("towers", "shared") if self.interaction == "split" else (self.interaction,)
+        """The visibilities that some layer has, the widest last."""
+        return INTERACTIONS[self.interaction].visibilities
 
 
 def choose(wanted: str, job: Job, backends: dict[str, Attend] | None = None) -> Choice:

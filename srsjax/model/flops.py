@@ -5,17 +5,15 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from srsjax.config import Model
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.model.attention import Visibility, layer_visibility
-from srsjax.model.bert import BertConfig
-from srsjax.model.ctr import lower_layers
+from srsjax.model.attention import Visibility
+from srsjax.model.spec import ModelSpec
 
 TRAINING = 3
 """A training step needs this many times the forward pass: each product has a gradient for both of its operands."""
 
 
-def forward_flops(model: Model, bert: BertConfig, batch: PackedBatch) -> float:
+def forward_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     """Floating-point operations of one forward pass over a packed batch [R, ...] or [A, R / A, ...] on the host.
 
     With D the width, F that of the feed-forward network, n real tokens, s pairs of a query and a key that it sees, and
@@ -30,12 +28,12 @@ def forward_flops(model: Model, bert: BertConfig, batch: PackedBatch) -> float:
     """
     if batch.segment.ndim == 3:
         batch = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch)
+    bert = spec.encoder
     layers, width, wide = bert.num_layers, bert.hidden_size, bert.intermediate_size
-    below = lower_layers(model, layers)
-    real, read = batch.segment > 0, read_tokens(model, batch)
+    real, read = batch.segment > 0, read_tokens(spec, batch)
     total, seen, before = 0.0, np.zeros(real.shape, np.int64), None
     for layer, visibility in enumerate(
-        layer_visibility(model.interaction, below, layers, batch.segment, batch.candidate)
+        spec.interaction.layer_visibility(spec.split_layers, layers, batch.segment, batch.candidate)
     ):
         if visibility is not before:
             seen, before = keys_seen(visibility), visibility
@@ -64,12 +62,13 @@ def _equal_keys(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     return np.where(query != 0, counts[query + row], 0)
 
 
-def read_tokens(model: Model, batch: PackedBatch) -> np.ndarray:
+def read_tokens(spec: ModelSpec, batch: PackedBatch) -> np.ndarray:
     """[R, L] bool, the tokens whose last hidden state the head reads."""
-    if model.readout == "mean":
+    if spec.readout == "mean":
         return batch.segment > 0
-    context = np.take_along_axis(batch.context_readout, batch.context_of, axis=1)  # [R, C]
-    slots = {"cross": (context,), "towers": (context, batch.readout)}.get(model.interaction, (batch.readout,))
+    slots = [spec.interaction.candidate_side(batch).slot]
+    if spec.interaction.reads_context:
+        slots.append(np.take_along_axis(batch.context_readout, batch.context_of, axis=1))
     row, slot = np.nonzero(batch.group >= 0)
     read = np.zeros(batch.segment.shape, bool)
     for places in slots:

@@ -1,4 +1,4 @@
-"""From hidden states to logits: one vector a candidate, then a dense layer for all tasks."""
+"""From hidden states to logits: one vector a candidate, then a dense layer for the outputs of all tasks."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ def segment_mean(hidden: jax.Array, segment: jax.Array, wanted: jax.Array) -> ja
 
 
 class Head(nnx.Module):
-    """Dropout and one dense layer: kernel [D, T] normal(0.02), bias 0 (training begins it at `training.priors`)."""
+    """Dropout and one dense layer: kernel [D, K] normal(0.02), bias 0 (`srsjax.objectives.priors` sets where it starts)."""
 
-    def __init__(self, size_in: int, num_tasks: int, dropout_rate: float, rngs: nnx.Rngs):
-        self.dense = Dense(size_in, num_tasks, 0.02, rngs)
+    def __init__(self, size_in: int, num_outputs: int, dropout_rate: float, rngs: nnx.Rngs):
+        self.dense = Dense(size_in, num_outputs, 0.02, rngs)
         self.dropout_rate = dropout_rate
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """[R, C, D] -> logits [R, C, T] float32, computed in float32."""
+        """[R, C, D] -> logits [R, C, K] float32, computed in float32."""
         return self.dense(dropout(x.astype(jnp.float32), self.dropout_rate, dropout_key))
 
 
 class ProductHead(nnx.Module):
-    """Towers: a weighted inner product of two unit vectors, scale [D, T] and bias [T].
+    """Towers: a weighted inner product of two unit vectors, scale [D, K] and bias [K].
 
-    logit_t = sum_d scale_dt u_d v_d + bias_t with u, v of length 1. Scales start at `SCALE`, so that the logit is at
-    first a scaled cosine (Reimers and Gurevych 2019 fine-tune sentence encoders on it); with scale_t u as the query
+    logit_k = sum_d scale_dk u_d v_d + bias_k with u, v of length 1. Scales start at `SCALE`, so that the logit is at
+    first a scaled cosine (Reimers and Gurevych 2019 fine-tune sentence encoders on it); with scale_k u as the query
     the best items are an inner product search over v.
     """
 
     SCALE = 10.0
 
-    def __init__(self, size_in: int, num_tasks: int, dropout_rate: float, rngs: nnx.Rngs):
+    def __init__(self, size_in: int, num_outputs: int, dropout_rate: float, rngs: nnx.Rngs):
         del rngs
         self.dense = nnx.Dict(
-            kernel=nnx.Param(jnp.full((size_in, num_tasks), self.SCALE)), bias=nnx.Param(jnp.zeros(num_tasks))
+            kernel=nnx.Param(jnp.full((size_in, num_outputs), self.SCALE)), bias=nnx.Param(jnp.zeros(num_outputs))
         )
         self.dropout_rate = dropout_rate
 
     def __call__(self, context: jax.Array, candidate: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """[R, C, D] twice -> logits [R, C, T] float32, computed in float32."""
+        """[R, C, D] twice -> logits [R, C, K] float32, computed in float32."""
         context, candidate = (x.astype(jnp.float32) for x in (context, candidate))
         context, candidate = (
             x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12) for x in (context, candidate)

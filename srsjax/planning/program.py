@@ -13,17 +13,19 @@ import numpy as np
 
 from srsjax.config import TrainConfig
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.data.batches.layout import check_lengths, longest_part, make_layout
+from srsjax.data.batches.layout import check_lengths
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
-from srsjax.model import ctr, flops
+from srsjax.model import flops
 from srsjax.model.attention_choice import choose, unmeasured
+from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.runs import session as sessions
 from srsjax.runs.evaluation import batch_shape, scoring_batches
 from srsjax.runs.session import Session, open_session, state_target
 from srsjax.runs.sharding import batch_target, row_divisor
+from srsjax.runs.spec import layout_of, make_spec
 from srsjax.training import optimizers
 from srsjax.training.setup import check_rows, training_batches, training_step
 
@@ -89,37 +91,32 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     Raises InputError for whatever `train` would refuse.
     """
     config = resolved(config, target)
-    bert = ctr.encoder_config(config.model, text.vocab_size)
-    layout = make_layout(config, text)
-    session = open_session(
-        config,
-        bert,
-        target.devices,
-        longest=longest_part(config, layout),
-        choose=choose if target.here else unmeasured,
-    )
-    check_lengths(config, layout, session.bert.longest)
+    spec = make_spec(config, text)
+    layout, bert = layout_of(spec, text), spec.encoder
+    session = open_session(config, spec, target.devices, choose=choose if target.here else unmeasured)
+    check_lengths(config, layout, bert.longest)
     check_rows(config, session.mesh)
     batches = training_batches(config, store, layout)
+    session = replace(session, spec=replace(spec, candidates=batches.candidates))
     sample = [batch for batch, _ in itertools.islice(batches, SAMPLE)]
     batches.close()
-    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.trained(session.shapes)))
     state = state_target(session, optimizer)
     batch = batch_target(session.mesh, batches.first(), row_axis=1, shares=1)  # read whole, whatever hosts there are
-    itemsize = ctr.compute_dtype(config.model).itemsize
+    itemsize = compute_dtype(config.model).itemsize
     row = config.batch.tokens * bert.hidden_size * itemsize
     rows = config.batch.rows / config.batch.micro_batches / row_divisor(session.mesh)
     gradients = memory.on_device(state.params) if config.optimizer.clip_norm > 0 else 0.0
     trained = _compile(
         training_step(config, session, optimizer),
         (state, batch),
-        memory.Memory(memory.on_device(state.params), memory.on_device(state.opt), memory.on_device(batch), 0.0),
+        memory.Memory(memory.on_device(state.all_params), memory.on_device(state.opt), memory.on_device(batch), 0.0),
         (gradients + bert.num_layers * rows * row, "the gradients and every layer's input"),
         _work(config, session, sample, flops.TRAINING),
         session.mesh.size,
         repeated=1 / flops.TRAINING if config.model.remat == "full" else 0.0,
     )
-    shape = batch_shape(config, layout, batches.candidates, session.mesh)
+    shape = batch_shape(config, session.spec, layout, session.mesh)
     given = scoring_batches(store.split("train"), store.items, shape)
     sample = [batch for batch, _ in itertools.islice(given, SAMPLE)]
     given.close()
@@ -189,5 +186,5 @@ def _compile(
 
 def _work(config: TrainConfig, session: Session, sample: list[PackedBatch], passes: int) -> tuple[float, float]:
     """Floating-point operations and examples of a batch: the mean over `sample`, `passes` forward passes each."""
-    need = [flops.forward_flops(config.model, session.bert, batch) for batch in sample]
+    need = [flops.forward_flops(session.spec, batch) for batch in sample]
     return passes * float(np.mean(need)), float(np.mean([(batch.group >= 0).sum() for batch in sample]))

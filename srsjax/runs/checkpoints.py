@@ -13,7 +13,7 @@ from srsjax.errors import InputError
 from srsjax.runs.state import TrainState
 
 PARAMS, REST = "params", "rest"
-"""The two parts of a checkpoint: inference reads the first alone."""
+"""The two parts of a checkpoint: inference reads the first alone, trained and frozen parameters together."""
 
 
 class _LatestAndBest:
@@ -61,14 +61,15 @@ class Checkpointer:
           best_step: step of the best checkpoint so far, kept whatever its age; None where there is none.
         """
         self._policy.best_step = best_step
-        parts = {PARAMS: state.params, REST: {"step": state.step, "opt": state.opt}}
+        parts = {PARAMS: state.all_params, REST: {"step": state.step, "opt": state.opt}}
         self._orbax.save_checkpointables_async(step, parts, custom_metadata=progress, force=True)
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """The state at a step, with the shapes, dtypes and shardings of `target` (ShapeDtypeStructs)."""
-        parts = {PARAMS: target.params, REST: {"step": target.step, "opt": target.opt}}
+        parts = {PARAMS: target.all_params, REST: {"step": target.step, "opt": target.opt}}
         loaded = self._orbax.load_checkpointables(step, parts)
-        return TrainState(loaded[REST]["step"], loaded[PARAMS], loaded[REST]["opt"])
+        trained, frozen = ({path: loaded[PARAMS][path] for path in own} for own in (target.params, target.frozen))
+        return TrainState(loaded[REST]["step"], trained, loaded[REST]["opt"], frozen)
 
 
 def load_params(folder: Path, step: int, target: dict) -> dict[str, jax.Array]:

@@ -16,6 +16,8 @@ from srsjax.data.batches.loader import Batches, eval_batches
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.metrics import report
+from srsjax.model.spec import ModelSpec
+from srsjax.objectives import objectives
 from srsjax.runs.predict import predict
 from srsjax.runs.sharding import row_divisor, row_share
 
@@ -26,9 +28,9 @@ def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
     return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
 
 
-def batch_shape(config: TrainConfig, layout: Layout, candidates: int, mesh: jax.sharding.Mesh) -> BatchShape:
-    """The shape of a run's batches; C was chosen when training began."""
-    return BatchShape(layout, config.batch.tokens, candidates, evaluation_rows(config, mesh))
+def batch_shape(config: TrainConfig, spec: ModelSpec, layout: Layout, mesh: jax.sharding.Mesh) -> BatchShape:
+    """The shape of a run's batches."""
+    return BatchShape(layout, spec.tokens, spec.candidates, evaluation_rows(config, mesh), spec.num_outputs)
 
 
 def scoring_batches(split: Split, items: Items, shape: BatchShape, share: tuple[int, int] = (0, 1)) -> Batches:
@@ -55,7 +57,7 @@ def predict_split(
     progress: Callable[[int], None] = lambda candidates: None,
     complete: Callable[[PackedBatch, np.ndarray], Any] = lambda batch, numbers: batch,
 ) -> np.ndarray:
-    """Logits [M, T] float32 of every candidate of a split.
+    """Logits [M, K] float32 of every candidate of a split.
 
     Args:
       step: (params, batch) -> logits, from `jit_predict_step`.
@@ -65,7 +67,7 @@ def predict_split(
     small = len(batches) == 1 and jax.process_count() == 1
     given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
     completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
-    return predict(step, params, completed, mesh, split.labels.shape, progress)
+    return predict(step, params, completed, mesh, (len(split.item), shape.outputs), progress)
 
 
 def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
@@ -82,8 +84,9 @@ def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict
     """The report of every task: the first task's metrics by name, those of further tasks as `task/metric`."""
     settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
     metrics = {}
-    for t, task in enumerate(config.schema.tasks):
-        values = report.evaluate_split(logits[:, t], split, t, **settings)
+    for t, (made, outputs) in enumerate(objectives(config.schema.tasks)):
+        task = made.task
+        values = report.evaluate_split(logits[:, outputs][:, 0], split, t, **settings)
         metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
     return metrics
 

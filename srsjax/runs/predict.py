@@ -28,7 +28,7 @@ def predict(
     shape: tuple[int, int],
     progress: Callable[[int], None] = lambda candidates: None,
 ) -> np.ndarray:
-    """Logits [M, T] float32 of M candidates, in the order of the split; NaN where no batch held the candidate.
+    """Logits [M, K] float32 of M candidates, in the order of the split; NaN where no batch held the candidate.
 
     Every host has all of them.
 
@@ -36,7 +36,7 @@ def predict(
       step: from `step.jit_predict_step`.
       batches: pairs of a batch [R, ...] and the candidate number of each slot [R, C] int64 (-1 empty), this host's
         part of each, from `srsjax.data.batches.loader.eval_batches`.
-      shape: (M, T).
+      shape: (M, K).
       progress: called with the number of candidates of each batch that is done.
     """
     logits = np.full(shape, np.nan, np.float32)
@@ -81,7 +81,7 @@ def _everywhere(mesh: jax.sharding.Mesh) -> Callable[[np.ndarray], np.ndarray | 
 
 
 def jit_predict_step(forward: Forward, mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding]):
-    """(params, batch [R, ...]) -> logits [R, C, T] float32, whole on every device so that any host can read them."""
+    """(params, batch [R, ...]) -> logits [R, C, K] float32, whole on every device so that any host can read them."""
 
     def predict_step(params, batch):
         return forward(params, batch)

@@ -1,7 +1,7 @@
 """The run folder: the one thing that evaluate, score and export need.
 
 config.json      the resolved config            metrics.jsonl    one JSON line a log step and an evaluation
-encoder.json     the encoder's shape            tensorboard/     the same as scalars
+model.json       what the model is              tensorboard/     the same as scalars
 manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
@@ -39,7 +39,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.config_file = self.path / "config.json"
-        self.encoder_file = self.path / "encoder.json"
+        self.model_file = self.path / "model.json"
         self.manifest_file = self.path / "manifest.json"
         self.report_file = self.path / "report.json"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -68,7 +68,7 @@ class RunFolder:
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path}: holds files but no config.json, so it is no run; choose another --run_dir")
 
-    def create(self, config: TrainConfig, tokenizer: Path, manifest: dict, encoder: dict) -> None:
+    def create(self, config: TrainConfig, tokenizer: Path, manifest: dict, model: dict) -> None:
         """Writes what a run folder holds from its start; deletes an earlier run first where `config.overwrite`.
 
         Raises InputError where a run to go on with began with other data.
@@ -83,7 +83,7 @@ class RunFolder:
         write_json(self.config_file, to_json(config))  # first: with it the folder is known as a run
         shutil.copytree(tokenizer, self.tokenizer, dirs_exist_ok=True)
         write_json(self.manifest_file, manifest)
-        write_json(self.encoder_file, encoder)
+        write_json(self.model_file, model)
 
     def check_data(self, manifest: dict) -> None:
         """Raises InputError where a store's manifest is not that of the data this run was trained on."""

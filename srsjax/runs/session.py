@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +16,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from srsjax.config import TrainConfig
 from srsjax.model import ctr
 from srsjax.model.attention_choice import Choice, Job, choose
-from srsjax.model.bert import BertConfig
+from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
+from srsjax.model.spec import ModelSpec
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.predict import jit_predict_step
+from srsjax.runs.rules import found_by
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import make_mesh, parameter_shardings, put_same, row_divisor, state_shardings
 from srsjax.runs.state import TrainState
@@ -29,11 +32,11 @@ class Session:
     """A model on a mesh, without parameters."""
 
     mesh: jax.sharding.Mesh
-    bert: BertConfig
+    spec: ModelSpec
     graphdef: nnx.GraphDef
     """The model without parameters."""
     forward: Callable
-    """(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
+    """(params, batch, *, dropout_key=None) -> logits [R, C, K] float32."""
     init: Callable
     """key -> parameters, a flat dict of float32 arrays."""
     shapes: dict[str, jax.ShapeDtypeStruct]
@@ -42,20 +45,28 @@ class Session:
     """Jitted (params, batch [R, ...]) -> logits."""
     attention: Choice
     """What computes attention, and why."""
+    frozen: frozenset[str] = frozenset()
+    """Paths of parameters that are not trained."""
+
+    def trained(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """What belongs to trained parameters, of a dict over all of them."""
+        return {path: array for path, array in arrays.items() if path not in self.frozen}
+
+    def untrained(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """What belongs to frozen parameters, of a dict over all of them."""
+        return {path: array for path, array in arrays.items() if path in self.frozen}
 
 
 def open_session(
     config: TrainConfig,
-    bert: BertConfig,
+    spec: ModelSpec,
     devices: Sequence[jax.Device] | None = None,
     *,
-    longest: int = 0,
     training: bool = True,
     choose: Callable[[str, Job], Choice] = choose,
 ) -> Session:
     """Builds the model for a config on `devices` (default all); parameters are shapes so far.
 
-    `longest` is from `evaluation.longest_part`; without it attention computes whole rows.
     `choose` decides on the attention; `attention_choice.unmeasured` does so where the devices cannot run anything.
 
     Raises InputError where the mesh, `model.attention` or `model.dtype` does not fit the devices.
@@ -63,33 +74,31 @@ def open_session(
     mesh = make_mesh(config.mesh, devices)
     if config.model.dtype == "float8":
         check_float8(mesh.devices.flat[0])
-    tasks = len(config.schema.tasks)
-    init = partial(ctr.init, config.model, bert, tasks)
+    init = partial(ctr.init, spec)
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = parameter_shardings(mesh, shapes)
-    attention = choose(config.model.attention, attention_job(config, bert, mesh, training, longest))
-    graphdef = ctr.build(config.model, bert, tasks, attention.attend)
+    attention = choose(config.model.attention, attention_job(config, spec, mesh, training))
+    graphdef = ctr.build(spec, Compute.of(config.model, attention.attend))
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
-    return Session(mesh, bert, graphdef, forward, init, shapes, shardings, predict_step, attention)
+    frozen = found_by(config.optimizer.frozen, shapes, "optimizer.frozen")
+    return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, frozen)
 
 
-def attention_job(
-    config: TrainConfig, bert: BertConfig, mesh: jax.sharding.Mesh, training: bool, longest: int = 0
-) -> Job:
+def attention_job(config: TrainConfig, spec: ModelSpec, mesh: jax.sharding.Mesh, training: bool) -> Job:
     """What the attention of a run has to do; rows are rounded up to what the mesh divides."""
-    divisor = row_divisor(mesh)
+    divisor, bert = row_divisor(mesh), spec.encoder
     return Job(
         mesh=mesh,
-        interaction=config.model.interaction,
+        interaction=spec.interaction.name,
         rows=-(-config.batch.rows // config.batch.micro_batches // divisor) * divisor,
         tokens=config.batch.tokens,
         heads=bert.num_heads,
         head_dim=bert.hidden_size // bert.num_heads,
-        dtype=ctr.compute_dtype(config.model),
+        dtype=compute_dtype(config.model),
         dropout=bert.attention_dropout,
         training=training,
-        longest=longest,
+        longest=spec.longest_part,
     )
 
 
@@ -103,15 +112,17 @@ def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
 
 def state_target(session: Session, optimizer: optax.GradientTransformation) -> TrainState:
     """What a restored training state must be: shape, dtype and sharding of every array."""
-    opt = jax.eval_shape(optimizer.init, session.shapes)
+    opt = jax.eval_shape(optimizer.init, session.trained(session.shapes))
     shardings = state_shardings(session.mesh, session.shardings, opt)
     opt = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), opt, shardings)
     whole = NamedSharding(session.mesh, PartitionSpec())
-    return TrainState(jax.ShapeDtypeStruct((), np.int32, sharding=whole), target(session), opt)
+    params = target(session)
+    step = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+    return TrainState(step, session.trained(params), opt, session.untrained(params))
 
 
-def load_run(folder: RunFolder, config: TrainConfig, longest: int = 0) -> tuple[Session, dict[str, jax.Array]]:
-    """The model of a finished run with its best parameters; `longest` as in `open_session`.
+def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str, jax.Array]]:
+    """The model of a finished run with its best parameters.
 
     Raises InputError where the run is not finished.
 
@@ -121,8 +132,8 @@ def load_run(folder: RunFolder, config: TrainConfig, longest: int = 0) -> tuple[
     step = folder.best_step()
     if config.model.attention == folder.config().model.attention:
         config = replace(config, model=replace(config.model, attention="auto"))
-    bert = BertConfig(**folder.read(folder.encoder_file))
-    session = open_session(config, bert, longest=longest, training=False)
+    spec = ModelSpec.from_json(folder.read(folder.model_file), str(folder.model_file))
+    session = open_session(config, spec, training=False)
     return session, load_params(folder.checkpoints, step, target(session))
 
 
@@ -141,5 +152,6 @@ def initial_state(
     params |= {path: put_same(value, session.shardings[path]) for path, value in weights.items()}
     params = {path: params[path] for path in session.shapes}
     shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
-    opt = jax.jit(optimizer.init, out_shardings=shardings.opt)(params)
-    return TrainState(put_same(np.int32(0), shardings.step), params, opt)
+    trained = session.trained(params)
+    opt = jax.jit(optimizer.init, out_shardings=shardings.opt)(trained)
+    return TrainState(put_same(np.int32(0), shardings.step), trained, opt, session.untrained(params))

@@ -10,7 +10,7 @@ import optax
 
 Parameters = dict[str, jax.Array]
 Forward = Callable[..., jax.Array]
-"""forward(params, batch, *, dropout_key=None) -> logits [R, C, T] float32."""
+"""forward(params, batch, *, dropout_key=None) -> logits [R, C, K] float32; `params` are the trained and frozen ones."""
 
 
 class TrainState(NamedTuple):
@@ -19,6 +19,13 @@ class TrainState(NamedTuple):
     step: jax.Array
     """int32 scalar, optimizer steps done."""
     params: Parameters
-    """float32."""
+    """Trained parameters, float32."""
     opt: optax.OptState
-    """Optimizer state, float32."""
+    """Optimizer state of the trained parameters, float32."""
+    frozen: Parameters = {}  # noqa: RUF012 (never changed)
+    """Parameters that no step changes; with `params` they are the model's."""
+
+    @property
+    def all_params(self) -> Parameters:
+        """The model's parameters, trained and frozen."""
+        return {**self.params, **self.frozen}

@@ -140,7 +140,7 @@ def fit(
                 if evaluating:
                     started = time.monotonic()
                     with meter.aside("evaluation"):
-                        values = evaluate(state.params)
+                        values = evaluate(state.all_params)
                     compilations.tell(console)
                     with meter.aside("log"):
                         log.scalars("valid", step, values)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from srsjax.config import Model
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.hardware import chip, utilisation
-from srsjax.model.bert import BertConfig
 from srsjax.model.flops import TRAINING, forward_flops
+from srsjax.model.spec import ModelSpec
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 from srsjax.training.step import StepMetrics
@@ -38,12 +37,12 @@ class Work:
     """Floating-point operations a second of all devices of the mesh."""
 
 
-def known_work(model: Model, bert: BertConfig, mesh: jax.sharding.Mesh) -> Work | None:
+def known_work(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Work | None:
     """None where nobody states what the devices can do, as for a CPU: `srsjax.bench` measures it there."""
     device = chip(mesh.devices.flat[0].device_kind)
     if device is None:
         return None
-    return Work(lambda batch: TRAINING * forward_flops(model, bert, batch), device.flops * mesh.size)
+    return Work(lambda batch: TRAINING * forward_flops(spec, batch), device.flops * mesh.size)
 
 
 class Meter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import optax
 
 from srsjax.config import Optimizer
 from srsjax.errors import InputError
-from srsjax.runs.rules import match
+from srsjax.runs.rules import found_by, match
 
 # Decoupled weight decay is for matrices that multiply; shifts, scales and tables of positions and types are spared.
 DECAY = [
@@ -72,11 +73,42 @@ def learning_rate_multipliers(config: Optimizer, paths: list[str]) -> dict[str, 
 
 
 def make_optimizer(config: Optimizer, steps: int, paths: list[str]) -> optax.GradientTransformation:
-    """The whole chain for a flat dict of parameters with these paths: clip, optimizer, per-parameter rate.
+    """The whole chain for a flat dict of trained parameters with these paths: clip, optimizer, per-parameter rate.
 
-    The global norm is clipped before the optimizer sees the gradient. Raises InputError for an unknown optimizer or
-    an argument it does not take.
+    The global norm of all gradients is clipped before any optimizer sees them. Raises InputError for an unknown
+    optimizer, an argument it does not take, or a group without parameters.
     """
+    if not paths:
+        raise InputError("optimizer.frozen: found every parameter, expected some that are trained")
+    multipliers = learning_rate_multipliers(config, paths)
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    parts.append(_by_group(config, steps, paths))
+    if any(multiplier != 1.0 for multiplier in multipliers.values()):
+        parts.append(_scale_each(multipliers))
+    return optax.chain(*parts)
+
+
+def _by_group(config: Optimizer, steps: int, paths: list[str]) -> optax.GradientTransformation:
+    """The optimizer of each group of parameters; that of `config` alone where there are no groups."""
+    rest = _optimizer(config, steps, paths, "optimizer")
+    if not config.groups:
+        return rest
+    labels, made = dict.fromkeys(paths, "rest"), {"rest": rest}
+    for number, group in reversed(list(enumerate(config.groups))):  # the first that matches has the last word
+        where = f"optimizer.groups.{number}"
+        labels |= dict.fromkeys(found_by((group.match,), paths, f"{where}.match"), where)
+        own = replace(
+            config,
+            name=group.name or config.name,
+            learning_rate=group.learning_rate or config.learning_rate,
+            args=group.args if group.name else config.args | group.args,
+        )
+        made[where] = _optimizer(own, steps, paths, where)
+    return optax.partition(made, labels)
+
+
+def _optimizer(config: Optimizer, steps: int, paths: list[str], where: str) -> optax.GradientTransformation:
+    """One optimizer with its schedule and decay mask; `where` is the field that errors name."""
     make = _find(config.name)
     arguments = dict(config.args)
     accepted = inspect.signature(make).parameters
@@ -88,15 +120,10 @@ def make_optimizer(config: Optimizer, steps: int, paths: list[str]) -> optax.Gra
     unknown = [name for name in arguments if name not in accepted or name == "learning_rate"]
     if unknown:
         raise InputError(
-            f"optimizer.args: {config.name} takes no {unknown[0]!r}{_nearest(unknown[0], accepted)}; "
+            f"{where}.args: {config.name} takes no {unknown[0]!r}{_nearest(unknown[0], accepted)}; "
             f"it takes {', '.join(name for name in accepted if name != 'learning_rate')}"
         )
-    multipliers = learning_rate_multipliers(config, paths)
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    parts.append(make(learning_rate=schedule(config, steps), **arguments))
-    if any(multiplier != 1.0 for multiplier in multipliers.values()):
-        parts.append(_scale_each(multipliers))
-    return optax.chain(*parts)
+    return make(learning_rate=schedule(config, steps), **arguments)
 
 
 def _scale_each(multipliers: dict[str, float]) -> optax.GradientTransformation:

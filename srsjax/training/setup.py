@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -13,18 +13,19 @@ from rich.console import Console
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
-from srsjax.data.batches.layout import BatchShape, Layout, check_lengths, longest_part, make_layout
+from srsjax.data.batches.layout import BatchShape, Layout, check_lengths
 from srsjax.data.batches.loader import Batches, train_batches
 from srsjax.data.preparing.shared import shared_store
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
-from srsjax.model import ctr, hf
+from srsjax.model import hf
 from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs.evaluation import batch_shape, predict_split
 from srsjax.runs.session import Session, initial_state, open_session, state_target
 from srsjax.runs.sharding import batch_target, put_same, row_divisor, row_share
+from srsjax.runs.spec import layout_of, make_spec
 from srsjax.runs.state import TrainState
 from srsjax.training import optimizers
 from srsjax.training.step import jit_train_step, make_train_step
@@ -57,16 +58,17 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     store = shared_store(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
-    layout = make_layout(config, text)
-    bert = ctr.encoder_config(config.model, text.vocab_size)
-    session = open_session(config, bert, longest=longest_part(config, layout))
-    check_lengths(config, layout, session.bert.longest)
+    spec = make_spec(config, text)
+    layout = layout_of(spec, text)
+    session = open_session(config, spec)
+    check_lengths(config, layout, spec.encoder.longest)
     check_rows(config, session.mesh)
     say_pretrained(config, session, console)
     share = row_share(session.mesh)
     batches = training_batches(config, store, layout, share)
-    shape = batch_shape(config, layout, batches.candidates, session.mesh)
-    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.shapes))
+    session = replace(session, spec=replace(spec, candidates=batches.candidates))
+    shape = batch_shape(config, session.spec, layout, session.mesh)
+    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.trained(session.shapes)))
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
     jitted = training_step(config, session, optimizer)
     target = (
@@ -77,7 +79,8 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     weights = pretrained(config, session)
     weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
     state = initial_state(session, optimizer, config.seed, weights)
-    state = state._replace(params=centred(config, session, store, shape, state.params))
+    params = centred(config, session, store, shape, state.all_params)
+    state = state._replace(params=session.trained(params), frozen=session.untrained(params))
     return Training(store, session, batches, shape, state, step, rates)
 
 
@@ -123,18 +126,18 @@ def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
 def say_pretrained(config: TrainConfig, session: Session, console: Console) -> None:
     """Says what a checkpoint will give. Raises InputError where it does not fit: now, not after the compilation."""
     if config.model.pretrained:
-        console.print(f"weights: {hf.check_weights(config.model.pretrained, session.bert)}", highlight=False)
+        console.print(f"weights: {hf.check_weights(config.model.pretrained, session.spec.encoder)}", highlight=False)
 
 
 def pretrained(config: TrainConfig, session: Session) -> dict[str, np.ndarray]:
     """The checkpoint's weights by parameter path; none for a fresh encoder."""
-    return hf.load_weights(config.model.pretrained, session.bert)[0] if config.model.pretrained else {}
+    return hf.load_weights(config.model.pretrained, session.spec.encoder)[0] if config.model.pretrained else {}
 
 
 def centred(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params: dict) -> dict:
-    """`towers` begins with logits around the prior of the head's bias too: pre-trained vectors of any two texts are
-    alike, so their scaled cosines are far above 0. Their mean over a sample of the training split is taken off."""
-    if config.model.interaction != "towers":
+    """Parameters with which the logits start around the prior of the head's bias, where the interaction asks for it:
+    their mean over a sample of the training split is taken off."""
+    if not session.spec.interaction.centres_logits:
         return params
     split = store.split("train")
     sample = split.take(np.linspace(0, len(split) - 1, min(len(split), CENTRED_ON), dtype=np.int64))

@@ -40,7 +40,7 @@ def make_train_step(forward: Forward, tasks: tuple[Task, ...], optimizer: optax.
         step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
         def micro_loss(params, part: PackedBatch, index):
-            logits = forward(params, part, dropout_key=jax.random.fold_in(step_key, index))
+            logits = forward({**params, **state.frozen}, part, dropout_key=jax.random.fold_in(step_key, index))
             return losses.total_loss(tasks, logits, part, normaliser)
 
         parts = batch.tokens.shape[0]
@@ -62,7 +62,8 @@ def make_train_step(forward: Forward, tasks: tuple[Task, ...], optimizer: optax.
             tokens=jnp.sum(batch.segment > 0, dtype=jnp.int32),
             candidates=jnp.sum(batch.group >= 0, dtype=jnp.int32),
         )
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt), metrics
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt, state.frozen), metrics
 
     return train_step
 

@@ -1,4 +1,4 @@
-"""Impressions whose contexts are equal, joined, so that a shared context is computed once for more candidates."""
+"""Impressions with fewer contexts: equal ones joined, so that each is computed once, and candidates without any."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from srsjax.data.store.arrays import Split
+from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.ragged import Ragged
 
 
 def join_equal_contexts(split: Split) -> Split:
@@ -33,4 +34,18 @@ def join_equal_contexts(split: Split) -> Split:
         candidates=np.append(np.asarray(split.candidates)[kept], split.candidates[-1]),
         user=np.asarray(split.user)[kept],
         context_features={name: np.asarray(values)[kept] for name, values in split.context_features.items()},
+    )
+
+
+def items_alone(items: Items) -> Split:
+    """Every item once, as a candidate without a context or a task; packed with `Layout.alone`."""
+    count = len(items.tokens)
+    return Split(
+        context=Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(count, np.int64)),
+        candidates=np.arange(count + 1),
+        item=np.arange(count),
+        labels=np.zeros((count, 0), np.float32),
+        weights=np.zeros((count, 0), np.float32),
+        example=np.arange(count),
+        user=np.zeros(count, np.int64),
     )

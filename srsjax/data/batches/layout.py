@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from srsjax.config import Feature, History, Text, TrainConfig
@@ -26,6 +26,12 @@ class Layout:
     candidate_start: int | None = None
     """Position at which every candidate starts, behind one context for all candidates of an impression in a row. None:
     each candidate has its own copy of the context, and its positions run on (`cross`)."""
+
+    def alone(self) -> Layout:
+        """The layout of rows that hold candidates only, each at the position where it starts behind a context."""
+        if self.candidate_start is None:
+            raise ValueError("positions of candidates run on behind their contexts: alone they have none")
+        return replace(self, template=replace(self.template, prefix=(), between=()), has_context=True)
 
     @property
     def shares_context(self) -> bool:
@@ -54,19 +60,21 @@ class BatchShape:
     """Candidate slots C."""
     eval_rows: int
     """Rows R of an evaluation batch."""
+    outputs: int = 1
+    """Logits K of a candidate."""
 
 
-def make_layout(config: TrainConfig, text: TextEncoder) -> Layout:
-    """How the texts of a run become sequences.
+def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool) -> Layout:
+    """How the texts of a run become sequences; `shares_context` is the interaction's.
 
-    Raises InputError for an interaction other than `cross` where the schema has no context text: there is nothing to
-    share then.
+    Raises InputError for a shared context where the schema has no context text: there is nothing to share then.
     """
-    has_context, interaction = any(map(is_text, config.schema.context)), config.model.interaction
-    start = None
-    if interaction != "cross":
+    has_context, start = any(map(is_text, config.schema.context)), None
+    if shares_context:
         if not has_context:
-            raise InputError(f"model.interaction: found {interaction!r}, but schema.context has no text; use 'cross'")
+            raise InputError(
+                f"model.interaction: found {config.model.interaction!r}, but schema.context has no text; use 'cross'"
+            )
         start = config.model.candidate_start
         if start < 0:
             start = most_tokens(config.schema.context) + len(text.template.prefix) + len(text.template.between)
@@ -82,19 +90,6 @@ def most_tokens(features: Sequence[Feature]) -> int:
     """Most tokens of one side of a pair by its budgets, separators between fields included."""
     budgets = [feature.max_tokens for feature in features if is_text(feature)]
     return sum(budgets) + max(len(budgets) - 1, 0)
-
-
-def longest_part(config: TrainConfig, layout: Layout) -> int:
-    """Most tokens of a part of a row that sees itself alone in some layer, by the budgets; 0 where there is none."""
-    context, candidate = most_tokens(config.schema.context), most_tokens(config.schema.candidate)
-    match config.model.interaction:
-        case "cross":
-            return context + candidate + layout.special_tokens
-        case "shared":
-            return 0
-        case _:
-            context += len(layout.template.prefix) + len(layout.between)
-            return max(context, candidate + len(layout.template.suffix))
 
 
 def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:

@@ -1,0 +1,134 @@
+"""What a model is: made once from a config and a prepared store, and all that inference, planning and export read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from srsjax import config
+from srsjax.errors import InputError
+from srsjax.model import hf
+from srsjax.model.bert import BertConfig
+from srsjax.model.interactions import INTERACTIONS, Interaction
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The logits of one task."""
+
+    task: str
+    """Name of the task."""
+    kind: str
+    """`Task.kind`."""
+    count: int = 1
+    """K_t; the outputs of all tasks stand one after another."""
+
+
+@dataclass(frozen=True)
+class FeatureInput:
+    """A feature besides text that the model reads."""
+
+    name: str
+    side: Literal["context", "candidate"]
+    kind: str
+    """`categorical`, `numeric` or `vector` (`srsjax.model.features`)."""
+    size: int
+    """Rows of the vocabulary, the unknown id 0 included, or the length of a vector; 1 for a number."""
+    mean: float = 0.0
+    """Of a number in the training rows."""
+    deviation: float = 1.0
+    """Standard deviation of a number in the training rows."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Encoder, interaction, inputs, outputs and the shape of a row; `model.json` of a run folder."""
+
+    encoder: BertConfig
+    interaction: Interaction = INTERACTIONS["cross"]
+    split_layers: int = 0
+    """Layers of `split` in which a candidate sees only itself."""
+    readout: str = "pooled"
+    """`model.readout`."""
+    head_dropout: float = 0.0
+    outputs: tuple[Outputs, ...] = (Outputs("click", "binary"),)
+    features: tuple[FeatureInput, ...] = ()
+    """What is read besides text."""
+    has_context: bool = True
+    """Whether the schema has context text."""
+    candidate_start: int | None = None
+    """Position at which every candidate starts; None where its positions run on (`Layout.candidate_start`)."""
+    longest_part: int = 0
+    """Most tokens of a part of a row that sees itself alone in some layer, by the budgets; 0 where there is none, or
+    where it is unknown."""
+    tokens: int = 0
+    """Token slots L of a row."""
+    candidates: int = 0
+    """Candidate slots C of a row; 0 until the batches are planned."""
+
+    def __post_init__(self):
+        if not 0 <= self.split_layers <= self.encoder.num_layers:
+            raise InputError(
+                f"model.split_layers: found {self.split_layers}, expected -1 to the {self.encoder.num_layers} layers"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; the interaction by its name."""
+        return dataclasses.asdict(self) | {"interaction": self.interaction.name}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], source: str) -> ModelSpec:
+        """The spec that `to_json` wrote. Raises InputError naming `source` where it is not one of this version."""
+        try:
+            made = {
+                "encoder": BertConfig(**data["encoder"]),
+                "interaction": INTERACTIONS[data["interaction"]],
+                "outputs": tuple(Outputs(**outputs) for outputs in data["outputs"]),
+                "features": tuple(FeatureInput(**feature) for feature in data["features"]),
+            }
+            return cls(**data | made)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{source}: not the model of a run of this version ({error}); train it again") from None
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of a candidate, K of all tasks together."""
+        return sum(outputs.count for outputs in self.outputs)
+
+    @property
+    def stored_layers(self) -> int:
+        """Layers that stored item states have behind them. The last one always runs: it computes read-outs only."""
+        return min(self.split_layers, self.encoder.num_layers - 1)
+
+
+def lower_layers(model: config.Model, num_layers: int) -> int:
+    """Layers of `split` in which a candidate sees only itself; 0 in the other interactions."""
+    if not INTERACTIONS[model.interaction].stores_items:
+        return 0
+    return 2 * num_layers // 3 if model.split_layers == -1 else model.split_layers
+
+
+def encoder_config(model: config.Model, vocab_size: int) -> BertConfig:
+    """Sizes of the encoder: the checkpoint's where `model.pretrained` names one, else those of `model`.
+
+    Args:
+      model: dropouts at or above 0 override the checkpoint's; only the `pooled` read-out has a pooler.
+      vocab_size: number of token ids of the tokenizer.
+
+    Raises:
+      InputError: the checkpoint cannot be read, or has fewer token embeddings than the tokenizer has ids.
+    """
+    if model.pretrained:
+        bert = hf.load_config(model.pretrained)
+        if vocab_size > bert.vocab_size:
+            raise InputError(
+                f"{model.pretrained}: {bert.vocab_size} token embeddings, but the tokenizer has {vocab_size} ids; use "
+                "the tokenizer of the same checkpoint"
+            )
+    else:
+        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions", "initializer_range")
+        bert = BertConfig(vocab_size, **{name: getattr(model, name) for name in sizes})
+    dropouts = ("hidden_dropout", "attention_dropout")
+    changes = {name: getattr(model, name) for name in dropouts if getattr(model, name) >= 0}
+    return dataclasses.replace(bert, has_pooler=model.readout == "pooled", **changes)

@@ -1,0 +1,53 @@
+"""Binary tasks: a click, a purchase, a match; the logit's sigmoid is a probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from srsjax.metrics.calibration import sigmoid
+from srsjax.objectives import terms
+from srsjax.objectives.objective import Objective, Term
+
+
+class Binary(Objective):
+    """Binary cross-entropy; with `Task.softmax` above 0, mixed with softmax cross-entropy within each impression."""
+
+    kind = "binary"
+    families = ("click", "ranking")
+    monitor = "auc"
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """(1 - s) of the pointwise loss and s of the listwise one; a term without a share is not computed."""
+        share = self.task.softmax
+        both = (terms.pointwise(self.task, 1.0 - share), terms.listwise(self.task, share))
+        return tuple(term for term in both if term.share > 0)
+
+    def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Log-odds of the mean training label, [1] float32.
+
+        With a bias of 0 every pair begins at probability 1/2, and where positives are rare the first hundred steps
+        teach the encoder little but "no": its pooled vectors are pushed along the head's kernel, all alike, before any
+        pair is told from another. The prior of Lin et al. 2017 ("Focal Loss for Dense Object Detection", section 4.1),
+        taken from the data:
+
+            log((P + 1/2) / (W - P + 1/2)),  W = sum of w,  P = sum of w * label
+
+        over the candidates that are trained on, with the training weights w and smoothed labels of the loss. The halves
+        keep it finite where all labels are equal.
+        """
+        total = positive = 0.0
+        smoothing, power = self.task.label_smoothing, self.task.weight_power
+        for labels, weights in chunks:
+            weights = np.asarray(weights, np.float64)
+            labels = np.asarray(labels, np.float64) * (1 - smoothing) + smoothing / 2
+            used = np.where(weights > 0, np.maximum(weights, 1e-30) ** power, 0.0)
+            total += used.sum()
+            positive += (used * labels).sum()
+        return np.log([(positive + 0.5) / (total - positive + 0.5)]).astype(np.float32)
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """The probability of a positive label."""
+        return sigmoid(logits[..., 0])

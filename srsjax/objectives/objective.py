@@ -1,0 +1,96 @@
+"""What a kind of task has to answer: its outputs, loss, starting bias, prediction and metrics."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srsjax.config import Task
+
+
+class Labels(NamedTuple):
+    """What a loss knows of the candidates of one task."""
+
+    labels: jax.Array
+    """[..., R, C] float32."""
+    weights: jax.Array
+    """[..., R, C] float32; 0 = empty slot or unknown label."""
+    group: jax.Array
+    """[..., R, C] int32, equal within an impression."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a task's loss: `share` * `total` / max(`normaliser`, `least`).
+
+    Both are sums, so that the micro-batches of a step add up exactly: the normaliser depends on labels alone and is
+    taken over the whole batch before the first micro-batch.
+    """
+
+    share: float
+    total: Callable[[jax.Array, Labels], jax.Array]
+    """(logits [R, C, K] float32, labels) -> float32 scalar."""
+    normaliser: Callable[[Labels], jax.Array]
+    """labels -> float32 scalar."""
+    least: float
+    """Smallest divisor: what an empty batch is divided by."""
+    whole_impressions: bool = False
+    """Whether it compares the candidates of an impression, which then must lie in one row."""
+
+
+@dataclass(frozen=True)
+class Objective(abc.ABC):
+    """What one task trains and predicts. There is one subclass for each kind of task, in a module of its own."""
+
+    task: Task
+
+    kind: ClassVar[str]
+    """Value of `Task.kind`."""
+    families: ClassVar[tuple[str, ...]]
+    """Families of metrics that are reported (`srsjax.metrics.table`)."""
+    monitor: ClassVar[str]
+    """Metric that chooses the best checkpoint where `evaluate.monitor` names none; `ndcg` is `ndcg@k`."""
+
+    @property
+    def outputs(self) -> int:
+        """Logits of a candidate, K."""
+        return 1
+
+    @property
+    @abc.abstractmethod
+    def terms(self) -> tuple[Term, ...]:
+        """The summands of the loss; those with share 0 may be left out."""
+
+    @abc.abstractmethod
+    def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Where the head's bias starts, [K] float32.
+
+        Args:
+          chunks: labels [n] and weights [n], float32, of the training split, a part at a time.
+        """
+
+    @abc.abstractmethod
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """What is written as a score: [..., K] float32 -> [...] float64."""
+
+    @property
+    def whole_impressions(self) -> bool:
+        """Whether the candidates of an impression must lie in one row."""
+        return any(term.whole_impressions for term in self.terms)
+
+    def normalisers(self, known: Labels) -> tuple[jax.Array, ...]:
+        """The divisor of each term, of a whole batch."""
+        return tuple(term.normaliser(known) for term in self.terms)
+
+    def loss(self, logits: jax.Array, known: Labels, normalisers: tuple[jax.Array, ...]) -> jax.Array:
+        """This (micro-)batch's share of the task's loss, a float32 scalar; `logits` [R, C, K] float32."""
+        loss = jnp.float32(0)
+        for term, normaliser in zip(self.terms, normalisers, strict=True):
+            loss += term.share * term.total(logits, known) / jnp.maximum(normaliser, term.least)
+        return self.task.loss_weight * loss

@@ -1,0 +1,42 @@
+"""The spec of a run's model, from its config and the prepared store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from srsjax.config import TrainConfig
+from srsjax.data.batches.layout import Layout, make_layout, most_tokens
+from srsjax.data.store.tokenizer import TextEncoder
+from srsjax.model.interactions import INTERACTIONS
+from srsjax.model.spec import FeatureInput, ModelSpec, Outputs, encoder_config, lower_layers
+from srsjax.objectives import objective
+
+
+def make_spec(config: TrainConfig, text: TextEncoder, features: Sequence[FeatureInput] = ()) -> ModelSpec:
+    """The model of a config for a tokenizer; the candidate slots C are known once the batches are planned.
+
+    Raises InputError where the interaction, its layers or the checkpoint do not fit the schema or the tokenizer.
+    """
+    model, encoder = config.model, encoder_config(config.model, text.vocab_size)
+    interaction = INTERACTIONS[model.interaction]
+    layout = make_layout(config, text, interaction.shares_context)
+    context = most_tokens(config.schema.context) + len(layout.template.prefix) + len(layout.between)
+    candidate = most_tokens(config.schema.candidate) + len(layout.template.suffix)
+    return ModelSpec(
+        encoder,
+        interaction,
+        split_layers=lower_layers(model, encoder.num_layers),
+        readout=model.readout,
+        head_dropout=model.head_dropout,
+        outputs=tuple(Outputs(task.name, task.kind, objective(task).outputs) for task in config.schema.tasks),
+        features=tuple(features),
+        has_context=layout.has_context,
+        candidate_start=layout.candidate_start,
+        longest_part=interaction.longest_part(context, candidate),
+        tokens=config.batch.tokens,
+    )
+
+
+def layout_of(spec: ModelSpec, text: TextEncoder) -> Layout:
+    """How texts become the sequences that a model was made for."""
+    return Layout(text.template, text.pad_id, spec.has_context, spec.candidate_start)
