@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     enable_cache()
     console = Console()
     training = set_up(config, console)
+    config = training.config
     dtype = jnp.dtype(jnp.float8_e4m3fn) if config.model.dtype == "float8" else compute_dtype(config.model)
     peak = matmul_rate(dtype) * training.session.mesh.size
     kind = f"{training.session.mesh.size} x {jax.devices()[0].device_kind}"

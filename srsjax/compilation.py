@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,14 +78,20 @@ class CompiledAhead:
             self._ready = compiled
 
 
+LONG = 5.0
+"""Seconds of compilation from which on any program is told."""
+
+
 class Compilations:
     """Hears of every compilation of the process from now on.
 
-    `heard` is called with the seconds of each, in the thread that compiled it.
+    `heard` is called with the seconds of each, in the thread that compiled it. Only programs of these `names` are told,
+    and those that take long; None tells all.
     """
 
-    def __init__(self, heard: Callable[[float], None] = lambda seconds: None):
-        self._heard: list[str] = []
+    def __init__(self, heard: Callable[[float], None] = lambda seconds: None, names: Collection[str] | None = None):
+        self._names = names
+        self._heard: list[tuple[str, str, float]] = []
         self._also = heard
         self._thread = threading.local()  # programs may be compiled by several threads at once
         jax.monitoring.register_event_listener(self._event)
@@ -93,9 +99,11 @@ class Compilations:
 
     def tell(self, console: Console) -> None:
         """Says in one line what was compiled since the last call, if anything was."""
-        if self._heard:
-            heard, self._heard = self._heard, []
-            console.print(f"programs: {', '.join(heard)}", highlight=False, soft_wrap=True)
+        heard, self._heard = self._heard, []
+        told = [each for each in heard if self._names is None or each[0] in self._names or each[2] > LONG]
+        said = [f"{name} {how} in {seconds:.1f} s" for name, how, seconds in told]
+        if said:
+            console.print(f"programs: {', '.join(said)}", highlight=False, soft_wrap=True)
 
     def _event(self, event: str, **_) -> None:
         if event == "/jax/compilation_cache/cache_hits":  # comes right before the duration of the same program
@@ -105,5 +113,5 @@ class Compilations:
         if event == "/jax/core/compile/backend_compile_duration":
             how = "loaded" if getattr(self._thread, "loaded", False) else "compiled"
             self._thread.loaded = False
-            self._heard.append(f"{fun_name.removeprefix('jit(').removesuffix(')')} {how} in {seconds:.1f} s")
+            self._heard.append((fun_name.removeprefix("jit(").removesuffix(")"), how, seconds))
             self._also(seconds)

@@ -278,7 +278,9 @@ class Model:
     """The encoder, its read-out and its head."""
 
     pretrained: str = ""
-    """Hugging Face folder or hub name of a BERT or RoBERTa checkpoint (safetensors); empty makes a fresh encoder."""
+    """Where weights start from: a Hugging Face folder or hub name of a BERT or RoBERTa checkpoint (safetensors), or the
+    folder of a finished run, whose best checkpoint and tokenizer are taken (to train on with newer data). Empty makes a
+    fresh encoder."""
     interaction: Literal["cross", "shared", "split", "towers"] = "cross"
     """Which tokens see which. `cross`: context and candidate see each other (plain BERT). `shared`: the candidate sees
     the context, which sees only itself and is computed once for all its candidates. `split`: as `shared`, but below
@@ -345,7 +347,11 @@ class Batch:
     """The shape of a packed batch."""
 
     rows: int = 32
-    """Rows R of one optimizer step over all devices."""
+    """Rows R of one optimizer step over all devices. A row holds as many examples (candidates with their contexts) as
+    fit, so that a step has many times as many examples as rows; the start of a run says how many."""
+    examples: int = 0
+    """Examples of one optimizer step to aim at, instead of `rows`: above 0, the rows are chosen by the lengths in the
+    store."""
     tokens: int = 128
     """Token slots L of a row; at least the budgets of one pair together."""
     candidates: int = 0

@@ -31,6 +31,9 @@ from srsjax.training.meter import NonFiniteLoss, known_work
 from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import set_up
 
+PROGRAMS = ("init", "train_step", "predict_step")
+"""What is told of the programs that are compiled; the many small ones mean nothing to a person."""
+
 STOPPED = 75
 """Exit code: stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)."""
 
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     distributed.initialize()
     check_jax()
     goodput = Goodput()
-    cache, compilations = enable_cache(), Compilations(goodput.compiled)
+    cache, compilations = enable_cache(), Compilations(goodput.compiled, PROGRAMS)
     console = distributed.console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
@@ -53,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     training = set_up(config, console)
-    store, session, batches, shape = training.store, training.session, training.batches, training.shape
+    config, store, session, shape = training.config, training.store, training.session, training.shape
+    batches = training.batches
     check_monitor(config, store)
     profiled_steps(config.profile.steps, batches.steps)
     create = (config, store.folder / "tokenizer", store.manifest, session.spec.to_json())

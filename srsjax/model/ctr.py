@@ -8,6 +8,8 @@ logits = jax.jit(forward, static_argnums=0)(graphdef, params, batch)
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -63,7 +65,8 @@ def vectors(
     model = _merge(graphdef, params)
     if not model.spec.interaction.alone(side):
         raise ValueError(f"in {model.spec.interaction.name} a {side} has no vector of its own: it sees the other side")
-    return getattr(model.encode(batch, sides=(side,)), side)
+    read = context_side if side == "context" else model.spec.interaction.candidate_side
+    return model.encode(batch, [read(batch)])[0]
 
 
 class StoredPlaces(NamedTuple):
@@ -100,15 +103,6 @@ def _merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 
 
-class Encoded(NamedTuple):
-    """What the encoder reads of a batch, in the compute dtype; None for a side that is not read."""
-
-    context: jax.Array | None = None
-    """[R, I, D]."""
-    candidate: jax.Array | None = None
-    """[R, C, D]; of the pair in `cross`."""
-
-
 class ClickModel(nnx.Module):
     """Encoder, combination with the other features, and head."""
 
@@ -123,46 +117,35 @@ class ClickModel(nnx.Module):
         dropout_key: jax.Array | None,
         stored: tuple[jax.Array, StoredPlaces] | None = None,
     ) -> jax.Array:
-        """Logits [R, C, K] float32."""
+        """Logits [R, C, K] float32; `stored` as in `forward_stored`."""
         encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        sides = ("context", "candidate") if self.spec.interaction.reads_context else ("candidate",)
-        encoded = self.encode(batch, encoder_key, sides, stored)
-        if encoded.context is None:
-            return self.head(encoded.candidate, head_key)
-        of_candidate = jnp.take_along_axis(encoded.context, batch.context_of[:, :, None], axis=1)
-        return self.head(of_candidate, encoded.candidate, head_key)
+        return self.head(*self.encode(batch, self.spec.interaction.read(batch), encoder_key, stored), head_key)
 
     def encode(
         self,
         batch: PackedBatch,
+        sides: Sequence[Side],
         dropout_key: jax.Array | None = None,
-        sides: tuple[Literal["context", "candidate"], ...] = ("context", "candidate"),
         stored: tuple[jax.Array, StoredPlaces] | None = None,
-    ) -> Encoded:
-        """The vectors of the `sides` asked for; `stored` as in `forward_stored`."""
-        places = {"context": context_side, "candidate": self.spec.interaction.candidate_side}
-        read = [places[side](batch) for side in sides]
-        layers = len(self.bert.layers)
-        at = None if self.spec.readout == "mean" else jnp.concatenate([side.slot for side in read], axis=1)
-        visibility = self.spec.interaction.layer_visibility(
-            self.spec.split_layers, layers, batch.segment, batch.candidate
-        )
+    ) -> list[jax.Array]:
+        """The vectors of each of these sides, [R, S, D] in the compute dtype."""
+        layers, parts = len(self.bert.layers), (batch.segment, batch.candidate)
+        at = None if self.spec.readout == "mean" else jnp.concatenate([side.slot for side in sides], axis=1)
+        visibility = self.spec.interaction.layer_visibility(self.spec.split_layers, layers, *parts)
         if stored is None:
             text = (batch.tokens, batch.positions, batch.token_types)
             hidden = self.bert(*text, visibility, at=at, dropout_key=dropout_key)
         else:
             x = self._stored_states(batch, *stored)
             hidden = self.bert.run(x, visibility, range(self.spec.stored_layers, layers), at=at)
-        return Encoded(**dict(zip(sides, self._read(hidden, read), strict=True)))
+        return self._read(hidden, sides)
 
-    def _read(self, hidden: jax.Array, sides: list[Side]) -> list[jax.Array]:
-        """The vectors of each side, [R, S, D] in the compute dtype."""
+    def _read(self, hidden: jax.Array, sides: Sequence[Side]) -> list[jax.Array]:
         if self.spec.readout == "mean":
             return [segment_mean(hidden, side.member, side.wanted) for side in sides]
         hidden = self.bert.pool(hidden) if self.spec.readout == "pooled" else hidden
-        if len(sides) == 1:
-            return [hidden]
-        return jnp.split(hidden, [sides[0].slot.shape[1]], axis=1)
+        ends = itertools.accumulate(side.slot.shape[1] for side in sides[:-1])
+        return jnp.split(hidden, list(ends), axis=1)
 
     def lower(self, tokens, positions, token_types, part) -> jax.Array:
         """[R, L] int32 four times -> [R, L, D] after the lower layers; tokens of equal `part` see each other."""

@@ -66,11 +66,8 @@ def read_tokens(spec: ModelSpec, batch: PackedBatch) -> np.ndarray:
     """[R, L] bool, the tokens whose last hidden state the head reads."""
     if spec.readout == "mean":
         return batch.segment > 0
-    slots = [spec.interaction.candidate_side(batch).slot]
-    if spec.interaction.reads_context:
-        slots.append(np.take_along_axis(batch.context_readout, batch.context_of, axis=1))
     row, slot = np.nonzero(batch.group >= 0)
     read = np.zeros(batch.segment.shape, bool)
-    for places in slots:
-        read[row, places[row, slot]] = True
+    for side in spec.interaction.read(batch):
+        read[row, side.slot[row, slot]] = True
     return read

@@ -27,7 +27,7 @@ def segment_mean(hidden: jax.Array, segment: jax.Array, wanted: jax.Array) -> ja
 
 
 class Head(nnx.Module):
-    """Dropout and one dense layer: kernel [D, K] normal(0.02), bias 0 (`srsjax.objectives.priors` sets where it starts)."""
+    """Dropout and one dense layer: kernel [D, K] normal(0.02), bias 0 (training starts it at `objectives.priors`)."""
 
     def __init__(self, size_in: int, num_outputs: int, dropout_rate: float, rngs: nnx.Rngs):
         self.dense = Dense(size_in, num_outputs, 0.02, rngs)

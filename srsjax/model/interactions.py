@@ -33,6 +33,12 @@ def pair_side(batch: PackedBatch) -> Side:
     return Side(of_context, batch.segment, batch.context_of + 1)
 
 
+def context_of_candidate(batch: PackedBatch) -> Side:
+    """The context alone, for each candidate."""
+    pair = pair_side(batch)
+    return pair._replace(member=context_side(batch).member)
+
+
 def context_side(batch: PackedBatch) -> Side:
     """Each context alone."""
     xp = batch.segment.__array_namespace__()
@@ -93,8 +99,13 @@ class Interaction:
         return {"context": self.candidate != "pair", "candidate": self.upper == "towers"}[side]
 
     def candidate_side(self, batch: PackedBatch) -> Side:
-        """What is read for each candidate."""
+        """What is read of each candidate."""
         return pair_side(batch) if self.candidate == "pair" else candidate_side(batch)
+
+    def read(self, batch: PackedBatch) -> tuple[Side, ...]:
+        """What the head reads for each candidate, in the order of its arguments."""
+        own = self.candidate_side(batch)
+        return (context_of_candidate(batch), own) if self.reads_context else (own,)
 
     def longest_part(self, context: int, candidate: int) -> int:
         """Most tokens of a part of a row that sees itself alone in some layer; 0 where there is none.

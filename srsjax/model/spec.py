@@ -109,18 +109,19 @@ def lower_layers(model: config.Model, num_layers: int) -> int:
     return 2 * num_layers // 3 if model.split_layers == -1 else model.split_layers
 
 
-def encoder_config(model: config.Model, vocab_size: int) -> BertConfig:
-    """Sizes of the encoder: the checkpoint's where `model.pretrained` names one, else those of `model`.
+def encoder_config(model: config.Model, vocab_size: int, pretrained: BertConfig | None = None) -> BertConfig:
+    """Sizes of the encoder: those of the weights it starts from, else those of `model`.
 
     Args:
       model: dropouts at or above 0 override the checkpoint's; only the `pooled` read-out has a pooler.
       vocab_size: number of token ids of the tokenizer.
+      pretrained: the encoder of `model.pretrained`; None reads it there, if there is one, as a Hugging Face checkpoint.
 
     Raises:
       InputError: the checkpoint cannot be read, or has fewer token embeddings than the tokenizer has ids.
     """
     if model.pretrained:
-        bert = hf.load_config(model.pretrained)
+        bert = pretrained or hf.load_config(model.pretrained)
         if vocab_size > bert.vocab_size:
             raise InputError(
                 f"{model.pretrained}: {bert.vocab_size} token embeddings, but the tokenizer has {vocab_size} ids; use "

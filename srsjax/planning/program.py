@@ -27,7 +27,7 @@ from srsjax.runs.session import Session, open_session, state_target
 from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.runs.spec import layout_of, make_spec
 from srsjax.training import optimizers
-from srsjax.training.setup import check_rows, training_batches, training_step
+from srsjax.training.setup import check_rows, training_batches, training_step, with_rows
 
 SAMPLE = 4
 """Real batches whose arithmetic is counted."""
@@ -93,6 +93,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     config = resolved(config, target)
     spec = make_spec(config, text)
     layout, bert = layout_of(spec, text), spec.encoder
+    config = with_rows(config, store, layout, target.devices)
     session = open_session(config, spec, target.devices, choose=choose if target.here else unmeasured)
     check_lengths(config, layout, bert.longest)
     check_rows(config, session.mesh)

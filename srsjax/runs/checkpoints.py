@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from srsjax.errors import InputError
@@ -72,11 +73,17 @@ class Checkpointer:
         return TrainState(loaded[REST]["step"], trained, loaded[REST]["opt"], frozen)
 
 
-def load_params(folder: Path, step: int, target: dict) -> dict[str, jax.Array]:
-    """Parameters of a run's checkpoint for inference. Raises InputError where the checkpoint is missing."""
+def load_params(folder: Path, step: int, target: dict | None) -> dict[str, jax.Array]:
+    """Parameters of a run's checkpoint, trained and frozen. Raises InputError where the checkpoint is missing.
+
+    `target` says their shapes, dtypes and shardings; with None they are numpy arrays as they were saved.
+    """
     where = folder / str(step)
     if not where.is_dir():
         raise InputError(f"{where}: no such checkpoint")
+    if target is None:
+        saved = ocp.checkpointables_metadata(where.absolute()).metadata[PARAMS]
+        target = {path: np.empty(array.shape, array.dtype) for path, array in saved.items()}
     return ocp.load_checkpointables(where.absolute(), {PARAMS: target})[PARAMS]
 
 

@@ -59,7 +59,7 @@ class RunFolder:
         `config.overwrite` allows another run to be replaced, and nothing that is not a run.
         """
         if self.config_file.exists():
-            changed = differences(to_json(self.config()), to_json(config))
+            changed = differences(_asked(self.config()), _asked(config))
             if changed and not config.overwrite:
                 raise InputError(
                     f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, "
@@ -111,6 +111,14 @@ class RunFolder:
         if not self.finished:
             raise InputError(f"{self.path}: not finished (no report.json); run the same train command again to go on")
         return int(self.read(self.report_file)["best_step"])
+
+
+def _asked(config: TrainConfig) -> dict:
+    """A config as JSON, without the rows that were chosen for `batch.examples`."""
+    data = to_json(config)
+    if config.batch.examples:
+        data["batch"] |= {"rows": 0}
+    return data
 
 
 def write_json(path: Path, data) -> None:

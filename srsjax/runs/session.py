@@ -25,6 +25,7 @@ from srsjax.runs.rules import found_by
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import make_mesh, parameter_shardings, put_same, row_divisor, state_shardings
 from srsjax.runs.state import TrainState
+from srsjax.runs.warm_start import read_spec
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,7 @@ def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str,
     step = folder.best_step()
     if config.model.attention == folder.config().model.attention:
         config = replace(config, model=replace(config.model, attention="auto"))
-    spec = ModelSpec.from_json(folder.read(folder.model_file), str(folder.model_file))
-    session = open_session(config, spec, training=False)
+    session = open_session(config, read_spec(folder), training=False)
     return session, load_params(folder.checkpoints, step, target(session))
 
 

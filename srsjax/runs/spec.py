@@ -10,6 +10,7 @@ from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model.interactions import INTERACTIONS
 from srsjax.model.spec import FeatureInput, ModelSpec, Outputs, encoder_config, lower_layers
 from srsjax.objectives import objective
+from srsjax.runs.warm_start import read_encoder
 
 
 def make_spec(config: TrainConfig, text: TextEncoder, features: Sequence[FeatureInput] = ()) -> ModelSpec:
@@ -17,7 +18,9 @@ def make_spec(config: TrainConfig, text: TextEncoder, features: Sequence[Feature
 
     Raises InputError where the interaction, its layers or the checkpoint do not fit the schema or the tokenizer.
     """
-    model, encoder = config.model, encoder_config(config.model, text.vocab_size)
+    model = config.model
+    pretrained = read_encoder(model.pretrained) if model.pretrained else None
+    encoder = encoder_config(model, text.vocab_size, pretrained)
     interaction = INTERACTIONS[model.interaction]
     layout = make_layout(config, text, interaction.shares_context)
     context = most_tokens(config.schema.context) + len(layout.template.prefix) + len(layout.between)

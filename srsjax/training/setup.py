@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -14,19 +14,19 @@ from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
 from srsjax.data.batches.layout import BatchShape, Layout, check_lengths
-from srsjax.data.batches.loader import Batches, train_batches
+from srsjax.data.batches.loader import Batches, rows_for, train_batches
 from srsjax.data.preparing.shared import shared_store
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
-from srsjax.model import hf
 from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs.evaluation import batch_shape, predict_split
 from srsjax.runs.session import Session, initial_state, open_session, state_target
-from srsjax.runs.sharding import batch_target, put_same, row_divisor, row_share
+from srsjax.runs.sharding import batch_target, make_mesh, put_same, row_divisor, row_share
 from srsjax.runs.spec import layout_of, make_spec
 from srsjax.runs.state import TrainState
+from srsjax.runs.warm_start import check_source, is_run, load_source
 from srsjax.training import optimizers
 from srsjax.training.step import jit_train_step, make_train_step
 
@@ -36,7 +36,10 @@ CENTRED_ON = 512
 
 @dataclass(frozen=True)
 class Training:
-    """A run that has not begun."""
+    """A run that has not started."""
+
+    config: TrainConfig
+    """With `batch.rows` resolved."""
 
     store: Store
     session: Session
@@ -60,10 +63,12 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     text = load_tokenizer(str(store.folder / "tokenizer"))
     spec = make_spec(config, text)
     layout = layout_of(spec, text)
+    config = with_rows(config, store, layout)
     session = open_session(config, spec)
     check_lengths(config, layout, spec.encoder.longest)
     check_rows(config, session.mesh)
-    say_pretrained(config, session, console)
+    if config.model.pretrained:  # what does not fit is refused now, not after the compilation
+        console.print(check_source(config.model.pretrained, spec), highlight=False)
     share = row_share(session.mesh)
     batches = training_batches(config, store, layout, share)
     session = replace(session, spec=replace(spec, candidates=batches.candidates))
@@ -76,12 +81,13 @@ def set_up(config: TrainConfig, console: Console) -> Training:
         batch_target(session.mesh, batches.first(), row_axis=1, shares=share[1]),
     )
     step = CompiledAhead(jitted, *target)
-    weights = pretrained(config, session)
-    weights["head/dense/bias"] = prior_logits(config.schema.tasks, store.split("train"))
+    weights = {"head/dense/bias": prior_logits(config.schema.tasks, store.split("train"))}
+    if config.model.pretrained:
+        weights |= load_source(config.model.pretrained, spec, session.shapes)
     state = initial_state(session, optimizer, config.seed, weights)
     params = centred(config, session, store, shape, state.all_params)
     state = state._replace(params=session.trained(params), frozen=session.untrained(params))
-    return Training(store, session, batches, shape, state, step, rates)
+    return Training(config, store, session, batches, shape, state, step, rates)
 
 
 def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:
@@ -113,6 +119,18 @@ def check_numbers(config: TrainConfig) -> None:
         raise InputError(f"model.head_dropout: found {config.model.head_dropout}, expected at least 0 and less than 1")
 
 
+def with_rows(
+    config: TrainConfig, store: Store, layout: Layout, devices: Sequence[jax.Device] | None = None
+) -> TrainConfig:
+    """The config with the rows that `batch.examples` asks for, if it does."""
+    if not config.batch.examples:
+        return config
+    divisor = config.batch.micro_batches * row_divisor(make_mesh(config.mesh, devices))
+    split, whole = store.split("train"), losses.needs_whole_impressions(config.schema.tasks)
+    rows = rows_for(split, store.items, layout, config.batch, whole_impressions=whole, divisor=divisor)
+    return replace(config, batch=replace(config.batch, rows=rows))
+
+
 def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
     """Raises InputError where the mesh does not divide the rows of a micro-batch."""
     part = config.batch.micro_batches * row_divisor(mesh)
@@ -123,21 +141,10 @@ def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def say_pretrained(config: TrainConfig, session: Session, console: Console) -> None:
-    """Says what a checkpoint will give. Raises InputError where it does not fit: now, not after the compilation."""
-    if config.model.pretrained:
-        console.print(f"weights: {hf.check_weights(config.model.pretrained, session.spec.encoder)}", highlight=False)
-
-
-def pretrained(config: TrainConfig, session: Session) -> dict[str, np.ndarray]:
-    """The checkpoint's weights by parameter path; none for a fresh encoder."""
-    return hf.load_weights(config.model.pretrained, session.spec.encoder)[0] if config.model.pretrained else {}
-
-
 def centred(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params: dict) -> dict:
     """Parameters with which the logits start around the prior of the head's bias, where the interaction asks for it:
     their mean over a sample of the training split is taken off."""
-    if not session.spec.interaction.centres_logits:
+    if not session.spec.interaction.centres_logits or is_run(config.model.pretrained):
         return params
     split = store.split("train")
     sample = split.take(np.linspace(0, len(split) - 1, min(len(split), CENTRED_ON), dtype=np.int64))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import jax
-from jax.sharding import PartitionSpec
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -27,16 +25,22 @@ def start(
     console: Console, config: TrainConfig, session: Session, batches, shape: BatchShape, cache: Path | None
 ) -> None:
     """Mesh, parameters, the shape and filling of the batches, and the programs that are compiled for them."""
-    sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
     kind = jax.devices()[0].device_kind
     console.print(f"devices: {devices_in_use()} ({kind})", highlight=False)
-    console.print(f"mesh: {sizes}", highlight=False)
+    if session.mesh.size > 1:
+        sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
+        console.print(f"mesh: {sizes}", highlight=False)
     console.print(session.attention.said, highlight=False)
     console.print(parameters(session))
     console.print(
-        f"batches: {batches.steps:,} steps of {config.batch.rows} rows x {config.batch.tokens} tokens "
-        f"({batches.candidates} candidate slots a row, {config.batch.micro_batches} micro-batch(es)), "
-        f"{batches.padding_share:.1%} padding",
+        f"a step: {batches.examples_per_step:,.0f} examples, {batches.tokens_per_step:,.0f} tokens in "
+        f"{config.batch.rows} rows x {config.batch.tokens} ({batches.padding_share:.1%} padding, at most "
+        f"{batches.candidates} candidates a row, {config.batch.micro_batches} micro-batch(es))",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"steps: {batches.steps:,}, {batches.steps_per_epoch:,.1f} an epoch",
         highlight=False,
     )
     parts = config.batch.micro_batches
@@ -86,38 +90,46 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
 
 
 def parameters(session: Session) -> Table:
-    """One line a kind of parameter: layers are told together."""
-    right = {"justify": "right"}
-    table = Table(
-        Column("parameter", no_wrap=True),
-        "shape",
-        "sharding",
-        Column("count", **right),
-        Column("a device", **right),
-        box=None,
-    )
-    kinds: dict[tuple, list[str]] = {}
-    bytes_a_device = {
-        path: math.prod(session.shardings[path].shard_shape(shape.shape)) * shape.dtype.itemsize
-        for path, shape in session.shapes.items()
-    }
-    for path, shape in session.shapes.items():
-        kind = re.sub(r"layers/\d+/", "layers/*/", path)
-        kinds.setdefault((kind, shape.shape, _spec(session.shardings[path].spec)), []).append(path)
-    for (kind, shape, spec), paths in kinds.items():
-        name = kind.replace("layers/*/", f"layers/0-{len(paths) - 1}/") if len(paths) > 1 else kind
-        held = sum(bytes_a_device[path] for path in paths)
-        table.add_row(name, " x ".join(map(str, shape)), spec, f"{len(paths) * math.prod(shape):,}", _size(held))
-    total = sum(math.prod(shape.shape) for shape in session.shapes.values())
-    held = sum(bytes_a_device.values())
-    table.add_row("all, float32, trainable", "", "", f"{total:,}", _size(held), style="bold")
+    """Parameters by part of the model, all layers together: a line for the trained and the frozen ones of each.
+
+    With more than one device, also what each holds and the mesh axes that divide it.
+    """
+    right, several = {"justify": "right"}, session.mesh.size > 1
+    columns = ["parameters", Column("count", **right), Column("size", **right)]
+    columns += [Column("per device", **right), "divided over"] if several else []
+    table = Table(*columns, "trained", box=None)
+    parts: dict[tuple[str, bool], list[str]] = {}
+    for path in session.shapes:
+        parts.setdefault((_part(path), path not in session.frozen), []).append(path)
+    layers = session.spec.encoder.num_layers
+    for (part, trained), paths in parts.items():
+        name = f"{part} (0 to {layers - 1})" if part.endswith("/layers") else part
+        table.add_row(name, *_totals(session, paths, several), "yes" if trained else "frozen")
+    count = sum(math.prod(shape.shape) for shape in session.trained(session.shapes).values())
+    table.add_row("all, float32", *_totals(session, [*session.shapes], several), f"{count:,}", style="bold")
     return table
 
 
-def _spec(spec: PartitionSpec) -> str:
-    """What divides each dimension: `–, fsdp+tensor`, where a dash leaves one whole; `whole` where nothing does."""
-    axes = [(axis,) if isinstance(axis, str) else tuple(axis or ()) for axis in spec]
-    return ", ".join("+".join(names) or "–" for names in axes) if any(axes) else "whole"
+def _totals(session: Session, paths: list[str], several: bool) -> list[str]:
+    """Count and size of parameters; with several devices what one holds, and the axes that divide some of them."""
+    shapes, places = [session.shapes[path] for path in paths], [session.shardings[path] for path in paths]
+    size = sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes)
+    said = [f"{sum(math.prod(shape.shape) for shape in shapes):,}", _size(size)]
+    if several:
+        held = [
+            math.prod(at.shard_shape(shape.shape)) * shape.dtype.itemsize
+            for shape, at in zip(shapes, places, strict=True)
+        ]
+        axes = {name for at in places for axis in at.spec for name in ([axis] if isinstance(axis, str) else axis or ())}
+        axes = [axis for axis in session.mesh.axis_names if axis in axes and session.mesh.shape[axis] > 1]
+        said += [_size(sum(held)), ", ".join(axes) or "-"]
+    return said
+
+
+def _part(path: str) -> str:
+    """The part of the model that a parameter belongs to: `bert/layers`, `bert/embeddings`, `head`."""
+    first, _, rest = path.partition("/")
+    return f"{first}/{rest.partition('/')[0]}" if first in ("bert", "features") else first
 
 
 def _size(count: int) -> str:

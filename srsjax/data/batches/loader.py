@@ -57,6 +57,12 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         """Impressions cut because they do not fit in a row; 0 where candidates are packed singly."""
         self.candidates = source.candidates
         """Candidate slots C of a row."""
+        self.steps_per_epoch = len(plan) / source.rows
+        """Batches of a pass over the split."""
+        self.examples_per_step = len(plan.units.values) / max(len(plan), 1) * source.rows
+        """Candidates of a batch of all hosts, on average."""
+        self.tokens_per_step = (1 - plan.padding_share) * source.rows * source.tokens
+        """Real (non-padding) tokens of a batch of all hosts, on average."""
         self._source, self._workers = source, workers
         self._step = 0
         self._iterator: grain.DatasetIterator | None = None
@@ -149,13 +155,7 @@ def train_batches(
             f"{process_count} hosts); set batch.rows to {max(1, -(-batch.rows // parts)) * parts}"
         )
     assembler = Assembler(split, items, layout)
-    trained = np.any(np.asarray(split.weights) > 0, axis=1)
-    if not trained.any():
-        raise InputError(
-            f"the training split has {len(trained)} candidates and none with a label of weight above 0; check "
-            f"data.split, the label columns and their weights"
-        )
-    plan, candidates = _plan(assembler, batch.tokens, batch.candidates, keep=trained, whole=whole_impressions)
+    plan, candidates = _training_plan(assembler, batch, whole_impressions)
     end = max_steps * batch.rows if max_steps else max(1, math.ceil(epochs * len(plan) - 1e-6))
     source = StepSource(
         assembler,
@@ -169,6 +169,16 @@ def train_batches(
     )
     ends = -(-np.arange(len(plan), end, len(plan)) // batch.rows)
     return Batches(source, plan, np.unique(np.append(ends, source.steps)).tolist(), batch.workers)
+
+
+def rows_for(
+    split: Split, items: Items, layout: Layout, batch: config.Batch, *, whole_impressions: bool, divisor: int
+) -> int:
+    """The rows R whose steps hold about `batch.examples` candidates, a multiple of `divisor`; others as in
+    `train_batches`."""
+    plan, _ = _training_plan(Assembler(split, items, layout), batch, whole_impressions)
+    rows = batch.examples * len(plan) / len(plan.units.values)
+    return max(1, round(rows / divisor)) * divisor
 
 
 def eval_batches(
@@ -205,6 +215,17 @@ def eval_batches(
         process_count=process_count,
     )
     return Batches(source, plan, [source.steps], workers=0)
+
+
+def _training_plan(assembler: Assembler, batch: config.Batch, whole_impressions: bool) -> tuple[Plan, int]:
+    """The plan of the candidates that are trained on, and C. Raises InputError where there are none."""
+    trained = np.any(np.asarray(assembler.split.weights) > 0, axis=1)
+    if not trained.any():
+        raise InputError(
+            f"the training split has {len(trained)} candidates and none with a label of weight above 0; check "
+            f"data.split, the label columns and their weights"
+        )
+    return _plan(assembler, batch.tokens, batch.candidates, keep=trained, whole=whole_impressions)
 
 
 def _plan(

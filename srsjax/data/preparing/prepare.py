@@ -181,7 +181,9 @@ def _check_splits(config: TrainConfig, cleaner: Cleaner, counts: list[int]) -> N
 
 
 def _tokenizer_source(config: TrainConfig) -> str:
-    return config.tokenizer.source or config.model.pretrained
+    source = config.tokenizer.source or config.model.pretrained
+    own = Path(source) / "tokenizer"  # of a run folder
+    return str(own) if source and own.is_dir() else source
 
 
 def _given_tokenizer(config: TrainConfig) -> TextEncoder | None:

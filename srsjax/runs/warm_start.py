@@ -1,0 +1,84 @@
+"""Where weights come from before the first step: a Hugging Face checkpoint, or a finished run (a warm start)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from srsjax.errors import InputError
+from srsjax.model import hf
+from srsjax.model.bert import BertConfig
+from srsjax.model.spec import ModelSpec
+from srsjax.runs.checkpoints import load_params
+from srsjax.runs.run_folder import RunFolder
+
+COMPARED = ("interaction", "split_layers", "readout", "candidate_start", "has_context")
+"""What must be that of the run: weights were trained for it."""
+
+
+def is_run(source: str) -> bool:
+    """Whether `model.pretrained` names a run folder rather than a Hugging Face folder or hub name."""
+    return bool(source) and RunFolder(source).model_file.is_file()
+
+
+def read_spec(folder: RunFolder) -> ModelSpec:
+    """What the model of a run is. Raises InputError where the folder is not a run of this version."""
+    return ModelSpec.from_json(folder.read(folder.model_file), str(folder.model_file))
+
+
+def read_encoder(source: str) -> BertConfig:
+    """The encoder of a checkpoint or of a run."""
+    return read_spec(RunFolder(source)).encoder if is_run(source) else hf.load_config(source)
+
+
+def check_source(source: str, spec: ModelSpec) -> str:
+    """One line about what `source` gives to the model of `spec`, without reading the weights.
+
+    Raises InputError where it does not fit: a checkpoint as in `hf.load_weights`; a run that is not finished, or whose
+    model reads its input in another way.
+    """
+    if not is_run(source):
+        return f"weights: {hf.check_weights(source, spec.encoder)}"
+    before = read_spec(RunFolder(source))
+    step = RunFolder(source).best_step()
+    for name in COMPARED:
+        found, expected = (_shown(getattr(each, name)) for each in (spec, before))
+        if found != expected:
+            raise InputError(
+                f"model.{name}: found {found}, but {source}, of which model.pretrained starts, was trained with "
+                f"{expected}; set it to that, or start from other weights"
+            )
+    if before.encoder != replace(spec.encoder, **_dropouts(before.encoder)):
+        raise InputError(f"{source}: its encoder is {before.encoder}, expected {spec.encoder}")
+    head = "its head too" if _same_head(before, spec) else "a fresh head, for its tasks are others"
+    return f"weights: {source}, checkpoint {step}, {head}"
+
+
+def load_source(source: str, spec: ModelSpec, shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """The weights that `source` has for these parameters, float32 by path; arguments checked by `check_source`."""
+    if not is_run(source):
+        return hf.load_weights(source, spec.encoder)[0]
+    folder = RunFolder(source)
+    before = read_spec(folder)
+    stored = load_params(folder.checkpoints, folder.best_step(), None)
+    return {
+        path: np.asarray(stored[path])
+        for path, shape in shapes.items()
+        if path in stored
+        and stored[path].shape == shape.shape
+        and (_same_head(before, spec) or not path.startswith("head/"))
+    }
+
+
+def _same_head(before: ModelSpec, spec: ModelSpec) -> bool:
+    return before.outputs == spec.outputs
+
+
+def _dropouts(encoder: BertConfig) -> dict[str, float]:
+    return {name: getattr(encoder, name) for name in ("hidden_dropout", "attention_dropout")}
+
+
+def _shown(value) -> str:
+    return repr(getattr(value, "name", value))
