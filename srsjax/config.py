@@ -294,6 +294,10 @@ class Model:
     readout: Literal["pooled", "first", "mean"] = "pooled"
     """What the head reads: BERT's pooled first token, the first token, or the mean over the tokens: of the pair in
     `cross`, of the candidate in the others (in `towers`, of each side)."""
+    combine: Literal["text", "concat"] = "text"
+    """How features besides text join the vectors that the head reads. `text`: they are stored, and not read.
+    `concat`: each becomes a vector of the encoder's width, and a multi-layer perceptron over all of them is added to
+    the text's."""
     hidden_size: int = 128
     """Width D of a fresh encoder."""
     num_layers: int = 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+from models import make_spec
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
 from srsjax.data.batches.layout import Layout
@@ -12,7 +13,7 @@ from srsjax.data.batches.loader import train_batches
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import PairTemplate
-from srsjax.model import ctr
+from srsjax.model.spec import FeatureInput, encoder_config
 from srsjax.objectives import losses
 from srsjax.runs.session import initial_state, open_session
 from srsjax.training import optimizers
@@ -68,6 +69,7 @@ def make_problem(
     rows: int = 32,
     max_steps: int = 6,
     seed: int = 0,
+    features: tuple[FeatureInput, ...] = (),
 ) -> SimpleNamespace:
     """A jitted step, a fresh state and batches."""
     config = TrainConfig(
@@ -78,7 +80,7 @@ def make_problem(
         optimizer=optimizer,
         seed=seed,
     )
-    session = open_session(config, ctr.encoder_config(model, VOCAB), devices)
+    session = open_session(config, make_spec(model, encoder_config(model, VOCAB), features=features), devices)
     split, items = clicks(600)
     # Contexts have 8 tokens at most; in all but `cross` candidates start behind the longest.
     layout = Layout(TEMPLATE, 0, True, None if model.interaction == "cross" else 10)
@@ -91,7 +93,7 @@ def make_problem(
         seed=seed,
         max_steps=max_steps,
     )
-    transform = optimizers.make_optimizer(optimizer, batches.steps, list(session.shapes))
+    transform = optimizers.make_optimizer(optimizer, batches.steps, list(session.trained(session.shapes)))
     state = initial_state(session, transform, seed)
     step = training_step(config, session, transform)
     return SimpleNamespace(

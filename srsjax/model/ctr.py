@@ -19,7 +19,9 @@ from flax import nnx
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.model.attention import Visibility
 from srsjax.model.bert import Bert
+from srsjax.model.combine import COMBINATIONS
 from srsjax.model.compute import Compute
+from srsjax.model.features import Features
 from srsjax.model.heads import segment_mean
 from srsjax.model.interactions import Side, context_side
 from srsjax.model.spec import ModelSpec
@@ -104,12 +106,23 @@ def _merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
 
 
 class ClickModel(nnx.Module):
-    """Encoder, combination with the other features, and head."""
+    """Encoder, combination with the other features, and head.
+
+    With towers the features of each side join the vector of that side; else all join the candidate's.
+    """
 
     def __init__(self, spec: ModelSpec, compute: Compute, rngs: nnx.Rngs):
         self.spec = spec
         self.bert = Bert(spec.encoder, compute.dtype, rngs, compute.attention, compute.remat, compute.dot)
         self.head = spec.interaction.head(spec.encoder.hidden_size, spec.num_outputs, spec.head_dropout, rngs)
+        if spec.features:
+            width, stddev = spec.encoder.hidden_size, spec.encoder.initializer_range
+            of = {side: tuple(f for f in spec.features if f.side == side) for side in ("context", "candidate")}
+            self.features = nnx.Dict({side: Features(own, spec.encoder, rngs) for side, own in of.items()})
+            if not spec.interaction.reads_context:
+                of = {"candidate": of["context"] + of["candidate"]}
+            make = COMBINATIONS[spec.combine]
+            self.combine = nnx.Dict({side: make(width, len(own), stddev, rngs) for side, own in of.items() if own})
 
     def __call__(
         self,
@@ -119,7 +132,23 @@ class ClickModel(nnx.Module):
     ) -> jax.Array:
         """Logits [R, C, K] float32; `stored` as in `forward_stored`."""
         encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        return self.head(*self.encode(batch, self.spec.interaction.read(batch), encoder_key, stored), head_key)
+        text = self.encode(batch, self.spec.interaction.read(batch), encoder_key, stored)
+        return self.head(*(self.joined(batch, text) if self.spec.features else text), head_key)
+
+    def joined(self, batch: PackedBatch, text: Sequence[jax.Array]) -> list[jax.Array]:
+        """What the head reads, with the other features: [R, C, D] float32 for each of `text`."""
+        at, of = batch.context_of, self.features
+        context = {
+            name: jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
+            for name, x in batch.context_features.items()
+        }
+        vectors = {"context": of["context"](context), "candidate": of["candidate"](batch.candidate_features)}
+        if not self.spec.interaction.reads_context:
+            vectors = {"candidate": vectors["context"] + vectors["candidate"]}
+        return [
+            self.combine[side](x, vectors[side]) if side in self.combine else x
+            for side, x in zip(vectors, text, strict=True)
+        ]
 
     def encode(
         self,

@@ -55,6 +55,8 @@ class ModelSpec:
     outputs: tuple[Outputs, ...] = (Outputs("click", "binary"),)
     features: tuple[FeatureInput, ...] = ()
     """What is read besides text."""
+    combine: str = "text"
+    """How: `model.combine`."""
     has_context: bool = True
     """Whether the schema has context text."""
     candidate_start: int | None = None
@@ -90,6 +92,19 @@ class ModelSpec:
             return cls(**data | made)
         except (KeyError, TypeError) as error:
             raise InputError(f"{source}: not the model of a run of this version ({error}); train it again") from None
+
+    @classmethod
+    def of(cls, model: config.Model, encoder: BertConfig, **more: Any) -> ModelSpec:
+        """The spec of a config's model with this encoder; `more` are the fields that depend on data and tasks."""
+        return cls(
+            encoder,
+            INTERACTIONS[model.interaction],
+            split_layers=lower_layers(model, encoder.num_layers),
+            readout=model.readout,
+            head_dropout=model.head_dropout,
+            combine=model.combine,
+            **more,
+        )
 
     @property
     def num_outputs(self) -> int:

@@ -26,6 +26,8 @@ SHARDING = [
     # Tables are divided by width, not by row: a row gather then stays local to each device.
     (r"embeddings/(token|position|token_type)/embedding$", P(None, ("fsdp", "tensor"))),
     (r"pooler/kernel$", P("fsdp", "tensor")),
+    (r"^features/.*/embedding$", P(None, ("fsdp", "tensor"))),
+    (r"^(features|combine)/.*/kernel$", P("fsdp", "tensor")),
     (r"^head/dense/kernel$", P()),
     (r"(^|/)(bias|scale)$", P()),
 ]

@@ -8,7 +8,7 @@ from srsjax.config import TrainConfig
 from srsjax.data.batches.layout import Layout, make_layout, most_tokens
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model.interactions import INTERACTIONS
-from srsjax.model.spec import FeatureInput, ModelSpec, Outputs, encoder_config, lower_layers
+from srsjax.model.spec import FeatureInput, ModelSpec, Outputs, encoder_config
 from srsjax.objectives import objective
 from srsjax.runs.warm_start import read_encoder
 
@@ -25,14 +25,11 @@ def make_spec(config: TrainConfig, text: TextEncoder, features: Sequence[Feature
     layout = make_layout(config, text, interaction.shares_context)
     context = most_tokens(config.schema.context) + len(layout.template.prefix) + len(layout.between)
     candidate = most_tokens(config.schema.candidate) + len(layout.template.suffix)
-    return ModelSpec(
+    return ModelSpec.of(
+        model,
         encoder,
-        interaction,
-        split_layers=lower_layers(model, encoder.num_layers),
-        readout=model.readout,
-        head_dropout=model.head_dropout,
         outputs=tuple(Outputs(task.name, task.kind, objective(task).outputs) for task in config.schema.tasks),
-        features=tuple(features),
+        features=tuple(features) if model.combine != "text" else (),
         has_context=layout.has_context,
         candidate_start=layout.candidate_start,
         longest_part=interaction.longest_part(context, candidate),

@@ -20,9 +20,9 @@ import numpy as np
 from bench_examples import load_config
 from bench_runs import command, read_lines, run_missing
 
-from srsjax.data.batches.layout import make_layout
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
+from srsjax.runs.spec import layout_of, make_spec
 from srsjax.training.setup import training_batches
 
 PARTS = 5
@@ -33,7 +33,8 @@ def pairs_a_step(name: str, stores: Path) -> int:
     config = load_config(name)
     config = replace(config, data=replace(config.data, store=str(stores)))
     store = prepare(config, log=lambda text: None)
-    layout = make_layout(config, load_tokenizer(str(store.folder / "tokenizer")))
+    text = load_tokenizer(str(store.folder / "tokenizer"))
+    layout = layout_of(make_spec(config, text), text)
     batches = training_batches(replace(config, epochs=1), store, layout)
     return round(sum(int((numbers >= 0).sum()) for _, numbers in batches) / batches.steps)
 

@@ -18,16 +18,17 @@ import numpy as np
 from bench_examples import load_config
 
 from srsjax.config import TrainConfig
-from srsjax.data.batches.layout import make_layout
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
+from srsjax.runs.spec import layout_of, make_spec
 from srsjax.training.setup import training_batches
 
 
 def measure(config: TrainConfig, seconds: float) -> tuple[float, float, float]:
     """Pairs and tokens a second of a core, and the padding, over whole batches after the first."""
     store = prepare(config, log=lambda text: None)
-    layout = make_layout(config, load_tokenizer(str(store.folder / "tokenizer")))
+    text = load_tokenizer(str(store.folder / "tokenizer"))
+    layout = layout_of(make_spec(config, text), text)
     batches = training_batches(replace(config, epochs=1e6, max_steps=0, seed=0), store, layout)
     next(batches)
     pairs, tokens = 0, 0

@@ -18,6 +18,8 @@ from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.inference.item_store import build_item_store
 from srsjax.model import ctr, flops
+from srsjax.model.compute import Compute
+from srsjax.model.spec import ModelSpec, encoder_config
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.session import open_session
 
@@ -63,14 +65,14 @@ class System:
         batch = config.Batch(rows=rows, tokens=self.tokens, candidates=self.candidates, micro_batches=parts)
         self.rows = rows // parts  # of a micro-batch
         self.config = config.TrainConfig(model=model, batch=batch)
-        self.session = open_session(self.config, ctr.encoder_config(model, VOCABULARY))
+        self.session = open_session(self.config, ModelSpec.of(model, encoder_config(model, VOCABULARY)))
         self.layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else HISTORY)
         self.split, self.items = impressions(number, items)
 
     def gate(self) -> dict[str, list[float]]:
         """Packed with its neighbours and with one pair a row, in float32, a candidate has one logit."""
         exact = replace(self.config.model, dtype="float32")
-        graphdef = ctr.build(exact, self.session.bert, 1)
+        graphdef = ctr.build(self.session.spec, Compute.of(exact))
         params = self.session.init(jax.random.key(0))
         forward = jax.jit(lambda batch: ctr.forward(graphdef, params, batch))
         some = self.split.take(np.arange(2))
@@ -101,7 +103,7 @@ class Steps(System):
     def flops(self) -> float:
         """Of one measurement."""
         self.batches.restore(0)
-        counted = (flops.forward_flops(self.config.model, self.session.bert, batch) for batch, _ in self.batches)
+        counted = (flops.forward_flops(self.session.spec, batch) for batch, _ in self.batches)
         return flops.TRAINING * sum(counted)
 
     def measure(self) -> dict[str, float]:

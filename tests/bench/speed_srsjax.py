@@ -17,15 +17,17 @@ from speed_inputs import GATE_ROWS, full_rows, training_subset
 from srsjax import config
 from srsjax.bench import matmul_rate
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.data.batches.layout import longest_part, make_layout
 from srsjax.data.batches.loader import Batches, train_batches
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.model import ctr, hf
+from srsjax.model.compute import Compute
+from srsjax.model.spec import ModelSpec, Outputs, encoder_config
 from srsjax.objectives import losses
 from srsjax.runs.session import initial_state, open_session
 from srsjax.runs.sharding import put_batch
+from srsjax.runs.spec import layout_of, make_spec
 from srsjax.training import optimizers
 from srsjax.training.meter import IN_FLIGHT
 from srsjax.training.setup import training_step
@@ -36,12 +38,12 @@ class Training:
 
     def __init__(self, settings: config.TrainConfig, vocab_size: int, steps: int, longest: int = 0):
         self.tasks = settings.schema.tasks
-        bert = ctr.encoder_config(settings.model, vocab_size)
-        self.session = open_session(settings, bert, longest=longest)
-        exact = replace(settings.model, dtype="float32")
-        self.float32_forward = partial(
-            ctr.forward, ctr.build(exact, bert, len(self.tasks), self.session.attention.attend)
-        )
+        bert = encoder_config(settings.model, vocab_size)
+        outputs = tuple(Outputs(task.name, task.kind) for task in self.tasks)
+        spec = ModelSpec.of(settings.model, bert, outputs=outputs, longest_part=longest)
+        self.session = open_session(settings, spec)
+        exact = Compute.of(replace(settings.model, dtype="float32"), self.session.attention.attend)
+        self.float32_forward = partial(ctr.forward, ctr.build(spec, exact))
         source = settings.model.pretrained
         weights = hf.load_weights(source, bert, num_tasks=1)[0] if source else {}
         optimizer = optimizers.make_optimizer(settings.optimizer, steps, list(self.session.shapes))
@@ -124,8 +126,7 @@ class FineTune:
             store = prepare(self._storing_in(folder), log=lambda text: None)
             wanted = self.rows[:GATE_ROWS]
             batches = self._batches(store, wanted)
-            longest = longest_part(self.settings, self.layout)
-            self.training = Training(self.settings, self.vocab_size, batches.steps, longest)
+            self.training = Training(self.settings, self.vocab_size, batches.steps, self.longest)
             forward, found = jax.jit(self.training.float32_forward), {}
             example = store.split("train").example
             for batch, numbers in batches:
@@ -149,12 +150,13 @@ class FineTune:
     def _batches(self, store: Store, rows: np.ndarray) -> Batches:
         """One epoch of batches of some rows of the training split: the others have weight 0, which is not trained."""
         split, text = store.split("train"), load_tokenizer(str(store.folder / "tokenizer"))
-        self.vocab_size, self.layout = text.vocab_size, make_layout(self.settings, text)
+        spec = make_spec(self.settings, text)
+        self.vocab_size, self.longest, layout = text.vocab_size, spec.longest_part, layout_of(spec, text)
         weights = np.where(np.isin(split.example, rows)[:, None], split.weights, 0)
         return train_batches(
             replace(split, weights=weights),
             store.items,
-            self.layout,
+            layout,
             self.settings.batch,
             whole_impressions=losses.needs_whole_impressions(self.settings.schema.tasks),
             seed=self.settings.seed,

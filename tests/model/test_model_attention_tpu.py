@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 
@@ -88,13 +89,13 @@ def test_a_model_gives_the_same_logits_and_gradients():
     # Both kinds of visibility; the mean reads every token, so that no layer computes only some.
     model = Model(interaction="split", split_layers=1, readout="mean", dtype="float32")
     bert = BertConfig(50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=16, max_positions=128)
-    params, batch = ctr.init(model, bert, 1, jax.random.key(0)), batch_of(2, 128)
+    params, batch = models.init(model, bert, 1, jax.random.key(0)), batch_of(2, 128)
     # Weights large enough that attention is far from uniform.
     params = {path: 5 * array if path.endswith(("kernel", "embedding")) else array for path, array in params.items()}
     real = np.arange(batch.readout.shape[1]) < batch.candidate.max(1, keepdims=True)
 
     def results(attention):
-        graphdef = ctr.build(model, bert, 1, attention)
+        graphdef = models.build(model, bert, 1, attention)
 
         def loss(params):
             logits = ctr.forward(graphdef, params, batch)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 import test_model_packing
@@ -106,7 +107,7 @@ def test_read_outs_see_their_whole_part(monkeypatch, slots):
     pairs = np.random.default_rng(0).integers(1, 199, (7, 9), dtype=np.int32)
     batch = test_model_packing.pack([[(0, slot, pair) for slot, pair in enumerate(pairs)]])
     model, bert = config.Model(dtype="float32"), test_model_packing.BERT
-    params = ctr.init(model, bert, 1, jax.random.key(0))
+    params = models.init(model, bert, 1, jax.random.key(0))
     assert len(cut(64, 9)) > 1
-    found, expected = (ctr.forward(ctr.build(model, bert, 1, way), params, batch) for way in (Windows(9), attend))
+    found, expected = (ctr.forward(models.build(model, bert, 1, way), params, batch) for way in (Windows(9), attend))
     np.testing.assert_allclose(found, expected, atol=1e-6)

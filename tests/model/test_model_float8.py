@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 from test_model_packing import pack, three_pairs
@@ -82,8 +83,8 @@ def test_every_weight_of_the_encoder_is_multiplied_in_float8_and_nothing_else():
     in the last, which computes read-outs only. Each forward, for its input and for itself."""
     bert = BertConfig(200, 16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
     model, batch = config.Model(dtype="float8"), pack([three_pairs(), []])
-    params = ctr.init(model, bert, 1, jax.random.key(0))
-    graphdef = ctr.build(model, bert, 1)
+    params = models.init(model, bert, 1, jax.random.key(0))
+    graphdef = models.build(model, bert, 1)
     gradients = jax.jit(jax.grad(lambda params: ctr.forward(graphdef, params, batch).sum()))
     # Layers are functions of the program, each written once: the last, and the one that stands for the others.
     program = gradients.lower(params).as_text()

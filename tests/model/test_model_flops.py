@@ -1,6 +1,7 @@
 """The formula against what XLA counts in the compiled forward pass, where nothing is padding."""
 
 import jax
+import models
 import numpy as np
 import pytest
 
@@ -11,8 +12,8 @@ from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.model import ctr, flops
-from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import BertConfig
+from srsjax.model.interactions import INTERACTIONS as MEETING
 
 TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 BERT = BertConfig(
@@ -49,12 +50,12 @@ def full_batch(start: int | None, candidates: int):
 def test_a_full_row_of_one_pair_is_what_xla_counts(readout):
     """All tokens see all tokens, so XLA's dense attention does nothing in vain."""
     model, batch = config.Model(readout=readout, dtype="float32"), full_batch(None, 1)
-    params = ctr.init(model, BERT, 1, jax.random.key(0))
-    compiled = jax.jit(ctr.forward, static_argnums=0).lower(ctr.build(model, BERT, 1), params, batch).compile()
+    params = models.init(model, BERT, 1, jax.random.key(0))
+    compiled = jax.jit(ctr.forward, static_argnums=0).lower(models.build(model, BERT, 1), params, batch).compile()
     counted = compiled.cost_analysis()["flops"]
     # XLA counts additions, softmax, gelu and normalisation too: a few operations for each of the D to 4 D numbers that
     # a token has in a layer, against 24 D = 3072 in products for each of its D numbers.
-    assert 0.9 < flops.forward_flops(model, BERT, batch) / counted < 1
+    assert 0.9 < models.forward_flops(model, BERT, batch) / counted < 1
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_queries_count_the_keys_they_see(interaction, seen):
     width, wide, reads = 128, 512, 3 if interaction == "towers" else 2
     layer = 64 * (8 * width**2 + 4 * width * wide) + 4 * width * seen[0]
     last = 4 * 64 * width**2 + reads * (4 * width**2 + 4 * width * wide) + 4 * width * seen[1]
-    assert flops.forward_flops(model, BERT, batch) == 2 * layer + last
+    assert models.forward_flops(model, BERT, batch) == 2 * layer + last
 
 
 @pytest.mark.parametrize("interaction", ["cross", "shared", "towers"])
@@ -80,6 +81,6 @@ def test_counts_of_keys_are_the_sums_of_the_mask(interaction):
     for _ in range(20):
         segment = rng.integers(0, 4, (5, 37)).astype(np.int32) * (rng.random((5, 1)) < 0.8)
         candidate = np.where(segment > 0, rng.integers(0, 6, (5, 37)), 0).astype(np.int32)
-        (visibility,) = layer_visibility(interaction, 0, 1, segment, candidate)
+        (visibility,) = MEETING[interaction].layer_visibility(0, 1, segment, candidate)
         assert all(isinstance(ids, np.ndarray) for ids in visibility if ids is not None)  # nothing goes to a device
         np.testing.assert_array_equal(flops.keys_seen(visibility), np.asarray(visibility.mask()).sum(axis=2))

@@ -4,6 +4,7 @@ import json
 import re
 
 import jax
+import models
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -12,6 +13,7 @@ from srsjax import config
 from srsjax.errors import InputError
 from srsjax.model import ctr, hf
 from srsjax.model.bert import BertConfig
+from srsjax.model.spec import encoder_config
 
 SIZES = dict(vocab_size=30, hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, max_positions=16)
 FAMILIES = {
@@ -24,7 +26,7 @@ FAMILIES = {
 def random_params(bert: BertConfig, num_tasks: int = 3) -> dict[str, np.ndarray]:
     """Every parameter random, biases and scales too, so that no two are alike."""
     model = config.Model(readout="pooled" if bert.has_pooler else "mean")
-    shapes = jax.eval_shape(lambda: ctr.init(model, bert, num_tasks, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: models.init(model, bert, num_tasks, jax.random.key(0)))
     rng = np.random.default_rng(0)
     return {path: rng.normal(size=shape.shape).astype(np.float32) for path, shape in shapes.items()}
 
@@ -101,7 +103,7 @@ def pair_logits(bert: BertConfig, params, tokens: np.ndarray) -> np.ndarray:
     labels = np.zeros((1, 1, 3), np.float32)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
     batch = PackedBatch(tokens, positions, zeros, zeros + 1, zeros + 1, slot, slot, slot, slot, labels, labels, {}, {})
-    return np.asarray(ctr.forward(ctr.build(config.Model(dtype="float32"), bert, 3), params, batch))[:, 0]
+    return np.asarray(ctr.forward(models.build(config.Model(dtype="float32"), bert, 3), params, batch))[:, 0]
 
 
 # ---------------------------------------------------------------------------------------------- other checkpoints
@@ -259,10 +261,10 @@ def test_unreachable_hub(monkeypatch):
 
 def test_encoder_config(saved):
     pretrained = config.Model(pretrained=str(saved), readout="mean", attention_dropout=0.0)
-    bert = ctr.encoder_config(pretrained, vocab_size=30)
+    bert = encoder_config(pretrained, vocab_size=30)
     assert (bert.hidden_size, bert.hidden_dropout, bert.attention_dropout) == (8, 0.2, 0.0)
     assert not bert.has_pooler and bert.longest == 16
-    assert "30 token embeddings, but the tokenizer has 31" in input_error(ctr.encoder_config, pretrained, 31)
-    fresh = ctr.encoder_config(config.Model(hidden_size=12, num_heads=3), vocab_size=77)
+    assert "30 token embeddings, but the tokenizer has 31" in input_error(encoder_config, pretrained, 31)
+    fresh = encoder_config(config.Model(hidden_size=12, num_heads=3), vocab_size=77)
     assert (fresh.vocab_size, fresh.hidden_size, fresh.hidden_dropout, fresh.has_pooler) == (77, 12, 0.1, True)
-    assert "num_heads" in input_error(ctr.encoder_config, config.Model(hidden_size=10, num_heads=3), 77)
+    assert "num_heads" in input_error(encoder_config, config.Model(hidden_size=10, num_heads=3), 77)

@@ -4,6 +4,7 @@ a token reaches exactly what may see it."""
 import functools
 
 import jax
+import models
 import numpy as np
 import pytest
 from flax import nnx
@@ -19,8 +20,8 @@ from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.errors import InputError
 from srsjax.model import ctr
-from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import Bert, BertConfig
+from srsjax.model.interactions import INTERACTIONS as MEETING
 
 INTERACTIONS = ["cross", "shared", "split", "towers"]
 TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
@@ -33,9 +34,9 @@ def model(interaction: str, readout: str = "pooled", split_layers: int = 1):
     """(graphdef, params) with weights large enough that attention is far from uniform."""
     model_config = config.Model(interaction=interaction, readout=readout, split_layers=split_layers, dtype="float32")
     bert = BertConfig(**{**vars(BERT), "has_pooler": readout == "pooled"})
-    params = ctr.init(model_config, bert, 1, jax.random.key(0))
+    params = models.init(model_config, bert, 1, jax.random.key(0))
     params = {path: 10 * array if path.endswith(("kernel", "embedding")) else array for path, array in params.items()}
-    return ctr.build(model_config, bert, 1), params
+    return models.build(model_config, bert, 1), params
 
 
 forward = jax.jit(ctr.forward, static_argnums=0)
@@ -119,7 +120,7 @@ def hidden_reach(interaction: str, split_layers: int) -> np.ndarray:
     split, items = store([[10, 11]], [[[30, 31], [40]]])
     layout = Layout(TEMPLATE, 0, True, START)
     ((batch, _),) = eval_batches(split, items, layout, rows=1, tokens=TOKENS, candidates=SLOTS)
-    visibility = layer_visibility(interaction, split_layers, BERT.num_layers, batch.segment, batch.candidate)
+    visibility = MEETING[interaction].layer_visibility(split_layers, BERT.num_layers, batch.segment, batch.candidate)
     graphdef, state = nnx.split(Bert(BERT, np.dtype("float32"), nnx.Rngs(0)))
     params, path = dict(nnx.to_flat_state(state)), ("embeddings", "token", "embedding")
 
@@ -156,7 +157,7 @@ def test_split_of_no_layer_is_shared(readout):
 
 def test_split_layers_beyond_the_encoder_are_refused():
     with pytest.raises(InputError, match=r"model\.split_layers: found 4, expected -1 to the 3 layers"):
-        ctr.build(config.Model(interaction="split", split_layers=4), BERT, 1)
+        models.build(config.Model(interaction="split", split_layers=4), BERT, 1)
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(3, 5), max_size=3), st.integers(0, 2), st.integers(0, 3)), max_size=12))

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,9 +26,9 @@ def model(readout: str, dtype: str = "float32"):
     """(graphdef, params) with weights large enough that attention is far from uniform."""
     model_config = config.Model(readout=readout, dtype=dtype)
     bert = BertConfig(**{**vars(BERT), "has_pooler": readout == "pooled"})
-    params = ctr.init(model_config, bert, 2, jax.random.key(0))
+    params = models.init(model_config, bert, 2, jax.random.key(0))
     params = {path: 10 * array if path.endswith(("kernel", "embedding")) else array for path, array in params.items()}
-    return ctr.build(model_config, bert, 2), params
+    return models.build(model_config, bert, 2), params
 
 
 forward = jax.jit(ctr.forward, static_argnums=0)
@@ -136,8 +137,8 @@ def test_bfloat16_is_close_to_float32():
     results = {}
     for dtype in ("float32", "bfloat16"):
         model_config = config.Model(dtype=dtype)
-        graphdef = ctr.build(model_config, BERT, 2)
-        params = ctr.init(model_config, BERT, 2, jax.random.key(0))
+        graphdef = models.build(model_config, BERT, 2)
+        params = models.init(model_config, BERT, 2, jax.random.key(0))
 
         def loss(params, graphdef=graphdef):
             logits = ctr.forward(graphdef, params, batch)
@@ -156,7 +157,7 @@ def test_bfloat16_is_close_to_float32():
 
 def test_parameters_are_named_float32_arrays_that_can_be_born_sharded():
     model_config, key = config.Model(), jax.random.key(3)
-    init = functools.partial(ctr.init, model_config, BERT, 2)
+    init = functools.partial(models.init, model_config, BERT, 2)
     shapes, params = jax.eval_shape(init, key), init(key)
     assert params["bert/layers/1/attention/qkv/kernel"].shape == (16, 3, 16)
     assert params["head/dense/kernel"].shape == (16, 2)

@@ -1,6 +1,7 @@
 """Against transformers (PyTorch), in float32: the same weights must give the same hidden states and logits."""
 
 import jax
+import models
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,8 +9,10 @@ from flax import nnx
 from srsjax import config
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.model import ctr, hf
-from srsjax.model.attention import layer_visibility
 from srsjax.model.bert import Bert
+from srsjax.model.compute import compute_dtype
+from srsjax.model.interactions import INTERACTIONS as MEETING
+from srsjax.model.spec import encoder_config
 
 torch = pytest.importorskip("torch", reason="parity needs PyTorch: pip install -e '.[reference]'")
 transformers = pytest.importorskip("transformers")
@@ -72,12 +75,12 @@ def transformers_outputs(model, batch: PackedBatch, offset: int) -> tuple[np.nda
 def assert_same(folder: str, model, batch: PackedBatch) -> None:
     """Hidden states of real tokens, and logits, of the checkpoint in `folder` and of the PyTorch model."""
     model_config = config.Model(pretrained=str(folder), dtype="float32")
-    bert = ctr.encoder_config(model_config, vocab_size=1)
+    bert = encoder_config(model_config, vocab_size=1)
     params, report = hf.load_weights(str(folder), bert, num_tasks=2)
     assert not report.fresh and not report.unknown
     expected_hidden, expected_logits = transformers_outputs(model, batch, bert.position_offset)
 
-    logits = ctr.forward(ctr.build(model_config, bert, 2), params, batch)
+    logits = ctr.forward(models.build(model_config, bert, 2), params, batch)
     np.testing.assert_allclose(logits[:, 0], expected_logits, rtol=0, atol=TOLERANCE)
 
     hidden = hidden_states(model_config, bert, params, batch)
@@ -87,11 +90,11 @@ def assert_same(folder: str, model, batch: PackedBatch) -> None:
 
 def hidden_states(model_config, bert, params, batch: PackedBatch) -> np.ndarray:
     """[R, L, D] of every slot, from the encoder alone."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Bert(bert, ctr.compute_dtype(model_config), nnx.Rngs(0))))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Bert(bert, compute_dtype(model_config), nnx.Rngs(0))))
     encoder = {path.removeprefix("bert/"): array for path, array in params.items() if path.startswith("bert/")}
     state = [(tuple(int(p) if p.isdigit() else p for p in path.split("/")), x) for path, x in encoder.items()]
     module = nnx.merge(graphdef, nnx.from_flat_state(state))
-    visibility = layer_visibility("cross", 0, bert.num_layers, batch.segment, batch.candidate)
+    visibility = MEETING["cross"].layer_visibility(0, bert.num_layers, batch.segment, batch.candidate)
     return np.asarray(module(batch.tokens, batch.positions, batch.token_types, visibility))
 
 
@@ -123,9 +126,9 @@ def test_gradients_of_tiny_bert(tmp_path):
     model.save_pretrained(tmp_path)
     batch = random_pairs(60, types=2)
     model_config = config.Model(pretrained=str(tmp_path), dtype="float32")
-    bert = ctr.encoder_config(model_config, vocab_size=1)
+    bert = encoder_config(model_config, vocab_size=1)
     params, _ = hf.load_weights(str(tmp_path), bert, num_tasks=2)
-    graphdef = ctr.build(model_config, bert, 2)
+    graphdef = models.build(model_config, bert, 2)
     gradients = jax.grad(lambda p: (ctr.forward(graphdef, p, batch) ** 2).sum())(params)
 
     logits = model(

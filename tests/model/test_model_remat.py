@@ -1,6 +1,7 @@
 """Rematerialisation changes what is kept for the gradient, not what is computed."""
 
 import jax
+import models
 import numpy as np
 import pytest
 
@@ -27,8 +28,8 @@ def batch(rows: int = 4, tokens: int = 64) -> PackedBatch:
 def gradient(remat: str):
     """The compiled gradient of a model with dropout, and its parameters."""
     model = config.Model(remat=remat, dtype="float32")
-    graphdef = ctr.build(model, BERT, 1)
-    params = ctr.init(model, BERT, 1, jax.random.key(0))
+    graphdef = models.build(model, BERT, 1)
+    params = models.init(model, BERT, 1, jax.random.key(0))
 
     def loss(params):
         logits = ctr.forward(graphdef, params, batch(), dropout_key=jax.random.key(1))

@@ -35,7 +35,7 @@ def by_hand(batch) -> tuple[float, int]:
 
 def test_log_lines_have_the_share_of_four_chips(problem, tmp_path, capsys):
     p = problem(max_steps=4)
-    work = known_work(p.config.model, p.session.bert, CHIPS)
+    work = known_work(p.session.spec, CHIPS)
     arguments = (lambda params: {}, np.zeros(4), RunFolder(tmp_path), p.session.mesh, Console(width=200))
     fit(TrainConfig(log_every=2), p.state, p.step, p.batches, *arguments, Compilations(), Goodput(), work)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_log_lines_have_the_share_of_four_chips(problem, tmp_path, capsys):
 
 def test_a_cpu_has_no_peak_and_no_share(problem, tmp_path):
     p = problem(max_steps=1)
-    assert known_work(p.config.model, p.session.bert, p.session.mesh) is None
+    assert known_work(p.session.spec, p.session.mesh) is None
     arguments = (lambda params: {}, np.zeros(1), RunFolder(tmp_path), p.session.mesh, Console(quiet=True))
     fit(TrainConfig(log_every=1), p.state, p.step, p.batches, *arguments, Compilations(), Goodput())
     assert "mfu" not in (tmp_path / "metrics.jsonl").read_text()

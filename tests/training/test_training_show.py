@@ -1,27 +1,50 @@
-"""The table of parameters at the start of a run: what each device holds."""
+"""The table of parameters at the start of a run: by part of the model, and what each device holds."""
 
 from __future__ import annotations
 
 import io
 import re
 
+import jax
 from rich.console import Console
 
-from srsjax.config import Mesh, Model
+from srsjax.config import Mesh, Model, Optimizer
 from srsjax.training import show
 
+LARGE = Model(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, max_positions=64)
 
-def test_the_table_tells_shape_sharding_and_bytes_a_device_in_100_columns(problem):
-    large = Model(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, max_positions=64)
-    session = problem(mesh=Mesh(2, 2, 2), model=large).session
+
+def shown(session) -> dict[str, list[str]]:
+    """The cells of each line by its first, from a table no wider than 100 columns."""
     console = Console(file=io.StringIO(), width=100)
     console.print(show.parameters(session))
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
-    assert max(map(len, lines)) <= 100
-    rows = {line.split()[0]: re.split(r"\s{2,}", line.strip()) for line in lines}
-    # [64, 3, 64] float32 in two layers, divided by fsdp 2 and tensor 2: 4 * 64 * 3 * 64 * 2 / 4 bytes.
-    assert rows["bert/layers/0-1/attention/qkv/kernel"][1:] == ["64 x 3 x 64", "fsdp, –, tensor", "24,576", "24.0 KiB"]
-    assert rows["bert/embeddings/token/embedding"][1:] == ["256 x 64", "–, fsdp+tensor", "16,384", "16.0 KiB"]
-    assert rows["bert/pooler/bias"][1:] == ["64", "whole", "64", "256 B"]
-    held = sum(array.addressable_shards[0].data.nbytes for array in problem(mesh=Mesh(2, 2, 2)).state.params.values())
-    assert rows["all,"][-1] == f"{held / 2**10:.1f} KiB"
+    assert max(map(len, lines)) <= 100 and len(lines) <= 12
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_parts_are_counted_with_what_a_device_holds(problem):
+    p = problem(mesh=Mesh(2, 2, 2), model=LARGE)
+    rows = shown(p.session)
+    assert rows["parameters"] == ["count", "size", "per device", "divided over", "trained"]
+    sizes = [array.nbytes for path, array in p.state.params.items() if path.startswith("bert/layers/")]
+    own = [array.addressable_shards[0].data.nbytes for path, array in p.state.params.items() if "/layers/" in path]
+    expected = [f"{sum(sizes) // 4:,}", f"{sum(sizes) / 2**10:.1f} KiB", f"{sum(own) / 2**10:.1f} KiB"]
+    assert rows["bert/layers (0 to 1)"] == [*expected, "fsdp, tensor", "yes"]
+    assert rows["head"] == ["65", "260 B", "260 B", "-", "yes"]
+    held = sum(array.addressable_shards[0].data.nbytes for array in p.state.params.values())
+    assert rows["all, float32"][2] == f"{held / 2**10:.1f} KiB"
+
+
+def test_one_device_has_no_sharding_and_frozen_parts_say_so(problem):
+    p = problem(devices=jax.devices()[:1], optimizer=Optimizer(frozen=("^bert/embeddings/", "layers/0/attention")))
+    rows = shown(p.session)
+    assert rows["parameters"] == ["count", "size", "trained"]
+    assert rows["bert/embeddings"][-1] == "frozen"
+    trained = sum(array.size for array in p.state.params.values())
+    assert rows["all, float32"] == [
+        f"{trained + sum(x.size for x in p.state.frozen.values()):,}",
+        *rows["all, float32"][1:2],
+        f"{trained:,}",
+    ]

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from srsjax.config import Batch, Data, Mesh, Model, Schema, Split, Table, Task, Text, Tokenizer, TrainConfig
-from srsjax.data.batches.layout import check_lengths, longest_part, make_layout
+from srsjax.data.batches.layout import check_lengths
 from srsjax.data.batches.loader import eval_batches
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
-from srsjax.model import ctr
 from srsjax.model.attention import Visibility
 from srsjax.model.attention_windows import Windows
 from srsjax.runs.session import open_session
 from srsjax.runs.sharding import put_batch
+from srsjax.runs.spec import layout_of, make_spec
 
 WORDS = ["red", "blue", "coat", "hat", "wool", "silk"]
 MODEL = Model(hidden_size=32, num_layers=3, num_heads=2, intermediate_size=64, max_positions=64)
@@ -62,11 +62,11 @@ def test_parts_are_as_long_as_said_and_logits_those_of_whole_rows(prepared, inte
     readout = "mean" if interaction == "towers" else "pooled"
     config = replace(config, model=replace(config.model, interaction=interaction, readout=readout))
     text = load_tokenizer(str(store.folder / "tokenizer"))
-    layout, bert = make_layout(config, text), ctr.encoder_config(config.model, text.vocab_size)
-    check_lengths(config, layout, bert.longest)
-    longest = longest_part(config, layout)
+    spec = make_spec(config, text)
+    layout, longest = layout_of(spec, text), spec.longest_part
+    check_lengths(config, layout, spec.encoder.longest)
     devices = jax.devices()[: mesh.data * mesh.tensor]
-    session, whole = (open_session(config, bert, devices, longest=most) for most in (longest, 0))
+    session, whole = (open_session(config, replace(spec, longest_part=most), devices) for most in (longest, 0))
     assert session.attention.attend == Windows(longest)
     params, found = jax.jit(session.init, out_shardings=session.shardings)(jax.random.key(0)), 0
     split = store.split("train")
@@ -82,4 +82,4 @@ def test_parts_are_as_long_as_said_and_logits_those_of_whole_rows(prepared, inte
 def test_shared_rows_have_no_part_alone(prepared):
     config, store = prepared
     config = replace(config, model=replace(config.model, interaction="shared"))
-    assert longest_part(config, make_layout(config, load_tokenizer(str(store.folder / "tokenizer")))) == 0
+    assert make_spec(config, load_tokenizer(str(store.folder / "tokenizer"))).longest_part == 0
