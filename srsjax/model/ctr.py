@@ -54,7 +54,7 @@ def forward(
       batch: [R, ...] arrays of one micro-batch.
       dropout_key: None for evaluation.
     """
-    return _merge(graphdef, params)(batch, dropout_key)
+    return merge(graphdef, params)(batch, dropout_key)
 
 
 def vectors(
@@ -64,7 +64,7 @@ def vectors(
 
     Rows may hold that side only (`Layout.alone`). Raises ValueError where the side sees the other one.
     """
-    model = _merge(graphdef, params)
+    model = merge(graphdef, params)
     if not model.spec.interaction.alone(side):
         raise ValueError(f"in {model.spec.interaction.name} a {side} has no vector of its own: it sees the other side")
     read = context_side if side == "context" else model.spec.interaction.candidate_side
@@ -85,7 +85,7 @@ def item_states(graphdef: nnx.GraphDef, params: Params, batch: PackedBatch) -> j
 
     `batch` holds candidates only (`Layout.alone`).
     """
-    return _merge(graphdef, params).lower(batch.tokens, batch.positions, batch.token_types, batch.candidate)
+    return merge(graphdef, params).lower(batch.tokens, batch.positions, batch.token_types, batch.candidate)
 
 
 def forward_stored(
@@ -95,10 +95,11 @@ def forward_stored(
 
     `states` [S, D]: the states of all stored tokens. The lower layers compute the K context tokens of a row only.
     """
-    return _merge(graphdef, params)(batch, None, (states, places))
+    return merge(graphdef, params)(batch, None, (states, places))
 
 
-def _merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
+def merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
+    """The model with its parameters, inside of a jitted function or out of one."""
     leaves = [
         (tuple(int(part) if part.isdigit() else part for part in path.split("/")), params[path]) for path in params
     ]

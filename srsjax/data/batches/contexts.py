@@ -38,14 +38,14 @@ def join_equal_contexts(split: Split) -> Split:
 
 
 def items_alone(items: Items) -> Split:
-    """Every item once, as a candidate without a context or a task; packed with `Layout.alone`."""
+    """Every item once, as a candidate without a context and without a label; packed with `Layout.alone`."""
     count = len(items.tokens)
     return Split(
         context=Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(count, np.int64)),
         candidates=np.arange(count + 1),
         item=np.arange(count),
-        labels=np.zeros((count, 0), np.float32),
-        weights=np.zeros((count, 0), np.float32),
+        labels=np.zeros((count, 1), np.float32),
+        weights=np.zeros((count, 1), np.float32),
         example=np.arange(count),
         user=np.zeros(count, np.int64),
     )
