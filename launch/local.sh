@@ -50,6 +50,8 @@ main() {
     # A file's tests stay in one process, which has compiled what they share.
     step exec "$venv/bin/python" -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
   else
+    # Commands that srsjax prints are called as this one was.
+    export SRSJAX_COMMAND=${SRSJAX_COMMAND:-bash $(printf %q "$0")}
     step exec "$venv/bin/python" -m "srsjax.$command" "$@"
   fi
 }

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -81,12 +85,25 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
             console.print(report.table({"model": result[name], **result[f"{name}_references"]}, title=f"{name} split"))
             break
     new = config.data.log.files if isinstance(config.data.log.files, str) else config.data.log.files[0]
+    run = shlex.quote(str(folder.path))
     console.print("Score with it:", style="bold")
     for line in (
-        f"python -m srsjax.score --run {folder.path} --input '{new}' --output scores/",
-        f"python -m srsjax.evaluate --run {folder.path} --split test",
+        f"{command('score')} --run {run} --input '{new}' --output scores/",
+        f"{command('evaluate')} --run {run} --split test",
     ):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def command(name: str) -> str:
+    """How the shell that started this program starts another command of srsjax.
+
+    A launch script says in SRSJAX_COMMAND how it was called; else this Python is, by its name where the shell finds it.
+    """
+    if launcher := os.environ.get("SRSJAX_COMMAND"):
+        return f"{launcher} {name}"
+    found = shutil.which("python")
+    python = "python" if found and Path(found).resolve() == Path(sys.executable).resolve() else sys.executable
+    return f"{shlex.quote(python)} -m srsjax.{name}"
 
 
 def parameters(session: Session) -> Table:
