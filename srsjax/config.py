@@ -419,9 +419,9 @@ class Evaluate:
 
     every: int = 0
     """Steps between evaluations; 0 means at the end of each epoch."""
-    monitor: str = "auc"
-    """Metric that chooses the best checkpoint and stops early (see `srsjax.metrics.report`); of the first task, or
-    `task/metric`."""
+    monitor: str = ""
+    """Metric that chooses the best checkpoint and stops early (see `srsjax.metrics.table`); of the first task, or
+    `task/metric`. Empty means that of the first task's kind: `auc`, or `ndcg@k` of a listwise one."""
     mode: Literal["auto", "max", "min"] = "auto"
     """Whether larger or smaller is better; `auto` knows the built-in metrics."""
     patience: int = 0

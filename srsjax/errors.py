@@ -1,4 +1,12 @@
-"""The one exception for what the user can mend: bad input, a wrong setting, a missing file."""
+"""The one exception for what the user can mend, and the hint that names what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+NEAR = 0.7
+"""Similarity of two names (`difflib`, 0 to 1) from which on one is taken for the other, misspelt."""
 
 
 class InputError(Exception):
@@ -10,3 +18,30 @@ class InputError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that `name` is probably meant to be; None where none is near.
+
+    The last part of a dotted name counts like a whole name (`learning_rat` is near `optimizer.learning_rate`), and so
+    do its initials (`lr`).
+    """
+
+    def alike(other: str) -> float:
+        whole, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, other), (own, _last(other))))
+        initials = "".join(word[:1] for word in _last(other).split("_"))
+        return max(whole, last, float(len(own) > 1 and own == initials)) + 0.1 * min(whole, last)
+
+    own = _last(name)
+    best = max(names, key=alike, default=None)
+    return best if best is not None and alike(best) >= NEAR else None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the end of a message; empty where no name is near."""
+    found = nearest(name, names)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -22,11 +22,12 @@ from srsjax.metrics.plots import save_curves
 from srsjax.objectives import objectives, predict
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.evaluation import predict_split, split_metrics, split_references
+from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.run_folder import RunFolder, write_json
 from srsjax.runs.session import Session, target
 from srsjax.training import show
 from srsjax.training.goodput import Goodput
-from srsjax.training.loop import Stopped, fit, monitor_mode
+from srsjax.training.loop import Stopped, fit
 from srsjax.training.meter import NonFiniteLoss, known_work
 from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import set_up
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     console = distributed.console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
-    monitor_mode(config)
+    # What the run folder records is the metric itself.
+    config = replace(config, evaluate=replace(config.evaluate, monitor=resolve_monitor(config).key))
     profiled_steps(config.profile.steps)
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():

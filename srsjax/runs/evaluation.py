@@ -86,7 +86,7 @@ def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict
     metrics = {}
     for t, (made, outputs) in enumerate(objectives(config.schema.tasks)):
         task = made.task
-        values = report.evaluate_split(logits[:, outputs][:, 0], split, t, **settings)
+        values = report.evaluate_split(logits[:, outputs][:, 0], split, t, families=made.families, **settings)
         metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
     return metrics
 

@@ -19,8 +19,9 @@ from rich.console import Console
 from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.metrics import report
+from srsjax.metrics.table import METRICS
 from srsjax.runs.checkpoints import Checkpointer, better
+from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import put_batch
 from srsjax.runs.state import TrainState
@@ -87,7 +88,7 @@ def fit(
     total = batches.steps
     evaluate_at = set(batches.epoch_ends) if not config.evaluate.every else set(range(0, total, config.evaluate.every))
     evaluate_at = {step for step in evaluate_at if 0 < step < total} | {total}
-    mode = monitor_mode(config)
+    monitor = resolve_monitor(config)
 
     # Leaving the checkpointer waits for what is still being written.
     with goodput.of("checkpoints"), Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
@@ -117,9 +118,7 @@ def fit(
             stop_asked = _agreed_stop(stop, mesh)
             for step in range(progress.next_step + 1, total + 1):
                 if config.evaluate.patience and progress.since_best >= config.evaluate.patience:
-                    console.print(
-                        f"stopped early: {config.evaluate.monitor} not better since step {progress.best_step}"
-                    )
+                    console.print(f"stopped early: {monitor.key} not better since step {progress.best_step}")
                     break
                 batch, counts = ahead.take()
                 profiler.before(step, (state, batch))
@@ -144,8 +143,8 @@ def fit(
                     compilations.tell(console)
                     with meter.aside("log"):
                         log.scalars("valid", step, values)
-                    value = values.get(config.evaluate.monitor, math.nan)
-                    progress = progress.after(step, value, mode)
+                    value = values.get(monitor.key, math.nan)
+                    progress = progress.after(step, value, monitor.mode)
                     _say_evaluation(console, config, step, values, time.monotonic() - started, progress)
                 if saving:
                     goodput.mark(step)
@@ -156,12 +155,6 @@ def fit(
                     without = " without --overwrite" if config.overwrite else ""
                     raise Stopped(f"saved at step {step} of {total}; run the same command{without} to go on")
         return progress
-
-
-def monitor_mode(config: TrainConfig) -> str:
-    """`max` or `min`: which way the monitored metric is better. Raises InputError for an unknown metric."""
-    known = report.mode(config.evaluate.monitor, config.evaluate.ndcg_at)
-    return known if config.evaluate.mode == "auto" else config.evaluate.mode
 
 
 class _Ahead:
@@ -240,7 +233,8 @@ def _target(state: TrainState):
 
 
 def _say_evaluation(console, config: TrainConfig, step: int, values: dict, seconds: float, progress: Progress) -> None:
-    shown = ("auc", "gauc", "log_loss", "ece", f"ndcg@{config.evaluate.ndcg_at}", config.evaluate.monitor)
+    shown = [metric.key(config.evaluate.ndcg_at) for metric in METRICS if metric.headline]
+    shown.append(resolve_monitor(config).key)
     text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values)
     best = "  (best so far)" if progress.best_step == step else ""
     console.print(f"step {step}  valid: {text}  in {seconds:.1f} s{best}", highlight=False, soft_wrap=True)

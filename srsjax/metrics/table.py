@@ -1,0 +1,157 @@
+"""Every metric that is reported: one row each, in the order of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from srsjax.metrics.auc import auc, gauc
+from srsjax.metrics.calibration import ece, log_loss, normalized_entropy, sigmoid
+from srsjax.metrics.pairwise import Pairs, pairwise_accuracy, significant_pairwise_accuracy
+from srsjax.metrics.ranking import mrr, ndcg
+from srsjax.metrics.sorting import GroupMean, group_sizes
+from srsjax.metrics.threshold import Classification, classification
+
+MAX_PAIRS = 100_000_000
+"""Above this many pairs `pairwise_significant`, which visits each one, is left out (about ten seconds of one core)."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of known label that metrics are taken over, and what several of them share."""
+
+    logits: np.ndarray
+    """[M] float64."""
+    labels: np.ndarray
+    """[M] float64, >= 0."""
+    weights: np.ndarray
+    """[M] float64, > 0."""
+    groups: np.ndarray
+    """[M] int64, the impression of each candidate."""
+    users: np.ndarray
+    """[M] int64, the user of each candidate."""
+    identity: np.ndarray | None
+    """[M] int64, equal for candidates with the same text."""
+    threshold: float
+    """Probability from which on a candidate counts as predicted positive."""
+    ndcg_at: int
+    """k of NDCG@k."""
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """[M] float64."""
+        return sigmoid(self.logits)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Candidates of each impression, [G] int64."""
+        return group_sizes(self.groups)
+
+    @cached_property
+    def graded(self) -> bool:
+        """Whether labels are grades rather than probabilities."""
+        return bool(self.labels.max() > 1)
+
+    @cached_property
+    def by_user(self) -> GroupMean:
+        """GAUC."""
+        return gauc(self.logits, self.labels, self.weights, self.users)
+
+    @cached_property
+    def decided(self) -> Classification:
+        """Accuracy and the like at the threshold."""
+        return classification(self.probabilities, self.labels, self.weights, self.threshold)
+
+    @cached_property
+    def gain(self) -> GroupMean:
+        """NDCG@k."""
+        return ndcg(self.logits, self.labels, self.weights, self.groups, self.ndcg_at)
+
+    @cached_property
+    def first(self) -> GroupMean:
+        """Mean reciprocal rank."""
+        return mrr(self.logits, self.labels, self.weights, self.groups)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Pairs of an impression in the right order."""
+        return pairwise_accuracy(self.logits, self.labels, self.weights, self.groups, self.identity)
+
+    @cached_property
+    def significant(self) -> Pairs | None:
+        """Those whose rates differ significantly; None for grades, and where there are too many pairs."""
+        if self.graded or (self.sizes * (self.sizes - 1) // 2).sum() > MAX_PAIRS:
+            return None
+        return significant_pairwise_accuracy(self.logits, self.labels, self.weights, self.groups, self.identity)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a report."""
+
+    name: str
+    """`ndcg` stands for `ndcg@k`."""
+    family: Literal["click", "ranking", "count"]
+    """Where it applies: `click` to probabilities of a positive label, `ranking` to the order within impressions of
+    several candidates, `count` always."""
+    value: Callable[[Candidates], float | None]
+    """NaN or None where it is undefined."""
+    better: Literal["max", "min", ""] = ""
+    """Which way it is better; empty for what cannot choose a checkpoint."""
+    undefined: str = ""
+    """Why it may be undefined, said in the table of every report of its family."""
+    shown: Literal["metric", "rate", "count", "hidden"] = "metric"
+    """Its place in the table for people; what a mean averages over is hidden there."""
+    headline: bool = False
+    """Whether the line of a validation names it."""
+
+    def key(self, ndcg_at: int) -> str:
+        """Its name in a report."""
+        return f"ndcg@{ndcg_at}" if self.name == "ndcg" else self.name
+
+
+def _ceiling(c: Candidates) -> float | None:
+    """The AUC of rates themselves, where labels are rates."""
+    return auc(c.labels, c.labels, c.weights) if np.any((c.labels > 0) & (c.labels < 1)) else None
+
+
+METRICS = (
+    Metric("auc", "click", lambda c: auc(c.logits, c.labels, c.weights), "max", "one class", headline=True),
+    Metric("gauc", "click", lambda c: c.by_user.value, "max", "no user with both classes", headline=True),
+    Metric("gauc_covered", "click", lambda c: c.by_user.covered, shown="hidden"),
+    Metric("auc_ceiling", "click", _ceiling, shown="rate"),
+    Metric("log_loss", "click", lambda c: log_loss(c.logits, c.labels, c.weights), "min", headline=True),
+    Metric(
+        "normalized_entropy", "click", lambda c: normalized_entropy(c.logits, c.labels, c.weights), "min", "one class"
+    ),
+    Metric("ece", "click", lambda c: ece(c.probabilities, c.labels, c.weights), "min", headline=True),
+    Metric("accuracy", "click", lambda c: c.decided.accuracy, "max"),
+    Metric("precision", "click", lambda c: c.decided.precision, "max", "none predicted positive"),
+    Metric("recall", "click", lambda c: c.decided.recall, "max", "no positives"),
+    Metric("f1", "click", lambda c: c.decided.f1, "max", "no positives"),
+    Metric("label_rate", "click", lambda c: c.weights @ c.labels / c.weights.sum(), shown="rate"),
+    Metric("predicted_rate", "click", lambda c: c.weights @ c.probabilities / c.weights.sum(), shown="rate"),
+    Metric("ndcg", "ranking", lambda c: c.gain.value, "max", headline=True),
+    Metric("ndcg_groups", "ranking", lambda c: c.gain.groups, shown="hidden"),
+    Metric("mrr", "ranking", lambda c: c.first.value, "max"),
+    Metric("mrr_groups", "ranking", lambda c: c.first.groups, shown="hidden"),
+    Metric("pairwise", "ranking", lambda c: c.pairs.accuracy, "max"),
+    Metric("pairwise_pairs", "ranking", lambda c: c.pairs.pairs, shown="hidden"),
+    Metric("pairwise_significant", "ranking", lambda c: c.significant and c.significant.accuracy, "max"),
+    Metric("pairwise_significant_pairs", "ranking", lambda c: c.significant and c.significant.pairs, shown="hidden"),
+    Metric("candidates", "count", lambda c: len(c.logits), shown="count"),
+    Metric("impressions", "count", lambda c: len(c.sizes), shown="count"),
+    Metric("weight", "count", lambda c: c.weights.sum(), shown="count"),
+)
+"""In the order of a report."""
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def find(key: str) -> Metric | None:
+    """The row of a report's key: `auc`, `ndcg@10`, `task/auc`."""
+    return BY_NAME.get(key.rpartition("/")[2].partition("@")[0])
