@@ -23,7 +23,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,15 +34,15 @@ from srsjax.config import TrainConfig
 from srsjax.config_io import (
     Leaf,
     check,
+    check_bounds,
     field_docs,
     from_text,
     leaves,
-    nearest,
     required,
     type_hints,
     with_field,
 )
-from srsjax.errors import InputError
+from srsjax.errors import InputError, near
 from srsjax.runs.run_folder import RunFolder
 
 
@@ -69,19 +69,24 @@ def load_config_and[Arguments: ConfigArgument](
     arguments: type[Arguments], argv: list[str] | None, command: str, description: str = ""
 ) -> tuple[TrainConfig, Arguments]:
     """`load_config` for a command with arguments of its own, a documented subclass of `ConfigArgument`."""
-    return _parse(arguments, argv, command, description, lambda found: read_config(found.config))
+    return _parse(arguments, argv, command, description, lambda found: read_config(found.config), "config")
 
 
 def load_run[Arguments](
-    arguments: type[Arguments], argv: list[str] | None, command: str, description: str = ""
+    arguments: type[Arguments],
+    argv: list[str] | None,
+    command: str,
+    description: str = "",
+    fields: Sequence[str] | None = None,
 ) -> tuple[TrainConfig, Arguments]:
     """For commands on a run: `arguments` is a documented dataclass with a field `run: str`, the run folder.
 
     Returns the run's config (`config.json`) with the fields that the command line sets, and the arguments. An argument
-    with the name of a config field (`overwrite`) stands for itself.
-    Raises InputError as `load_config` does.
+    with the name of a config field (`overwrite`) stands for itself. `fields` are regular expressions of the names of
+    the fields that the command reads: only these can be set, and are listed; None is all.
+    Raises InputError as `load_config` does, and for a field that is fixed by the run.
     """
-    return _parse(arguments, argv, command, description, lambda found: RunFolder(found.run).config())
+    return _parse(arguments, argv, command, description, lambda found: RunFolder(found.run).config(), "run", fields)
 
 
 def parse[Arguments](
@@ -125,7 +130,7 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     names = sorted({path.stem for folder in folders for path in folder.glob("*.py")})
-    known = f"there are {', '.join(names)}; nearest: {nearest(stem, names)}" if names else "there are none"
+    known = f"there are {', '.join(names)}{near(stem, names).replace(',', ';')}" if names else "there are none"
     raise InputError(f"--config {name}: no such file, and no such name in {' or '.join(map(str, folders))}; {known}")
 
 
@@ -184,18 +189,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(
-    own: type, argv: list[str] | None, command: str, description: str, base: Callable[[Any], TrainConfig] | None
+    own: type,
+    argv: list[str] | None,
+    command: str,
+    description: str,
+    base: Callable[[Any], TrainConfig] | None,
+    source: str = "",
+    scope: Sequence[str] | None = None,
 ) -> tuple[TrainConfig | None, Any]:
     """The command's own arguments, and the config that `base` makes of them with the fields that `argv` sets.
 
     Two passes, because the fields that can be set (`schema.context.0...`) are known only once the config is read.
+    `source` is the argument that `base` reads; `scope` are the `fields` of `load_run`.
     """
     argv = sys.argv[1:] if argv is None else argv
     first = _Parser(add_help=False, allow_abbrev=False)
     _add_options(first, _options(own))
     given = first.parse_known_args(argv)[0]
-    if {"-h", "--help"} & set(argv) and not any(vars(given).values()):  # help without a config: the general fields
-        arguments, config = None, base and TrainConfig()
+    if {"-h", "--help"} & set(argv):  # help needs no argument; without a config it shows the general fields
+        arguments = _arguments(own, given, partial=True)
+        config = base and (base(arguments) if getattr(given, source) else TrainConfig())
     else:
         arguments = _arguments(own, given)
         config = base and base(arguments)
@@ -208,17 +221,24 @@ def _parse(
         allow_abbrev=False,
     )
     _add_options(parser, _options(own))
-    fields = [leaf for leaf in leaves(config) if leaf.name not in vars(given)] if config else []
+    settable = [leaf for leaf in leaves(config) if leaf.name not in vars(given)] if config else []
+    fields = [leaf for leaf in settable if scope is None or any(re.fullmatch(part, leaf.name) for part in scope)]
     for owner, group in itertools.groupby(fields, lambda leaf: leaf.name.rpartition(".")[0]):
         group = list(group)
         title = f"{owner} ({group[0].owner.__name__})" if owner else "fields of the config"
         _add_options(parser.add_argument_group(title, inspect.getdoc(group[0].owner)), group)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
+        name = unknown[0].partition("=")[0]
+        if name in {f"--{leaf.name}" for leaf in settable}:
+            raise InputError(f"{name}: fixed by the run; {command} --help lists what can be set")
         raise InputError(_unknown(unknown[0], [f"--{leaf.name}" for leaf in _options(own) + fields]))
     for leaf in fields:
         if (words := getattr(given, leaf.name)) is not None:
-            config = with_field(config, leaf.name, from_text(words, leaf.type, f"--{leaf.name}"))
+            value = from_text(words, leaf.type, f"--{leaf.name}")
+            if leaf.bounds:
+                check_bounds(value, leaf.bounds, f"--{leaf.name}")
+            config = with_field(config, leaf.name, value)
     return config, arguments
 
 
@@ -230,12 +250,14 @@ def _options(own: type) -> list[Leaf]:
     return [Leaf(name, hint, defaults[name], docs[name], own) for name, hint in hints.items()]
 
 
-def _arguments[Arguments](own: type[Arguments], given: argparse.Namespace) -> Arguments:
-    """A dataclass of arguments from the words given for each field."""
+def _arguments[Arguments](own: type[Arguments], given: argparse.Namespace, partial: bool = False) -> Arguments:
+    """A dataclass of arguments from the words given for each field; with `partial` those needed may be missing."""
     values = {}
     for leaf in _options(own):
         if (words := getattr(given, leaf.name)) is not None:
             values[leaf.name] = from_text(words, leaf.type, f"--{leaf.name}")
+        elif leaf.name in required(own) and partial:
+            values[leaf.name] = leaf.value
         elif leaf.name in required(own):
             raise InputError(f"--{leaf.name} is missing: {leaf.doc}")
     return own(**values)
@@ -246,7 +268,8 @@ def _add_options(parser: argparse._ActionsContainer, options: list[Leaf]) -> Non
     for leaf in options:
         words, metavar = _form(leaf.type)
         default = f" (default: {shown})" if (shown := _shown(leaf.value)) else ""
-        text = (leaf.doc + default).replace("%", "%%")
+        limits = f" [{leaf.bounds}]" if leaf.bounds and str(leaf.bounds) else ""
+        text = (leaf.doc + default + limits).replace("%", "%%")
         parser.add_argument(f"--{leaf.name}", nargs=words, action=_Words, metavar=metavar, help=text)
 
 
@@ -287,7 +310,7 @@ def _unknown(word: str, options: list[str]) -> str:
     if not word.startswith("-"):
         return f'unexpected argument "{word}", expected --FIELD VALUE'
     word = word.partition("=")[0]
-    return f"unknown field {word}, nearest: --{nearest(word.lstrip('-'), [option[2:] for option in options])}"
+    return f"unknown field {word}{near(word.lstrip('-'), [option[2:] for option in options], '--')}"
 
 
 # ---------------------------------------------------------------------------------------------- config files
@@ -302,5 +325,5 @@ def _explain(error: Exception, path: Path) -> str:
     keyword = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     cls = getattr(srsjax.config, keyword[1], None) if keyword else None
     if cls is not None:
-        return f"{where}: {keyword[1]} has no field {keyword[2]}, nearest: {nearest(keyword[2], type_hints(cls))}"
+        return f"{where}: {keyword[1]} has no field {keyword[2]}{near(keyword[2], type_hints(cls))}"
     return f"{where}: {''.join(traceback.format_exception_only(error))}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import functools
 import inspect
 import itertools
@@ -18,11 +17,12 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+from srsjax.bounds import Bounds
 from srsjax.config import TrainConfig
-from srsjax.errors import InputError
+from srsjax.errors import InputError, near
 
 
 def to_json(config: TrainConfig) -> dict:
@@ -39,7 +39,8 @@ def from_json(data: dict, source: str = "config.json") -> TrainConfig:
 
 
 def check(value: Any, expected: Any, source: str, name: str = "") -> Any:
-    """`value` if it is of the type `expected`, all the way down; lists become tuples, whole numbers floats.
+    """`value` if it is of the type `expected` and within its bounds, all the way down; lists become tuples, whole
+    numbers floats.
 
     Raises InputError: `source`: `name`: found ..., expected ... .
     """
@@ -48,8 +49,11 @@ def check(value: Any, expected: Any, source: str, name: str = "") -> Any:
     if not _fits(value, expected):
         raise _wrong(value, expected, source, name)
     if dataclasses.is_dataclass(expected):
-        hints = type_hints(expected)
-        return expected(**{key: check(getattr(value, key), hints[key], source, _at(name, key)) for key in hints})
+        hints, limits = type_hints(expected), bounds(expected)
+        made = {key: check(getattr(value, key), hints[key], source, _at(name, key)) for key in hints}
+        for key, limit in limits.items():
+            check_bounds(made[key], limit, f"{source}: {_at(name, key)}")
+        return expected(**made)
     if typing.get_origin(expected) is dict:
         _, held = typing.get_args(expected)
         return {check(key, str, source, name): check(item, held, source, _at(name, key)) for key, item in value.items()}
@@ -79,6 +83,12 @@ def from_text(words: list[str], expected: Any, source: str) -> Any:
     return value
 
 
+def check_bounds(value: float, limit: Bounds, where: str) -> None:
+    """Raises InputError, which names the field `where`, for a number that is not within its bounds."""
+    if not limit.allow(value):
+        raise InputError(f"{where}: found {value}, expected {limit}")
+
+
 class Leaf(NamedTuple):
     """One settable field of a config."""
 
@@ -90,11 +100,13 @@ class Leaf(NamedTuple):
     """Its documentation."""
     owner: type
     """The dataclass it is a field of."""
+    bounds: Bounds | None = None
+    """Of a number."""
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
     """Every settable field below a dataclass instance, its own fields first, then those of its parts."""
-    hints, docs = type_hints(type(config)), field_docs(type(config))
+    hints, docs, limits = type_hints(type(config)), field_docs(type(config)), bounds(type(config))
     parts = []
     for name, expected in hints.items():
         value, dotted = getattr(config, name), prefix + name
@@ -103,7 +115,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
         elif isinstance(value, tuple) and _holds_dataclasses(expected):
             parts += [(f"{dotted}.{i}", item) for i, item in enumerate(value)]
         else:
-            yield Leaf(dotted, expected, value, docs.get(name, ""), type(config))
+            yield Leaf(dotted, expected, value, docs.get(name, ""), type(config), limits.get(name))
     for dotted, part in parts:
         yield from leaves(part, dotted + ".")
 
@@ -115,17 +127,6 @@ def with_field(config: Any, name: str, value: Any) -> Any:
         at = int(first)
         return (*config[:at], with_field(config[at], rest, value), *config[at + 1 :])
     return dataclasses.replace(config, **{first: with_field(getattr(config, first), rest, value) if rest else value})
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The most similar of some dotted names; a last part that is alike counts like a whole name."""
-
-    def alike(other: str) -> float:
-        whole = difflib.SequenceMatcher(None, name, other).ratio()
-        last = difflib.SequenceMatcher(None, name.rpartition(".")[2], other.rpartition(".")[2]).ratio()
-        return max(whole, last) + 0.1 * min(whole, last)
-
-    return max(names, key=alike)
 
 
 def describe(expected: Any) -> str:
@@ -149,6 +150,17 @@ def type_hints(cls: type) -> dict[str, Any]:
     """The resolved types of a dataclass's fields, in order."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+@functools.cache
+def bounds(cls: type) -> dict[str, Bounds]:
+    """The bounds of a dataclass's numbers, by field."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, Bounds):
+                found[name] = extra
+    return found
 
 
 def required(cls: type) -> list[str]:
@@ -202,7 +214,7 @@ def _from_json(data: Any, expected: Any, source: str, name: str) -> Any:
     hints = type_hints(expected)
     for key in data:
         if key not in hints:
-            raise InputError(f"{where}: unknown field {key}, nearest: {nearest(key, hints)}")
+            raise InputError(f"{where}: unknown field {key}{near(key, hints)}")
     for key in required(expected):
         if key not in data:
             raise InputError(f"{where}: no field {key}, which {expected.__name__} needs")

@@ -23,18 +23,11 @@ class InputError(Exception):
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name that `name` is probably meant to be; None where none is near.
 
-    The last part of a dotted name counts like a whole name (`learning_rat` is near `optimizer.learning_rate`), and so
-    do its initials (`lr`).
+    The last part of a dotted name counts like a whole name (`learning_rat` is near `optimizer.learning_rate`); so does
+    a beginning, and so do the initials of a name (`lr`).
     """
-
-    def alike(other: str) -> float:
-        whole, last = (difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, other), (own, _last(other))))
-        initials = "".join(word[:1] for word in _last(other).split("_"))
-        return max(whole, last, float(len(own) > 1 and own == initials)) + 0.1 * min(whole, last)
-
-    own = _last(name)
-    best = max(names, key=alike, default=None)
-    return best if best is not None and alike(best) >= NEAR else None
+    best = max(names, key=lambda other: _alike(name, other), default=None)
+    return best if best is not None and _alike(name, best) >= NEAR else None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -43,5 +36,16 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found!r}?" if found else ""
 
 
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+def near(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """`, nearest: x` for the end of a message; empty where no name is near."""
+    found = nearest(name, names)
+    return f", nearest: {prefix}{found}" if found else ""
+
+
+def _alike(name: str, other: str) -> float:
+    own, last = name.rpartition(".")[2], other.rpartition(".")[2]
+    ratios = [difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, other), (own, last))]
+    initials = "".join(word[:1] for word in last.split("_"))
+    begins = len(own) > 2 and last.startswith(own)
+    same = len(own) > 1 and own == initials
+    return max(*ratios, NEAR if begins or same else 0.0) + 0.1 * min(ratios)

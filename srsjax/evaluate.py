@@ -22,6 +22,17 @@ from srsjax.metrics import report
 from srsjax.runs.evaluation import split_metrics, split_references
 from srsjax.runs.run_folder import RunFolder, write_json
 
+FIELDS = (
+    r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
+    r"data\.log\..*",
+    r"data\.(store|engine|workers)",
+    r"evaluate\.(threshold|ndcg_at)",
+    r"batch\.eval_rows",
+    r"mesh\..*",
+    r"model\.(dtype|attention)",
+)
+"""Fields of the run's config that evaluation reads."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -39,7 +50,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__)
+    config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__, FIELDS)
     distributed.initialize()
     enable_cache()
     keep_freed_memory()

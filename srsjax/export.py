@@ -34,7 +34,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    config, arguments = cli.load_run(Arguments, argv, "export", __doc__)
+    config, arguments = cli.load_run(Arguments, argv, "export", __doc__, ())
     check_jax()
     output = Path(arguments.output).absolute()
     if output.exists():

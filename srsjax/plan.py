@@ -30,7 +30,6 @@ from srsjax.jax_version import check_jax
 from srsjax.model.spec import encoder_config
 from srsjax.planning import devices, search, show
 from srsjax.planning.program import Plan, make_plan
-from srsjax.training.setup import check_numbers
 
 TOO_LARGE = 1
 """Exit code: a program does not fit in the memory of a device."""
@@ -52,7 +51,6 @@ class PlanArguments(cli.ConfigArgument):
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_config_and(PlanArguments, argv, "plan", __doc__)
-    check_numbers(config)
     if arguments.memory < 0:
         raise InputError(f"--memory: found {arguments.memory:g}, expected GiB of one device")
     target = devices.find(arguments.topology, arguments.memory * 2**30)

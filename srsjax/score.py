@@ -26,6 +26,16 @@ from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.objectives import predict
 
+FIELDS = (
+    r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
+    r"data\.log\.(format|encoding)",
+    r"data\.keys",
+    r"batch\.eval_rows",
+    r"mesh\..*",
+    r"model\.(dtype|attention)",
+)
+"""Fields of the run's config that scoring reads."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -46,7 +56,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    config, arguments = cli.load_run(Arguments, argv, "score", __doc__)
+    config, arguments = cli.load_run(Arguments, argv, "score", __doc__, FIELDS)
     distributed.initialize()
     console = distributed.console()
     output = Path(arguments.output).absolute()

@@ -19,6 +19,7 @@ from srsjax.config import (
     History,
     Numeric,
     Optimizer,
+    ParameterGroup,
     Schema,
     Table,
     Task,
@@ -26,7 +27,7 @@ from srsjax.config import (
     TrainConfig,
     Vector,
 )
-from srsjax.config_io import field_docs, leaves, to_json
+from srsjax.config_io import check, field_docs, from_json, leaves, to_json, with_field
 from srsjax.errors import InputError
 
 
@@ -42,7 +43,7 @@ def get_config() -> TrainConfig:
             catalogues=(Catalogue("items.parquet", key=("shop", "item")), Catalogue("users.csv", name="users")),
             group_by="request",
         ),
-        optimizer=Optimizer(args={"b2": 0.99}),
+        optimizer=Optimizer(args={"b2": 0.99}, groups=(ParameterGroup("^head/"),)),
     )
 
 
@@ -71,8 +72,9 @@ def message(call, *arguments) -> str:
 # ---------------------------------------------------------------------------------------------- the command line
 
 
-def another(expected, value) -> tuple[list[str], object]:
-    """Words for a field of this type that set it to something else than `value`, and what they set it to."""
+def another(leaf) -> tuple[list[str], object]:
+    """Words for a field that set it to something else than it is, and what they set it to."""
+    expected, value = leaf.type, leaf.value
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin is typing.Literal:
         other = next((choice for choice in arguments if choice != value), arguments[0])
@@ -82,7 +84,8 @@ def another(expected, value) -> tuple[list[str], object]:
     if origin is tuple:
         words = [f"word {i}" for i in range(3)]
         return words, tuple(words)
-    simple = {bool: (["true"], True), int: (["-7"], -7), float: (["0.25"], 0.25), str: (["x y"], "x y")}
+    number = next((n for n in (-7, 7) if leaf.bounds is None or leaf.bounds.allow(n)), 7)
+    simple = {bool: (["true"], True), int: ([f"{number}"], number), float: (["0.25"], 0.25), str: (["x y"], "x y")}
     # What else there is takes one string or several.
     return simple.get(expected, (["x", "y"], ("x", "y")))
 
@@ -99,7 +102,7 @@ FIELDS = {leaf.name: leaf for leaf in leaves(EXPECTED)}
 def test_every_field_can_be_set_on_the_command_line_and_alone(config_file):
     path = config_file()
     for name, leaf in FIELDS.items():
-        words, expected = another(leaf.type, leaf.value)
+        words, expected = another(leaf)
         config, _ = cli.load_config(["--config", path, f"--{name}", *words], "train")
         assert field(config, name) == expected, name
         changed = {other for other in FIELDS if field(config, other) != FIELDS[other].value}
@@ -109,7 +112,7 @@ def test_every_field_can_be_set_on_the_command_line_and_alone(config_file):
 def test_all_fields_at_once(config_file):
     argv, expected = ["--config", config_file()], {}
     for name, leaf in FIELDS.items():
-        words, expected[name] = another(leaf.type, leaf.value)
+        words, expected[name] = another(leaf)
         argv += [f"--{name}", *words]
     config, _ = cli.load_config(argv, "train")
     assert {name: field(config, name) for name in FIELDS} == expected
@@ -130,6 +133,40 @@ def test_every_field_is_documented():
     for leaf in FIELDS.values():
         assert leaf.doc.endswith((".", ")")), leaf.name
     assert field_docs(Catalogue)["files"] == field_docs(Table)["files"]  # documentation is inherited with the field
+
+
+def test_every_number_has_bounds_and_help_shows_them(config_file, capsys):
+    for name, leaf in FIELDS.items():
+        assert leaf.bounds is None or leaf.type in (int, float), name
+        assert leaf.bounds is not None or leaf.type not in (int, float), name
+    with pytest.raises(SystemExit):
+        cli.load_config(["--config", config_file(), "--help"], "train")
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Most optimizer steps" not in said
+        and "(default: 32) [at least 1]" in said
+        and "[at least 0 and at most 1]" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("batch.rows", 0, "at least 1"),
+        ("epochs", 0.0, "more than 0"),
+        ("evaluate.threshold", 7.0, "at least 0 and at most 1"),
+        ("model.split_layers", -2, "-1, or at least 0"),
+        ("schema.tasks.0.softmax", 1.5, "at least 0 and at most 1"),
+        ("model.head_dropout", 1.0, "at least 0 and less than 1"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused_wherever_they_come_from(config_file, name, value, expected):
+    path, word = config_file(), str(value)
+    said = message(cli.load_config, ["--config", path, f"--{name}", word], "train")
+    assert said == f"--{name}: found {value}, expected {expected}"
+    replaced = with_field(EXPECTED, name, value)
+    assert message(check, replaced, TrainConfig, "shop.py") == f"shop.py: {name}: found {value}, expected {expected}"
+    assert message(from_json, to_json(replaced), "config.json").startswith(f"config.json: {name}: found")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +199,8 @@ def test_forms_of_values(config_file, words, expected):
         (["--lerning_rate", "1"], "unknown field --lerning_rate, nearest: --optimizer.learning_rate"),
         (["--run-dir", "x"], "unknown field --run-dir, nearest: --run_dir"),
         (["--run", "x"], "unknown field --run, nearest: --run_dir"),  # no abbreviations
+        (["--lr", "1"], "unknown field --lr, nearest: --optimizer.learning_rate"),
+        (["--nothing_like_it", "1"], "unknown field --nothing_like_it"),
         (["--schema.context.7.name", "x"], "unknown field --schema.context.7.name, nearest: --schema.context.0.name"),
         (["--batch.rows", "many"], '--batch.rows: found "many", expected int'),
         (["--batch.rows", "1.5"], '--batch.rows: found "1.5", expected int'),
@@ -324,6 +363,40 @@ def test_arguments_of_a_command_on_a_run(tmp_path):
     assert message(cli.load_run, Arguments, ["--run", "nowhere"], "score").startswith("nowhere: no config.json")
     (tmp_path / "config.json").write_text("{")
     assert "config.json: not JSON" in message(cli.load_run, Arguments, ["--run", str(tmp_path)], "score")
+
+
+def test_a_command_on_a_run_takes_only_what_it_reads(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(EXPECTED)))
+    fields = (r"data\.catalogues\.\d+\.files", r"batch\.eval_rows")
+
+    def load(*words):
+        return cli.load_run(Arguments, ["--run", str(tmp_path), *words], "score", fields=fields)
+
+    config, _ = load("--data.catalogues.1.files", "new.csv")
+    assert config.data.catalogues[1].files == "new.csv"
+    said = message(load, "--optimizer.learning_rate", "1")
+    assert said == "--optimizer.learning_rate: fixed by the run; score --help lists what can be set"
+    assert message(load, "--optimizer.lerning_rate", "1") == "unknown field --optimizer.lerning_rate"
+    with pytest.raises(SystemExit):
+        load("--help")
+    shown = capsys.readouterr().out
+    assert "--data.catalogues.1.files" in shown and "(default: users.csv)" in " ".join(shown.split())
+    assert "--optimizer.learning_rate" not in shown
+
+
+def test_help_needs_no_other_argument(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(EXPECTED)))
+    with pytest.raises(SystemExit) as end:
+        cli.load_run(NeedsMore, ["--run", str(tmp_path), "--help"], "score")
+    assert end.value.code == 0 and "--data.catalogues.1.files" in capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedsMore(Arguments):
+    """Arguments of which two are needed."""
+
+    more: str = dataclasses.field(kw_only=True)
+    """Needed too."""
 
 
 # ---------------------------------------------------------------------------------------------- exit codes

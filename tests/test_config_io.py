@@ -19,8 +19,8 @@ from srsjax.config import (
     TrainConfig,
     Vector,
 )
-from srsjax.config_io import from_json, leaves, nearest, to_json
-from srsjax.errors import InputError
+from srsjax.config_io import from_json, leaves, to_json
+from srsjax.errors import InputError, nearest
 
 CONFIG = TrainConfig(
     schema=Schema(

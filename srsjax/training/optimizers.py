@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy as np
 import optax
 
 from srsjax.config import Optimizer
-from srsjax.errors import InputError
+from srsjax.errors import InputError, near
 from srsjax.runs.rules import found_by, match
 
 # Decoupled weight decay is for matrices that multiply; shifts, scales and tables of positions and types are spared.
@@ -120,7 +119,7 @@ def _optimizer(config: Optimizer, steps: int, paths: list[str], where: str) -> o
     unknown = [name for name in arguments if name not in accepted or name == "learning_rate"]
     if unknown:
         raise InputError(
-            f"{where}.args: {config.name} takes no {unknown[0]!r}{_nearest(unknown[0], accepted)}; "
+            f"{where}.args: {config.name} takes no {unknown[0]!r}{near(repr(unknown[0]), map(repr, accepted))}; "
             f"it takes {', '.join(name for name in accepted if name != 'learning_rate')}"
         )
     return make(learning_rate=schedule(config, steps), **arguments)
@@ -149,7 +148,9 @@ def _find(name: str):
         for each in dir(module)
         if not each.startswith("_") and "learning_rate" in _parameters(getattr(module, each))
     }
-    raise InputError(f"optimizer.name: found {name!r}, expected an optimizer of optax{_nearest(name, names)}")
+    raise InputError(
+        f"optimizer.name: found {name!r}, expected an optimizer of optax{near(repr(name), map(repr, names))}"
+    )
 
 
 def _parameters(make) -> dict:
@@ -157,8 +158,3 @@ def _parameters(make) -> dict:
         return inspect.signature(make).parameters if callable(make) else {}
     except (TypeError, ValueError):
         return {}
-
-
-def _nearest(name: str, names) -> str:
-    found = difflib.get_close_matches(name, list(names), 1)
-    return f", nearest: {found[0]!r}" if found else ""

@@ -57,7 +57,6 @@ def set_up(config: TrainConfig, console: Console) -> Training:
 
     Raises InputError for whatever no run can have; a run folder is neither read nor written.
     """
-    check_numbers(config)
     store = shared_store(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
@@ -95,28 +94,6 @@ def training_step(config: TrainConfig, session: Session, optimizer: optax.Gradie
     shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
     step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
     return jit_train_step(step, session.mesh, shardings)
-
-
-def check_numbers(config: TrainConfig) -> None:
-    """Raises InputError for a number that no run can have."""
-    for name, value, least in (
-        ("max_steps", config.max_steps, 0),
-        ("log_every", config.log_every, 1),
-        ("batch.rows", config.batch.rows, 1),
-        ("batch.micro_batches", config.batch.micro_batches, 1),
-        ("batch.workers", config.batch.workers, 0),
-        ("model.num_layers", config.model.num_layers, 1),
-        ("model.num_heads", config.model.num_heads, 1),
-        ("evaluate.every", config.evaluate.every, 0),
-        ("evaluate.ndcg_at", config.evaluate.ndcg_at, 1),
-        ("checkpoints.every", config.checkpoints.every, 0),
-    ):
-        if value < least:
-            raise InputError(f"{name}: found {value}, expected at least {least}")
-    if not config.epochs > 0:
-        raise InputError(f"epochs: found {config.epochs}, expected more than 0")
-    if not 0 <= config.model.head_dropout < 1:
-        raise InputError(f"model.head_dropout: found {config.model.head_dropout}, expected at least 0 and less than 1")
 
 
 def with_rows(

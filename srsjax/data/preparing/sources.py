@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ from functools import cached_property
 
 from srsjax import config
 from srsjax.config import Categorical, Data, History, Numeric, Schema, Text, TrainConfig, Vector, columns
+from srsjax.config_io import bounds
 from srsjax.data.reading import tables
-from srsjax.errors import InputError
+from srsjax.errors import InputError, did_you_mean
 
 MISSING_POLICIES = {
     Text: ("error", "drop", "constant", "most_frequent"),
@@ -191,11 +191,11 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
             f"{where}: catalogue {table!r} describes the {sources.catalogues[table].side}; "
             f'move the feature there or set side="{side}" in the catalogue'
         )
-    for name in ("max_tokens", "item_tokens", "max_items", "size", "min_count"):
-        if getattr(feature, name, 1) < 1:
-            raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected at least 1")
-    if getattr(feature, "hash_buckets", 0) < 0:
-        raise InputError(f"{where}: found hash_buckets={feature.hash_buckets}, expected 0 or more")
+    for name, limit in bounds(type(feature)).items():
+        if not limit.allow(getattr(feature, name)):
+            raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected {limit}")
+    if isinstance(feature, config.Vector) and not feature.size:
+        raise InputError(f"{where}: found size=0, expected the length of its vectors")
     if isinstance(feature, History):
         if side == "candidate":
             raise InputError(f"{where}: a History describes the context; move it to schema.context")
@@ -215,8 +215,7 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
 def _no_catalogue(sources: Sources, name: str) -> str:
     if not sources.catalogues:
         return f"no catalogue {name!r}; data.catalogues is empty"
-    near = difflib.get_close_matches(name, sources.catalogues, 1, cutoff=0.0)[0]
-    return f"no catalogue {name!r}, did you mean {near!r}? There are {', '.join(sources.catalogues)}"
+    return f"no catalogue {name!r}, there are {', '.join(sources.catalogues)}{did_you_mean(name, sources.catalogues)}"
 
 
 def _check_task(task: config.Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advic
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.reading import cells
 from srsjax.data.reading.tables import Chunk
-from srsjax.errors import InputError
+from srsjax.errors import InputError, did_you_mean
 
 # Values by column name of the log or of a catalogue, or the text itself where that side has exactly one Text feature.
 Value = str | Mapping[str, object]
@@ -70,9 +69,8 @@ def require(chunk: Chunk, column: str) -> None:
     """Raises InputError where no value has this column."""
     given = chunk.batch.schema.names
     if column not in given:
-        near = difflib.get_close_matches(column, given, 1)
-        hint = f"; did you write {near[0]!r}?" if near else ""
-        raise InputError(f"{chunk.path} values: no column {column!r}, found {_listed(given)}{hint}")
+        found = f"found {_listed(given)}{did_you_mean(column, given)}"
+        raise InputError(f"{chunk.path} values: no column {column!r}, {found}")
 
 
 def _only_text(sources: Sources, side: str) -> str:

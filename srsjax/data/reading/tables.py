@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import difflib
 import functools
 import glob
 import io
@@ -27,7 +26,7 @@ import pyarrow.parquet
 
 from srsjax import config
 from srsjax.data.reading import jsonl
-from srsjax.errors import InputError
+from srsjax.errors import InputError, nearest
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -209,8 +208,8 @@ def require_columns(table: config.Table, names: Sequence[str], explode: Sequence
         holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
     for name in names:
         if name not in holder:
-            near = difflib.get_close_matches(name, holder, 1, cutoff=0.0)
-            near = f"did you mean {near[0]!r}? " if near else ""
+            near = nearest(name, holder)
+            near = f"did you mean {near!r}? " if near else ""
             raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
     return list(dict.fromkeys(holder[name] for name in names))
 

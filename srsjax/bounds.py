@@ -1,0 +1,51 @@
+"""Bounds of numbers in a config, written in the type of the field: `rows: AtLeast1 = 32`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number may be, besides the values in `also`."""
+
+    least: float | None = None
+    """The smallest."""
+    above: float | None = None
+    """It is larger than this."""
+    most: float | None = None
+    """The largest."""
+    below: float | None = None
+    """It is smaller than this."""
+    also: float | None = None
+    """A value with a meaning of its own (-1: the default)."""
+
+    def allow(self, value: float) -> bool:
+        """Whether a number is within them."""
+        return value == self.also or (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        words = {"at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below}
+        said = " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+        return said if self.also is None else f"{self.also:g}, or {said}"
+
+
+AtLeast0 = Annotated[int, Bounds(least=0)]
+AtLeast1 = Annotated[int, Bounds(least=1)]
+DefaultOrAtLeast0 = Annotated[int, Bounds(least=0, also=-1)]
+RestOrAtLeast1 = Annotated[int, Bounds(least=1, also=-1)]
+Positive = Annotated[float, Bounds(above=0)]
+NotNegative = Annotated[float, Bounds(least=0)]
+DefaultOrShare = Annotated[float, Bounds(least=0, below=0.99, also=-1)]
+Share = Annotated[float, Bounds(least=0, most=1)]
+ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
+AnyInt = Annotated[int, Bounds()]
+"""A whole number without bounds: a seed."""
+AnyFloat = Annotated[float, Bounds()]
+"""A number without bounds: what a missing one becomes."""

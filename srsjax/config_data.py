@@ -1,0 +1,275 @@
+"""What is read: features, tasks, tables, cleaning and split. Config files import it from `srsjax.config`.
+
+This module imports nothing but the standard library and `srsjax.bounds`, so that every command starts fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, NotNegative, Share
+
+Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent"]
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+@dataclass(frozen=True)
+class Text:
+    """A column of text, tokenised and read by the encoder."""
+
+    name: str
+    """Name of the feature, unique in the schema."""
+    column: str = ""
+    """Column it is read from: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
+    max_tokens: AtLeast1 = 32
+    """Token budget of this field; longer text is cut at its end, and the cuts are counted in the manifest."""
+    missing: Missing = "constant"
+    """What a missing text becomes: `constant` puts `fill`, `most_frequent` the commonest text, `drop` leaves the
+    row out, `error` stops. `mean` and `median` are refused for text."""
+    fill: str = ""
+    """The text that `missing="constant"` puts in."""
+
+
+@dataclass(frozen=True)
+class History:
+    """A list of catalogue items (clicked, bought, ...) whose text is read, newest first."""
+
+    name: str
+    """Name of the feature, unique in the schema."""
+    column: str = ""
+    """List column of item keys: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
+    catalogue: str = "items"
+    """The catalogue whose keys the list holds; its key must be a single column."""
+    fields: tuple[str, ...] = ("title",)
+    """Columns of that catalogue whose text is read for each item."""
+    order: Literal["newest_first", "oldest_first"] = "newest_first"
+    """How the column lists its items. The model always reads the newest first."""
+    max_items: AtLeast1 = 10
+    """Newest items that are read; older ones are cut and counted."""
+    item_tokens: AtLeast1 = 16
+    """Token budget of one item."""
+    max_tokens: AtLeast1 = 64
+    """Token budget of the whole history; the oldest items are cut first."""
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A column of categories (ids, brands, countries), stored as int32 ids; 0 is missing or unknown."""
+
+    name: str
+    """Name of the feature, unique in the schema."""
+    column: str = ""
+    """Column it is read from: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
+    hash_buckets: AtLeast0 = 0
+    """Above 0, the id is 1 + hash modulo this; 0 keeps a vocabulary of the training rows."""
+    min_count: AtLeast1 = 1
+    """Values seen less often in the training rows are unknown (vocabulary only)."""
+    missing: Missing = "constant"
+    """What a missing value becomes: `constant` makes it id 0, or the category `fill`; `most_frequent`, `drop`,
+    `error`."""
+    fill: str = ""
+    """The category that `missing="constant"` puts in; empty is id 0."""
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A column of numbers, stored as float32 as they are; mean and deviation stand in the manifest."""
+
+    name: str
+    """Name of the feature, unique in the schema."""
+    column: str = ""
+    """Column it is read from: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
+    missing: Missing = "error"
+    """What a missing number becomes; mean, median and most frequent value are those of the training rows."""
+    fill: AnyFloat = 0.0
+    """The number that `missing="constant"` puts in."""
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A list column of `size` numbers (an image or sentence embedding), stored as float32."""
+
+    name: str
+    """Name of the feature, unique in the schema."""
+    column: str = ""
+    """Column it is read from: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
+    size: AtLeast0 = 0
+    """Length of every vector."""
+    missing: Missing = "error"
+    """What a missing vector becomes: `constant` fills it with `fill`; `drop`, `error`."""
+    fill: AnyFloat = 0.0
+    """The number that `missing="constant"` fills a missing vector with."""
+
+
+Feature = Text | History | Categorical | Numeric | Vector
+
+
+@dataclass(frozen=True)
+class Task:
+    """One label to predict."""
+
+    name: str = "click"
+    """Name of the task, unique in the schema."""
+    column: str = ""
+    """Label column of the log: 0, 1, true, false or a probability between; empty means `name`. A missing label has
+    weight 0."""
+    positive: str = ""
+    """Where the label column holds text: this value is 1, every other is 0."""
+    impressions: str = ""
+    """Column of impression counts of aggregated rows: the label column then holds counts of clicks, the label
+    becomes clicks / impressions and the weight is multiplied by the impressions."""
+    weight: str = ""
+    """Column of sample weights (>= 0)."""
+    weight_power: NotNegative = 1.0
+    """The training weight is the weight to this power; 0 treats every candidate alike, 1 keeps counts as they are.
+    Evaluation always uses the weights as they are."""
+    kind: Literal["binary", "listwise"] = "binary"
+    """`binary`: binary cross-entropy; with `softmax` above 0, mixed with softmax cross-entropy within each
+    impression. `listwise`: the softmax cross-entropy alone (labels may be any grade >= 0)."""
+    softmax: Share = 0.0
+    """Share of the softmax cross-entropy in the loss of a binary task, 0 to 1. Its target is each candidate's share of
+    weight ** weight_power * label within the impression."""
+    label_smoothing: Share = 0.0
+    """A binary label y becomes y (1 - s) + s / 2."""
+    loss_weight: NotNegative = 1.0
+    """Weight of this task in the sum of losses."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the model reads and predicts: the one place that says what a table means."""
+
+    context: tuple[Text | History | Categorical | Numeric | Vector, ...] = ()
+    """Features known before an item is shown: query, user, history. May be empty."""
+    candidate: tuple[Text | Categorical | Numeric | Vector, ...] = ()
+    """Features of the item shown."""
+    tasks: tuple[Task, ...] = (Task(),)
+    """Labels to predict."""
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Table:
+    """Files with the same columns: one path, a glob, or several of them."""
+
+    files: str | tuple[str, ...] = ""
+    """Paths or globs; `${NAME}` is replaced by an environment variable. Compression (.gz, .zst) is seen by name."""
+    format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = "auto"
+    """File format; `auto` goes by the file name."""
+    encoding: str = "utf-8"
+    """Text encoding of CSV and TSV files. JSON-lines is UTF-8 by definition. A file in another encoding than UTF-8 is
+    read from a temporary copy, for which TMPDIR must have room."""
+
+
+@dataclass(frozen=True)
+class Catalogue(Table):
+    """A table joined to the log by key: items, users, queries."""
+
+    name: str = "items"
+    """Name by which features refer to its columns (`items.title`)."""
+    key: str | tuple[str, ...] = "item_id"
+    """Key column or columns of this table; unique."""
+    on: str | tuple[str, ...] = ()
+    """Columns of the log that hold the key; empty means the same names as `key`."""
+    side: Literal["context", "candidate"] = "candidate"
+    """Whether it describes the context (users, queries) or the candidate (items)."""
+    unknown: Literal["error", "drop", "missing"] = "error"
+    """A log row whose key is not here: stop, leave the row out (counted), or treat its features as missing."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows train, validate and test."""
+
+    by: Literal["hash", "time", "column"] = "hash"
+    """By a hash of a key, by time (oldest train), or as a column says."""
+    column: str | tuple[str, ...] = ()
+    """Key column(s) for `hash` (default: `group_by`, else the whole row), the time column, or the column that holds
+    the split; `catalogue.column` is allowed."""
+    valid: Share = 0.1
+    """Share of validation rows (hash, time)."""
+    test: Share = 0.1
+    """Share of test rows (hash, time)."""
+    values: tuple[str, str, str] = ("train", "valid", "test")
+    """What the column says for train, valid and test (column); rows with another value are left out, counted."""
+    seed: AnyInt = 0
+    """Changes the hash split."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The simulated shop (`srsjax.data.shop`): written once as Parquet files under `folder`."""
+
+    folder: str = ""
+    """Where its files are written; empty means no simulated data."""
+    impressions: AtLeast1 = 16000
+    """Result pages in the log."""
+    page: AtLeast1 = 8
+    """Candidates on a page."""
+    items: AtLeast1 = 1200
+    """Items of the catalogue."""
+    users: AtLeast1 = 1500
+    """Users."""
+    seed: AnyInt = 0
+    """Seed of everything in it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the tables are, how rows become impressions, and how they are cleaned and split."""
+
+    log: Table = Table()
+    """The log: one row a candidate, or one row an impression (see `explode`)."""
+    catalogues: tuple[Catalogue, ...] = ()
+    """Tables joined to the log."""
+    shop: Shop = Shop()
+    """Simulated data to write first, if its folder is named."""
+    explode: str | tuple[str, ...] = ()
+    """List columns of equal length that hold one value a candidate: each log row is then one impression. A column
+    holding a list of structs `c` gives columns `c.field`."""
+    group_by: str | tuple[str, ...] = ()
+    """Columns whose equal values make one impression (request id, session, test); empty: each log row is one."""
+    user: str = ""
+    """Column by which GAUC groups; empty means by impression."""
+    keys: tuple[str, ...] = ()
+    """Columns copied into the file of scores; empty means the key, group and user columns."""
+    unique: str | tuple[str, ...] = ()
+    """Columns that identify a row: later rows with the same values are left out, counted; `*` means the whole row."""
+    oracle: str = ""
+    """Column with the known probability of the first task, where there is one (simulated data); reports then show
+    the best attainable metrics."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Stop at a row that cannot be read as the schema says, or set it aside in `bad_rows.jsonl` and count it."""
+    split: Split = Split()
+    """Train, valid and test."""
+    store: str = "stores"
+    """Folder of prepared stores, one subfolder for each fingerprint of input, schema and tokenizer."""
+    engine: Literal["local", "spark"] = "local"
+    """What reads, cleans and tokenises the log: threads of this machine, or the Spark cluster of the active session
+    (else the one that Spark's own settings name). All its machines see the log and `store` under the same paths and
+    have srsjax installed. The store is the same, byte for byte."""
+    workers: AtLeast0 = 0
+    """Threads of the local engine; 0 is one for each core. The store is the same whatever their number."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Where the tokenizer comes from."""
+
+    source: str = ""
+    """Hugging Face folder or hub name; empty means that of `model.pretrained`, and without one a WordPiece
+    vocabulary is trained on the training rows."""
+    vocab_size: AtLeast1 = 8000
+    """Size of a trained vocabulary."""
+    lowercase: bool = True
+    """Whether a trained tokenizer lower-cases and strips accents."""
+
+
+def columns(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """A field that takes one column or several, as a tuple."""
+    return ((value,) if value else ()) if isinstance(value, str) else tuple(value)
