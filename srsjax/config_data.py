@@ -179,7 +179,8 @@ class Catalogue(Table):
     side: Literal["context", "candidate"] = "candidate"
     """Whether it describes the context (users, queries) or the candidate (items)."""
     unknown: Literal["error", "drop", "missing"] = "error"
-    """A log row whose key is not here: stop, leave the row out (counted), or treat its features as missing."""
+    """A log row whose key is not here: stop, leave the row out (counted), or treat its features as missing. This is
+    for training and evaluation; scoring takes every row (`srsjax.score`)."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,8 @@ class Data:
     user: str = ""
     """Column by which GAUC groups; empty means by impression."""
     keys: tuple[str, ...] = ()
-    """Columns copied into the file of scores; empty means the key, group and user columns."""
+    """Columns of the input that go into the file of scores, beside the row number; empty means all that are not read
+    as Text or Vector (those that are also a key, group or user column included)."""
     unique: str | tuple[str, ...] = ()
     """Columns that identify a row: later rows with the same values are left out, counted; `*` means the whole row."""
     oracle: str = ""

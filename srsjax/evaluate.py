@@ -14,6 +14,7 @@ from srsjax import cli, distributed
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
+from srsjax.data.preparing.encode import load_encoder
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.preparing.shared import shared_store
 from srsjax.errors import InputError
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     distributed.initialize()
     enable_cache()
     keep_freed_memory()
-    scorer = Scorer.load(arguments.run, config=config)
+    encoder = load_encoder(config, arguments.run)  # unknown keys are what the run's training made of them
+    scorer = Scorer.load(arguments.run, config=config, encoder=encoder)
     if arguments.input:
         results = on_files(scorer, config, arguments.input)
     else:

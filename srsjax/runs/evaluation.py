@@ -65,18 +65,27 @@ def predict_split(
     """
     batches = scoring_batches(split, items, shape, row_share(mesh))
     small = len(batches) == 1 and jax.process_count() == 1
-    given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
+    sizes = request_rows(shape, mesh)
+    given = (_without_empty_rows(*batch, sizes) for batch in batches) if small else batches
     completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
     return predict(step, params, completed, mesh, (len(split.item), shape.outputs), progress)
 
 
-def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
-    """Cuts empty rows off the end, down to a power of two times `divisor`: a small request is fast, shapes are few."""
-    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
-    rows = divisor
-    while rows < used:
+def request_rows(shape: BatchShape, mesh: jax.sharding.Mesh) -> list[int]:
+    """The numbers of rows, rising, that batches of `predict_split` have: a whole evaluation batch, and smaller ones
+    for what one batch holds."""
+    sizes = [shape.eval_rows]
+    rows = row_divisor(mesh)
+    while jax.process_count() == 1 and rows < shape.eval_rows:
+        sizes.insert(-1, rows)
         rows *= 2
-    rows = min(rows, len(where))
+    return sizes
+
+
+def _without_empty_rows(batch: PackedBatch, where: np.ndarray, sizes: list[int]) -> tuple[PackedBatch, np.ndarray]:
+    """Cuts empty rows off the end, down to one of the sizes: a small request is fast, shapes are few."""
+    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
+    rows = next(rows for rows in sizes if rows >= used)
     return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 

@@ -104,8 +104,11 @@ def find_items(lists: pa.Array, catalogue: Catalogue) -> tuple[pa.Array, np.ndar
     return pa.LargeListArray.from_arrays(offsets, rows[rows >= 0]), lengths - np.diff(offsets)
 
 
-def missing_advice(feature: config.Feature) -> str:
-    """What was expected where a value is missing, and what to do."""
+def missing_advice(feature: config.Feature, fixed: bool = False) -> str:
+    """What was expected where a value is missing, and what to do; `fixed` is a schema that cannot be changed, a
+    run's."""
+    if fixed:
+        return f'a value: the run was trained with missing="{feature.missing}" for its feature {feature.name!r}'
     policy = "median" if isinstance(feature, config.Numeric) else "constant"
     return f'a value; clean it or set {type(feature).__name__}("{feature.name}", missing="{policy}")'
 
@@ -123,7 +126,8 @@ def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chun
         values = {column: read_values(chunk, column, problems) for column in wanted}
         for feature in strict:
             column = sources.column(feature)
-            problems.report(chunk, np.asarray(values[column].is_null()), column.name, missing_advice(feature))
+            advice = missing_advice(feature, fixed=not splitting)
+            problems.report(chunk, np.asarray(values[column].is_null()), column.name, advice)
         good = np.flatnonzero(~problems.mask(chunk))
         for problem in problems.by_row.values():
             set_aside(problem)

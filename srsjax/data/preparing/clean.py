@@ -15,7 +15,7 @@ filtered and sorted, and nothing in it can be wrong any more):
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,7 +78,7 @@ class Cleaner:
         split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring)."""
         self.sources, self.catalogues, self.set_aside = sources, catalogues, set_aside
         self.labels, self.splitting, self.on_bad_row, self.leave_out = labels, splitting, on_bad_row, leave_out
-        self.joined = sources.joined(splitting)
+        self.joined = sources.joined(splitting, user=labels or splitting)
         self.rows_read = 0
         """Candidates read, whatever became of them."""
         self.impressions_read = 0
@@ -90,9 +90,10 @@ class Cleaner:
         self.lost_items: Counter[str] = Counter()
         """Items left out of histories because their key is not in the catalogue, by feature."""
 
-    def read(self, table: Table) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
-        """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
-        for chunk in tables.read(table, self.stored_columns(table), self.batch_rows):
+    def read(self, table: Table, also: Sequence[str] = ()) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
+        """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows. `also` are
+        columns to read besides those that clean rows need."""
+        for chunk in tables.read(table, self.stored_columns(table, also), self.batch_rows):
             cleaned = self.clean(chunk)
             yield cleaned.chunk, self.add(cleaned)
 
@@ -101,14 +102,20 @@ class Cleaner:
         """Log rows of a chunk."""
         return EXPLODED_BATCH_ROWS if self.sources.data.explode else BATCH_ROWS
 
-    def stored_columns(self, table: Table) -> list[str] | None:
+    def stored_columns(self, table: Table, also: Sequence[str] = ()) -> list[str] | None:
         """The columns of the log to read; None for all. Raises InputError where one is not there."""
         if self.splitting and self.sources.whole_row:
             return None
+        explode = self.explode(tables.table_schema(table))
+        wanted = [*self.sources.log_columns(self.labels, self.splitting), *also]
+        fixed = not (self.labels or self.splitting)
+        return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode, fixed)
+
+    def explode(self, names: Collection[str]) -> tuple[str, ...]:
+        """The columns to explode of a log with the columns `names`: to score, lists of labels need not be there."""
         explode = columns(self.sources.data.explode)
-        wanted = self.sources.log_columns(self.labels, self.splitting)
-        wanted += [] if self.splitting else list(self.sources.key_columns)
-        return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode)
+        needed = self.labels or self.splitting
+        return explode if needed else tuple(name for name in explode if name in names) or explode
 
     def fresh(self) -> Cleaner:
         """One that cleans in the same way and has seen nothing; safe to send to another process."""
@@ -126,7 +133,7 @@ class Cleaner:
         """Clean rows of a chunk. Changes nothing here: safe to call from several threads."""
         own, found = self.fresh(), []
         rows, parents = chunk, np.arange(len(chunk))
-        if explode := columns(self.sources.data.explode):
+        if explode := self.explode(chunk.batch.schema.names):
             problems = cells.Problems(self.on_bad_row)
             rows, parents = cells.explode(chunk, explode, problems)
             found += problems.by_row.values()
@@ -189,12 +196,13 @@ class Cleaner:
         if spec.unknown == "drop" and self.leave_out:
             dropped[f"key not in catalogue {name}"] = unknown
         elif spec.unknown != "missing":
+            policies = 'unknown="drop" or "missing"' if self.leave_out else 'unknown="missing"'
             problems.report(
                 chunk,
                 unknown,
                 on[-1],
                 f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or set "
-                'unknown="drop" or "missing" there',
+                f"{policies} there",
             )
         return rows
 
@@ -204,6 +212,8 @@ class Cleaner:
         if column.table:
             missing = self.catalogues[column.table].missing(column)[rows[column.table]]
             shown = self.sources.on(column.table)[0]
+            if not self.leave_out:  # what is not in the catalogue is scored, whatever is missing of it
+                missing &= rows[column.table] >= 0
         else:
             values = read_values(chunk, column, problems)
             missing = np.asarray(values.is_null())
@@ -218,7 +228,7 @@ class Cleaner:
             if feature.missing == "drop" and self.leave_out:
                 dropped[f"{feature.name} missing"] = missing
             elif feature.missing in ("error", "drop"):
-                problems.report(chunk, missing, shown, missing_advice(feature))
+                problems.report(chunk, missing, shown, missing_advice(feature, fixed=not self.leave_out))
 
     def _history(self, chunk, feature: History, lists: pa.Array, problems: cells.Problems) -> pa.Array:
         items = self.catalogues[feature.catalogue]

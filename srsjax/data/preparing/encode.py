@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,14 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from srsjax import config
-from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig
+from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig, Vector, columns
 from srsjax.data.preparing import convert
 from srsjax.data.preparing.catalogue import Catalogue, read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.convert import CodedText
 from srsjax.data.preparing.fit import Fitted
+from srsjax.data.preparing.new_items import with_own_rows
 from srsjax.data.preparing.sources import Column, Sources
-from srsjax.data.preparing.values import Value, chunk_of, require, stand_in
+from srsjax.data.preparing.values import Value, chunk_of, own_rows, require
+from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problems
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged, join
@@ -47,6 +49,11 @@ class Encoded:
     cut: Counter[str] = field(default_factory=Counter)
     """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
     items not read because there were too many, and `NAME item texts`, items cut to their budget."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """By catalogue, rows to be scored whose key is not in it; of Python values, those that bring no columns of it."""
+    new: Encoded | None = None
+    """Rows to be scored that bring the columns of a catalogue themselves, where there are others too: then `split`
+    holds the others, and `split.example` says which row is which."""
 
 
 @dataclass(frozen=True)
@@ -77,51 +84,114 @@ class Encoder:
         """Streams the rows of `table` (default: the config's log) in input order, every row one candidate.
 
         `split.example` counts 0, 1, ... over the input. An impression is a log row (exploded, where the config says
-        so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
-        `labels` label and weight columns need not exist; labels and weights are 0.
+        so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Where
+        `unknown="missing"`, a row whose key is not in a catalogue is read from its own columns if it has all that
+        features read there, and is missing if not. Without `labels` the columns of labels, weights and the user need
+        not exist; labels and weights are 0.
         """
+        table = table or self.sources.data.log
         cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False)
-        for chunk, rows in cleaner.read(table or self.sources.data.log):
-            encoded = self.encode(rows)
-            keys = chunk.batch.select(list(self.sources.key_columns))
-            yield Encoded(encoded.split, encoded.items, keys, encoded.cut)
+        names = tables.exploded_columns(table, columns(self.sources.data.explode))
+        keys = self.sources.scored_columns(names)
+        brought = {name: own for name in self.joined if (own := self.sources.brought(name, names)) is not None}
+        also = [*keys, *(column for own in brought.values() for column in own.values())]
+        for chunk, rows in cleaner.read(table, also):
+            unknown = {name: _rows(rows, name) < 0 for name in self.joined}
+            encoded = self._encode_scored(chunk, rows, {name: (unknown[name], own) for name, own in brought.items()})
+            counts = Counter({name: int(mask.sum()) for name, mask in unknown.items() if mask.any()})
+            yield replace(encoded, keys=chunk.batch.select(list(keys)), unknown=counts)
+
+    def _encode_scored(
+        self, chunk: tables.Chunk, rows: pa.RecordBatch, brought: dict[str, tuple[np.ndarray, dict[Column, str]]]
+    ) -> Encoded:
+        """Clean rows of a chunk, all of it; `brought` are, by catalogue, the rows [n] bool read from the chunk itself,
+        and from which of its columns."""
+        new = np.any([np.zeros(len(chunk), bool), *(own for own, _ in brought.values())], axis=0)
+        if not new.any():
+            return self.encode(rows)
+        if not new.all():  # the others keep the catalogue's rows, which may be stored
+            own = {name: (mask[new], called) for name, (mask, called) in brought.items()}
+            mine = self._encode_scored(chunk.take(np.flatnonzero(new)), rows.filter(pa.array(new)), own)
+            return replace(self.encode(rows.filter(pa.array(~new))), new=mine)
+        impression = rows["impression"].to_numpy()
+        heads = np.flatnonzero(np.diff(impression, prepend=-1))
+        head_of = heads[np.cumsum(np.diff(impression, prepend=-1) != 0) - 1]  # an impression has one context
+        mixed = {}
+        for name, (own, called) in brought.items():
+            if own.any():
+                mixed[name] = with_own_rows(self.catalogues, name, _rows(rows, name), own, called, chunk)
+                row = head_of if mixed[name].spec.side == "context" else np.arange(len(chunk))
+                at = rows.schema.get_field_index(f"row:{name}")
+                rows = rows.set_column(at, f"row:{name}", pa.array(row))
+        coded = self._coder(self.catalogues | mixed)
+        return self.encode(rows, {name: self._encode_catalogue(name, mixed[name], coded) for name in mixed})
 
     def encode_values(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         """One impression for each of `contexts`, with its own list of candidates; labels and weights are 0.
 
         A value is a mapping of column names to values. The columns of a catalogue are given as such (`{"title": ...}`)
-        or looked up by the key (`{"item_id": 7}`), in one way for all values of a side. A plain string stands for the
-        text of a side whose only feature is a Text. Raises InputError where a column is missing or a key is unknown.
+        or looked up by the key (`{"item_id": 7}`). A plain string stands for the text of a side whose only feature is a
+        Text. A key that is not in the catalogue is missing where `unknown="missing"`. Raises InputError where a column
+        is missing, or a key is unknown otherwise.
         """
         counts = np.fromiter((len(own) for own in candidates), np.int64, len(candidates))
         context_of = np.repeat(np.arange(len(contexts)), counts)
-        context, context_joined = self._value_columns("context", contexts)
-        candidate, candidate_joined = self._value_columns("candidate", [value for own in candidates for value in own])
+        unknown: Counter[str] = Counter()
+        context, context_joined = self._value_columns("context", contexts, unknown)
+        values = [value for own in candidates for value in own]
+        candidate, candidate_joined = self._value_columns("candidate", values, unknown)
         rows = {"example": pa.array(np.arange(len(context_of))), "impression": pa.array(context_of)} | candidate
         rows |= {name: values.take(pa.array(context_of)) for name, values in context.items()}
-        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
+        encoded = self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
+        return replace(encoded, unknown=unknown)
 
-    def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
-        """What one side adds to clean rows, one row a value, and the catalogues that its values stand in for."""
+    def _value_columns(
+        self, side: str, values: Sequence[Value], unknown: Counter[str]
+    ) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
+        """What one side adds to clean rows, one row a value, and the catalogues that its values are in place of."""
         features = getattr(self.sources.schema, side)
         if not features:
             return {}, {}
         chunk = chunk_of(self.sources, side, values)
-        tables = {self.sources.column(feature).table for feature in features} - {""}
-        stand_ins = {name: stand_in(self.sources, name, chunk, self.catalogues) for name in tables}
-        stand_ins = {name: catalogue for name, catalogue in stand_ins.items() if catalogue is not None}
-        catalogues = self.catalogues | stand_ins
+        read = {self.sources.column(feature).table for feature in features} - {""}
+        problems, out, rows, mixed = Problems(), {}, {}, {}
+        cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=False, splitting=False, leave_out=False)
+        for name in read:
+            own, called = own_rows(self.sources, name, chunk)
+            rows[name] = np.full(len(chunk), -1)
+            looked_up = np.flatnonzero(~own)
+            if len(looked_up):
+                rows[name][looked_up] = cleaner.join(chunk.take(looked_up), name, problems, {})
+                unknown[name] += int((rows[name][looked_up] < 0).sum())
+            if own.any():
+                mixed[name] = with_own_rows(self.catalogues, name, rows[name], own, called, chunk)
+                rows[name] = np.where(own, -1, np.arange(len(chunk)))  # whatever is missing of them is filled
+        catalogues = self.catalogues | mixed
         cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
-        problems, out, rows = Problems(), {}, {}
-        for name in tables:
-            rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
         for feature in features:
             if not self.sources.column(feature).table:
                 require(chunk, self.sources.column(feature).name)
             cleaner.feature(chunk, feature, rows, problems, {}, out)
+        rows |= {name: np.arange(len(chunk)) for name in mixed}
         out |= {f"row:{name}": pa.array(row) for name, row in rows.items()}
         coded = self._coder(catalogues)
-        return out, {name: self._encode_catalogue(name, stand_ins[name], coded) for name in stand_ins}
+        return out, {name: self._encode_catalogue(name, mixed[name], coded) for name in mixed}
+
+    def encode_missing(self) -> Encoded:
+        """One impression with one candidate of which everything is missing: a batch of it has all arrays there are."""
+        empty = {Text: pa.large_string(), Categorical: pa.large_string(), Numeric: pa.float64()}
+        rows = {"example": pa.array([0]), "impression": pa.array([0])}
+        rows |= {f"row:{name}": pa.array([-1]) for name in self.joined}
+        for feature in self.sources.features:
+            if not self.sources.column(feature).table:
+                if isinstance(feature, History):
+                    values = pa.array([[]], pa.large_list(pa.int64()))
+                elif isinstance(feature, Vector):
+                    values = pa.nulls(1, pa.list_(pa.float32(), feature.size))
+                else:
+                    values = pa.nulls(1, empty[type(feature)])
+                rows[f"feature:{feature.name}"] = values
+        return self.encode(pa.RecordBatch.from_pydict(rows))
 
     def _check_one_context(self, rows: pa.RecordBatch, heads: pa.RecordBatch, head_of: np.ndarray) -> None:
         """Raises InputError where the rows of one impression differ in a context feature: it has one context."""
@@ -216,8 +286,7 @@ class Encoder:
         return coded
 
     def _history_items(self, feature: History, coded: Coder) -> convert.HistoryItems:
-        columns = [coded(column) for column in _fields(feature)]
-        tokens = [text.tokens.take(text.codes) for text in columns]
+        tokens = [text.tokens.take(text.codes) for text in map(coded, _fields(feature))]
         return convert.history_items(tokens, feature.item_tokens, self.text.template.separator)
 
     def items_of(self, joined: dict[str, Joined]) -> Items:

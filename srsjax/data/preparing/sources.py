@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -77,10 +77,11 @@ class Sources:
         """The column by which GAUC groups."""
         return self.locate(self.data.user, "text") if self.data.user else None
 
-    def joined(self, splitting: bool) -> list[str]:
-        """Names of the catalogues that log rows are joined with; with `splitting`, those that decide the split too."""
+    def joined(self, splitting: bool, user: bool = True) -> list[str]:
+        """Names of the catalogues that log rows are joined with; with `splitting`, those that decide the split too,
+        with `user`, that of the user."""
         used = [self.column(feature).table for feature in self.features]
-        used += [self.user.table] if self.user else []
+        used += [self.user.table] if self.user and user else []
         used += [column.table for column in self.split] if splitting else []
         return [name for name in self.catalogues if name in used]
 
@@ -99,10 +100,12 @@ class Sources:
 
     def log_columns(self, labels: bool, splitting: bool) -> list[str]:
         """Names of the columns of the log that are read (after `explode`), each once: with the `labels` of evaluation
-        or without, with what decides duplicates, impressions and the split (`splitting`) or without."""
+        or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user is read
+        with either of them: scores do not depend on it."""
+        user = labels or splitting
         names = [column.name for column in map(self.column, self.features) if not column.table]
-        names += [name for catalogue in self.joined(splitting) for name in self.on(catalogue)]
-        names += [self.user.name] if self.user and not self.user.table else []
+        names += [name for catalogue in self.joined(splitting, user) for name in self.on(catalogue)]
+        names += [self.user.name] if self.user and user and not self.user.table else []
         if labels:
             for task in self.schema.tasks:
                 names += [task.column or task.name, task.impressions, task.weight]
@@ -128,12 +131,48 @@ class Sources:
                 wanted += [Column(feature.catalogue, field, "text") for field in feature.fields]
         return [column for column in dict.fromkeys(wanted) if column.table == name]
 
-    @cached_property
-    def key_columns(self) -> tuple[str, ...]:
-        """Columns of the log that go into a file of scores."""
-        named = [name for catalogue in self.joined(False) for name in self.on(catalogue)]
-        named += columns(self.data.group_by) + ((self.user.name,) if self.user and not self.user.table else ())
-        return self.data.keys or tuple(dict.fromkeys(named))
+    def own_columns(self, catalogue: str, names: Collection[str]) -> dict[Column, str]:
+        """The columns of a catalogue that features read, and how a row outside the catalogue calls what it brings in
+        their place: by the same name (within the list of structs that holds its key, if that is exploded), the key by
+        its name in the log. `names` are the columns that such a row has."""
+        on, key = self.on(catalogue), columns(self.catalogues[catalogue].key)
+        holder, _, _ = on[0].rpartition(".")
+        prefix = f"{holder}." if holder and holder in columns(self.data.explode) else ""
+        read = {self.column(feature) for feature in self.features}
+        found = {}
+        for column in self.catalogue_columns(catalogue, splitting=False):
+            if column in read:
+                own = prefix + column.name if prefix + column.name in names else column.name
+                by_key = column.name in key and own not in names
+                found[column] = on[key.index(column.name)] if by_key else own
+        return found
+
+    def brought(self, catalogue: str, names: Collection[str]) -> dict[Column, str] | None:
+        """`own_columns` where a table with the columns `names` has all of them, so that what is not in the catalogue
+        can be read from its rows; else None. A column that a feature reads from the log is not taken for another."""
+        own = self.own_columns(catalogue, names)
+        taken = {column.name for column in map(self.column, self.features) if not column.table}
+        needed = set(own.values()) - set(self.on(catalogue))
+        return own if needed <= set(names) - taken else None
+
+    def scored_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Columns that go into a file of scores, of a table with the columns `names`: `data.keys`, else all that are
+        not read as Text or Vector, or that are a key too."""
+        if self.data.keys:
+            return self.data.keys
+        kept = {name for catalogue in self.catalogues for name in self.on(catalogue)} | set(columns(self.data.group_by))
+        kept |= {self.user.name} if self.user and not self.user.table else set()
+        read = [(feature, column) for feature in self.features if not (column := self.column(feature)).table]
+        for catalogue in self.joined(splitting=False, user=False):
+            own = self.brought(catalogue, names) or {}
+            read += [
+                (feature, replace(column, name=own[column]))
+                for feature in self.features
+                if (column := self.column(feature)) in own
+            ]
+        large = {column.name for feature, column in read if isinstance(feature, Text | Vector)}
+        kept |= {column.name for feature, column in read if not isinstance(feature, Text | Vector)}
+        return tuple(name for name in names if name not in large - kept)
 
 
 def check_schema(train: TrainConfig) -> Sources:
@@ -260,7 +299,7 @@ def _check_columns(sources: Sources) -> None:
         if name not in in_log and "." in name and prefix not in in_log and data.catalogues:
             raise InputError(f"column {name!r}: {_no_catalogue(sources, prefix)}")
     tables.require_columns(data.log, needed, explode)
-    tables.require_columns(data.log, sources.key_columns, explode)
+    tables.require_columns(data.log, data.keys, explode)
     for name, catalogue in sources.catalogues.items():
         wanted: Iterable[str] = (column.name for column in sources.catalogue_columns(name, splitting=True))
         tables.require_columns(catalogue, [*columns(catalogue.key), *wanted])

@@ -196,22 +196,36 @@ def table_schema(table: config.Table) -> dict[str, pa.DataType]:
     return {field.name: field.type for field in schemas[0]}
 
 
-def require_columns(table: config.Table, names: Sequence[str], explode: Sequence[str] = ()) -> list[str]:
+def require_columns(
+    table: config.Table, names: Sequence[str], explode: Sequence[str] = (), fixed: bool = False
+) -> list[str]:
     """The stored columns that hold `names`, each once: what to hand to `read`.
 
     A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`. Raises InputError
-    for a name that is not there: it names the file, the nearest existing column and all columns.
+    for a name that is not there: it names the file, an existing column that is near and all columns. The name may be
+    the misspelt one, or, where a run has `fixed` the names, the column is.
     """
-    schema = table_schema(table)
-    holder = {name: name for name in schema}
-    for column in explode:
-        holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
+    holder = {name: name for name in table_schema(table)} | _fields_of(table, explode)
     for name in names:
         if name not in holder:
             near = nearest(name, holder)
-            near = f"did you mean {near!r}? " if near else ""
+            hint = f"for {near!r}, did you mean {name!r}?" if fixed else f"did you mean {near!r}?"
+            near = f"{hint} " if near else ""
             raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
     return list(dict.fromkeys(holder[name] for name in names))
+
+
+def exploded_columns(table: config.Table, explode: Sequence[str] = ()) -> list[str]:
+    """Names of a table's columns after the columns `explode` of lists, where it has them, are one value a row: of a
+    list of structs `c`, its fields `c.field`."""
+    fields = _fields_of(table, explode)
+    return [name for name in table_schema(table) if name not in fields.values()] + list(fields)
+
+
+def _fields_of(table: config.Table, explode: Sequence[str]) -> dict[str, str]:
+    """The columns `c.field` that a list of structs `c` gives, and which column holds each."""
+    schema = table_schema(table)
+    return {f"{column}.{field}": column for column in explode for field in _struct_fields(schema.get(column))}
 
 
 def _struct_fields(kind: pa.DataType | None) -> list[str]:
