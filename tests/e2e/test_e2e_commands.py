@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from srsjax.config import Mesh
-from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 
 
@@ -67,8 +66,10 @@ def test_score_writes_keys_and_probabilities_in_input_order(trained, scorer, log
     )
     assert done.returncode == 0, done.stderr
     scores = ds.dataset(sorted((trained / "scores").iterdir())).to_table()
-    assert scores.column_names == ["request_id", "user_id", "item_id", "score"]
-    for key in scores.column_names[:-1]:
+    copied = ["request_id", "user_id", "item_id", "history", "time", "click", "click_probability"]  # not the text
+    assert scores.column_names == ["row", *copied, "score"]
+    assert scores["row"].to_pylist() == list(range(len(log)))
+    for key in copied:
         assert scores[key].to_pylist() == log[key].to_pylist()
     assert all(0 < score < 1 for score in scores["score"].to_pylist())
     rows = log.slice(0, 24).to_pylist()
@@ -120,8 +121,11 @@ def test_text_columns_may_be_given_instead_of_keys(scorer, trained, log):
     by_key = scorer.predict((context, {"item_id": row["item_id"]}))
     by_text = scorer.predict((context, {"title": item["title"], "description": item["description"]}))
     assert by_key == pytest.approx(by_text, abs=1e-6)
-    with pytest.raises(InputError, match="no-such-item"):
-        scorer.predict((context, {"item_id": "no-such-item"}))
+    # An item that is not in the catalogue has the text that comes with it, else that of a missing one.
+    new = {"item_id": "no-such-item"}
+    assert scorer.predict((context, new | item)) == pytest.approx(by_text, abs=1e-6)
+    empty = scorer.predict((context, {"title": None, "description": None}))
+    assert scorer.predict((context, new)) == pytest.approx(empty, abs=1e-6)
 
 
 def test_a_folder_that_is_no_run_is_refused(command, tmp_path):

@@ -172,7 +172,7 @@ class Cleaner:
             self.feature(chunk, feature, rows, problems, dropped, out)
         if self.labels:
             self._labels(chunk, problems, out)
-        if self.sources.user:
+        if self.sources.user and (self.labels or self.splitting):
             out["user"] = self._user(chunk, rows, problems)
         if self.splitting:
             self._splitting(chunk, rows, problems, dropped, out)

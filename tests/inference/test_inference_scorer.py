@@ -1,0 +1,183 @@
+"""A run of a flat log, grouped into requests, with two tasks: scored by the command and from Python."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from compilations import compilations
+
+from srsjax.config import Mesh
+from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer
+
+CONFIG = """
+from srsjax.config import *
+
+def get_config():
+    return TrainConfig(
+        schema=Schema(context=(Text("query"),), candidate=(Text("title"),), tasks=(Task("click"), Task("buy"))),
+        data=Data(log=Table("log.csv"), group_by="request_id", user="user_id", split=Split(column="request_id")),
+        tokenizer=Tokenizer(vocab_size=100),
+        model=Model(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2),
+        batch=Batch(rows=32, tokens=96),
+        max_steps=3,
+    )
+"""
+WORDS = ("red", "blue", "coat", "hat", "wool", "silk")
+
+
+def make_log(rows: int) -> dict[str, list]:
+    rng = np.random.default_rng(0)
+    request, item = np.arange(rows) // 4, rng.integers(0, 12, rows)
+    click = rng.random(rows) < np.where(item < 6, 0.7, 0.1)
+    return {
+        "request_id": [f"r{number}" for number in request],
+        "user_id": [f"u{number % 9}" for number in request],
+        "item_id": [f"i{number}" for number in item],
+        "query": [f"{WORDS[number % 6]} {WORDS[number % 5]}" for number in request],
+        "title": [f"{WORDS[number % 6]} {WORDS[number // 6]} {WORDS[number // 2]}" for number in item],
+        "click": click.astype(int).tolist(),
+        "buy": (click & (rng.random(rows) < 0.5)).astype(int).tolist(),
+    }
+
+
+def write_csv(path, log: dict[str, list]) -> None:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([log.keys(), *zip(*log.values(), strict=True)])
+
+
+@pytest.fixture(scope="module")
+def folder(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    write_csv(folder / "log.csv", make_log(800))
+    (folder / "pairs.py").write_text(CONFIG)
+    done = command("train", "--config", "pairs.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "train.txt").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Scorer.load("runs/pairs", mesh=Mesh(8))
+
+
+def read(folder, name):
+    return ds.dataset(sorted((folder / name).iterdir())).to_table()
+
+
+def score(command, folder, log, name, *arguments):
+    write_csv(folder / f"{name}.csv", log)
+    return command("score", "--run", "runs/pairs", "--input", f"{name}.csv", "--output", name, *arguments, cwd=folder)
+
+
+def test_scores_can_be_joined_to_the_rows_they_belong_to(folder, scorer, command):
+    log = make_log(60)
+    log["note"] = [f"n{row}" for row in range(60)]  # nothing reads it
+    done = score(command, folder, log, "all")
+    assert done.returncode == 0, done.stderr
+    scores = read(folder, "all")
+    copied = ["request_id", "user_id", "item_id", "click", "buy", "note"]
+    assert scores.column_names == ["row", *copied, "score", "score_buy"]
+    assert scores["row"].to_pylist() == list(range(60)) and str(scores["row"].type) == "int64"
+    for name in copied:
+        assert scores[name].to_pylist() == [str(value) for value in log[name]]
+    pairs = list(zip(log["query"], log["title"], strict=True))
+    both = np.stack([scores["score"].to_numpy(), scores["score_buy"].to_numpy()], axis=1)
+    np.testing.assert_allclose(scorer.predict(pairs), both, atol=1e-5)  # tasks in the order of the schema
+
+
+def test_keys_choose_the_columns_and_a_clash_of_names_is_refused(folder, command):
+    log = make_log(8) | {"score": list(range(8))}
+    done = score(command, folder, log, "clash")
+    assert done.returncode == 2 and "clash.csv: column 'score' has the name of a column of scores" in done.stderr
+    done = score(command, folder, {name: log[name] for name in log if name != "score"} | {"row": range(8)}, "clash")
+    assert done.returncode == 2 and "column 'row'" in done.stderr and not (folder / "clash").exists()
+    done = score(command, folder, log, "chosen", "--data.keys", "item_id")
+    assert done.returncode == 0, done.stderr
+    assert read(folder, "chosen").column_names == ["row", "item_id", "score", "score_buy"]
+
+
+def test_pairs_alone_are_scored(folder, scorer, command):
+    """A run of grouped requests with users and labels asks for none of them in what it scores."""
+    log = {name: make_log(8)[name] for name in ("query", "title")}
+    done = score(command, folder, log, "alone")
+    assert done.returncode == 0, done.stderr
+    scores = read(folder, "alone")
+    assert scores.column_names == ["row", "score", "score_buy"] and len(scores) == 8
+    done = score(command, folder, log, "named", "--data.keys", "request_id")
+    assert done.returncode == 2 and "no column 'request_id'" in done.stderr
+    pairs = [({"query": query}, {"title": title}) for query, title in zip(*log.values(), strict=True)]
+    np.testing.assert_allclose(scorer.predict(pairs)[:, 0], scores["score"].to_numpy(), atol=1e-5)
+
+
+def test_a_misspelt_column_is_told_its_name(folder, command, scorer):
+    log = make_log(8)
+    spelt = {{"query": "qery"}.get(name, name): values for name, values in log.items()}
+    done = score(command, folder, spelt, "spelt")
+    assert done.returncode == 2 and "no column 'query'; for 'qery', did you mean 'query'?" in done.stderr
+    with pytest.raises(InputError, match=r"for 'qery', did you mean 'query'\?"):
+        scorer.predict(({"qery": "red"}, "coat"))
+    with pytest.raises(InputError) as error:
+        scorer.predict(({"query": "red"}, {"click": "coat"}))
+    assert str(error.value) == "candidate values: no column 'title', found 'click'"
+
+
+def test_rank_takes_a_task(scorer):
+    titles = make_log(40)["title"]
+    both = scorer.predict([("red coat", title) for title in titles])
+    for task, column in (("", 0), ("click", 0), ("buy", 1)):
+        ranked = scorer.rank("red coat", titles, top_k=5, task=task)
+        assert [entry["corpus_id"] for entry in ranked] == np.argsort(-both[:, column], kind="stable")[:5].tolist()
+    with pytest.raises(InputError, match=r"task: found 'by', expected one of click, buy; did you mean 'buy'\?"):
+        scorer.rank("red coat", titles, task="by")
+
+
+@pytest.mark.parametrize("top_k", [-1, 0])
+def test_rank_refuses_a_top_k_below_1(scorer, top_k):
+    with pytest.raises(InputError, match=f"top_k: found {top_k}, expected at least 1"):
+        scorer.rank("red", ["coat"], top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda scorer: scorer.rank("red", ["coat", None]), "candidate values: found None as number 2"),
+        (lambda scorer: scorer.rank(None, ["coat"]), "context: found None"),
+        (lambda scorer: scorer.predict(("red", None)), "candidate values: found None as number 1"),
+        (lambda scorer: scorer.predict([(None, "coat")]), "context values: found None as number 1"),
+        (lambda scorer: scorer.predict([("red", "coat"), ("red", 7)]), "candidate values: found 7 as number 2"),
+        (lambda scorer: scorer.predict(["red", "coat", "hat"]), "pairs: found 'red' as number 1, expected a pair"),
+        (lambda scorer: scorer.predict([("red", "coat"), None]), "pairs: found None as number 2"),
+    ],
+)
+def test_what_is_no_text_is_refused(scorer, call, message):
+    with pytest.raises(InputError) as error:
+        call(scorer)
+    assert message in str(error.value)
+
+
+def test_a_missing_value_of_a_mapping_is_scored(scorer):
+    missing = scorer.predict(({"query": "red"}, {"title": None}))
+    np.testing.assert_allclose(missing, scorer.predict(("red", "")), atol=1e-6)
+
+
+def test_no_request_compiles_after_warm_up(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    said: list[str] = []
+    fresh = Scorer.load("runs/pairs", mesh=Mesh(8))
+    with compilations() as compiled:
+        sizes = fresh.warm_up(said.append)
+    assert sizes == [8, 16, 32] and said == ["compiled for 8, 16, 32 rows x 96 tokens"]
+    assert len(compiled) >= len(sizes)
+    titles = make_log(500)["title"]
+    with compilations() as compiled:
+        for count in (1, 2, 5, 20, 100, 500):
+            assert len(fresh.predict([("red coat", title) for title in titles[:count]])) == count
+            fresh.rank("red coat", titles[:count])
+    assert compiled == []
