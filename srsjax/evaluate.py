@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from srsjax import cli, distributed
@@ -80,7 +81,8 @@ def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) 
     if not len(split):
         raise InputError(f"{store.folder}: the {name} split is empty")
     model = split_metrics(config, split, scorer.logits(split, store.items))
-    return {"model": model, **split_references(config, store.split("train"), split, store.items)}
+    say = partial(distributed.console().print, highlight=False, soft_wrap=True)
+    return {"model": model, **split_references(config, store.split("train"), split, store.items, say)}
 
 
 def on_files(scorer: Scorer, config: TrainConfig, files: str) -> dict[str, dict[str, float]]:

@@ -142,7 +142,13 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
             if not distributed.is_first():
                 continue
             result[name] = split_metrics(config, split, logits)
-            result[f"{name}_references"] = split_references(config, store.split("train"), split, store.items)
+            result[f"{name}_references"] = split_references(
+                config,
+                store.split("train"),
+                split,
+                store.items,
+                lambda line, name=name: distributed.console().print(f"{name} split: {line}", highlight=False),
+            )
             if "auc" in result[name]:
                 scores = predict(config.schema.tasks, logits)[:, 0]
                 curves = (scores, split.labels[:, 0], split.weights[:, 0])

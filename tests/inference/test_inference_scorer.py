@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from compilations import compilations
 
-from srsjax.config import Mesh
+from srsjax.config import Data, Mesh, Schema, Table, Text, Tokenizer, TrainConfig
+from srsjax.data.preparing.prepare import prepare
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
+from srsjax.runs.evaluation import split_references
 
 CONFIG = """
 from srsjax.config import *
@@ -181,3 +185,30 @@ def test_no_request_compiles_after_warm_up(folder, monkeypatch):
             assert len(fresh.predict([("red coat", title) for title in titles[:count]])) == count
             fresh.rank("red coat", titles[:count])
     assert compiled == []
+
+
+def test_a_flat_log_is_compared_with_item_and_user_rates(folder, command):
+    """Items recur by their text, users by their name: both rates stand beside the model's AUC."""
+    report = json.loads((folder / "runs/pairs/report.json").read_text())
+    assert set(report["test_references"]) == set(report["valid_references"]) == {"popularity", "user_item"}
+    assert report["test_references"]["popularity"]["auc"] > 0.6  # half of the items are clicked seven times as often
+    printed = (folder / "train.txt").read_text()
+    assert "item popularity" in printed and "item x user" in printed and "left out" not in printed
+    done = command("evaluate", "--run", "runs/pairs", "--split", "test", "--output", "again.json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((folder / "again.json").read_text())
+    assert again == {"model": report["test"], **report["test_references"]}
+
+
+def test_rates_that_say_nothing_are_left_out_with_the_reason(folder):
+    log = make_log(400)
+    log["title"] = [f"{title} {row}" for row, title in enumerate(log["title"])]
+    log["user_id"] = log["request_id"]
+    write_csv(folder / "once.csv", log)
+    data = Data(log=Table(str(folder / "once.csv")), user="user_id", store=str(folder / "once"))
+    schema = Schema(context=(Text("query"),), candidate=(Text("title"),))
+    config = TrainConfig(schema=schema, data=data, tokenizer=Tokenizer(vocab_size=100))
+    store, said = prepare(config, log=lambda line: None), []
+    splits = store.split("train"), store.split("test")
+    assert split_references(config, *splits, store.items, said.append) == {}
+    assert len(said) == 1 and re.fullmatch(r"item popularity is left out: \d% of the weight is on items .*", said[0])
