@@ -152,8 +152,7 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
     shown = Table(title=title or None)
     shown.add_column("metric")
     for name in columns:
-        heading = headings.get(name, name)
-        shown.add_column(heading, justify="right", min_width=len(heading))
+        shown.add_column(headings.get(name, name), justify="right")
     for metric in _rows(columns):
         shown.add_row(metric, *(_cell(metric, values) for values in columns.values()))
     model, *_ = columns.values()

@@ -193,7 +193,7 @@ def test_a_flat_log_is_compared_with_item_and_user_rates(folder, command):
     assert set(report["test_references"]) == set(report["valid_references"]) == {"popularity", "user_item"}
     assert report["test_references"]["popularity"]["auc"] > 0.6  # half of the items are clicked seven times as often
     printed = (folder / "train.txt").read_text()
-    assert "item popularity" in printed and "item x user" in printed and "left out" not in printed
+    assert "popularity" in printed and "item x user" in printed and "left out" not in printed
     done = command("evaluate", "--run", "runs/pairs", "--split", "test", "--output", "again.json", cwd=folder)
     assert done.returncode == 0, done.stderr
     again = json.loads((folder / "again.json").read_text())
