@@ -7,7 +7,7 @@ Data: the Chorus project's human ratings, from 0 (irrelevant) to 3 (exactly what
 License; `data-encoder/ecommerce/vectors/data/*.json.zip` there). `labels`: query_id, product_id, rating; `queries`:
 query_id, query, split (70 % train, 10 % valid, 20 % test by query); `products`: product_id, title, short_description.
 
-A query has 28 rated products on average: with `--model.interaction shared` its tokens are computed once for all of them.
+A query has 28 rated products on average: with `--model.interaction shared` its tokens are computed once for all.
 SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
