@@ -8,7 +8,7 @@ from `data/er_magellan` of github.com/megagonlabs/ditto (Apache-2.0). `pairs`: p
 and split, where train is the published training set, valid and test are halves of the published validation set;
 `left_products` and `right_products`: source, left_id or right_id, title, brand.
 
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's table.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os

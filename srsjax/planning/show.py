@@ -1,4 +1,4 @@
-"""What a plan prints for a person."""
+"""Prints a plan."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from srsjax.planning import floor
 from srsjax.planning.program import Plan, Program
 
 SIZES = (8, 16, 64, 256)
-"""Devices of the table of scaling."""
+"""Numbers of devices in the scaling table."""
 
 
 def plan(console: Console, made: Plan) -> None:
-    """Memory, collectives and floor of every program, and what more devices would give."""
+    """Prints memory, collectives and floor of every program, and the scaling table."""
     mesh = ", ".join(f"{axis} {size}" for axis, size in made.session.mesh.shape.items())
     config = made.config
     console.print(f"mesh: {mesh} on {made.target.name}", highlight=False)
@@ -48,7 +48,7 @@ def plan(console: Console, made: Plan) -> None:
 
 
 def advice(made: Plan) -> list[str]:
-    """What makes a plan smaller, the cheapest first."""
+    """Changes that reduce a plan's memory, the cheapest first."""
     config, memory, size = made.config, made.training.memory, made.session.mesh.size
     lines = []
     own = config.batch.rows // (made.session.mesh.shape["data"] * made.session.mesh.shape["fsdp"])

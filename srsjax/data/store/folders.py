@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all: written under a temporary name, renamed when done."""
+"""Folders that appear atomically: written under a temporary name, renamed when complete."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".partial"
-# A folder without its lock is either this young (its process is about to lock it) or left over.
+# A partial folder without a lock is either younger than this (its process is about to lock it) or left over.
 GRACE_SECONDS = 60
 
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A new empty folder that becomes `folder` when the block ends well, and is removed when it does not.
+    """A new empty folder that becomes `folder` if the block succeeds, and is removed if it fails.
 
-    Several processes may build the same folder at once: each has its own, the first to end gives `folder`, and the
-    others' are removed. What processes that were killed left behind in the parent folder is removed too: a living
-    one holds a lock on its folder.
+    Several processes may build the same folder at once: each has its own partial folder, the first to finish becomes
+    `folder`, and the others are removed. Partial folders left in the parent by killed processes are removed too: a
+    live process holds a lock on its folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=SUFFIX, dir=folder.parent))
-    lock = open(_lock(partial), "w")  # noqa: SIM115 (held until the folder is whole)
+    lock = open(_lock(partial), "w")  # noqa: SIM115 (held until the folder is complete)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield partial
@@ -46,7 +46,7 @@ def building(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Removes the partial folders in `parent` that no living process is building."""
+    """Removes the partial folders in `parent` that no live process is building."""
     for partial in parent.glob(f".*{SUFFIX}"):
         if not _is_alive(partial):
             shutil.rmtree(partial, ignore_errors=True)
@@ -71,7 +71,7 @@ def _lock(partial: Path) -> Path:
 
 
 def _flush(folder: Path) -> None:
-    """Asks the disk to keep every file, so that a power cut after the rename finds them whole."""
+    """Syncs every file to disk, so that a power failure after the rename leaves them complete."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:

@@ -15,10 +15,10 @@ from srsjax.data.store.ragged import Ragged
 
 
 class StoreWriter:
-    """Appends encoded rows to the splits of a store, and their items where these are not a catalogue's."""
+    """Appends encoded rows to the splits of a store, and their items unless these are the rows of a catalogue."""
 
     def __init__(self, folder: Path, sources: Sources, items: Items | None):
-        """`items` are the store's items if they are a catalogue's rows."""
+        """`items`: the store's items if they are the rows of a catalogue, else None."""
         self._splits = [_SplitWriter(folder / name, sources) for name in SPLITS]
         self._tokens = RaggedWriter(folder / "items" / "tokens")
         self._items = 0
