@@ -107,7 +107,8 @@ def test_a_new_item_is_read_from_the_input_or_is_missing_and_counted(shop, comma
     assert "without a row" not in said
     monkeypatch.chdir(shop)
     scorer = Scorer.load("runs/two")
-    expected = scorer.predict([({"query": "red"}, {"title": "red wool coat"}), ({"query": "red"}, {"item_id": "3"})])
+    items = [{"title": "red wool coat"}, {"item_id": "3"}]
+    expected = np.stack([scorer.predict(({"query": "red"}, item)) for item in items])
     # float32 sums of other batches; the catalogue has the last word on an item it has
     np.testing.assert_allclose(own["score"].to_numpy(), expected[:, 0], atol=1e-6)
     said, missing = score(command, shop, "item_id,query\nnew,red\n3,red\n")
