@@ -17,10 +17,11 @@ from srsjax.config import TrainConfig
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.preparing.shared import shared_store
 from srsjax.errors import InputError
+from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
 from srsjax.runs.evaluation import split_metrics, split_references
-from srsjax.runs.run_folder import RunFolder, write_json
+from srsjax.runs.run_folder import RunFolder
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",

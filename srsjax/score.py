@@ -8,7 +8,6 @@ batches between them; the first one writes.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer
 from srsjax.objectives import predict
 
@@ -88,20 +88,11 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def write(tables: Iterator[pa.Table], output: Path, overwrite: bool) -> int:
     """Writes one file for each table; the folder is there when all are whole. Returns the number of rows."""
-    rows, partial = 0, output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    rows = 0
+    with atomic_folder(output, exists="replace" if overwrite else "error") as partial:
         for number, table in enumerate(tables):
             pq.write_table(table, partial / f"part-{number:05d}.parquet", compression="zstd")
             rows += len(table)
-        if overwrite:
-            shutil.rmtree(output, ignore_errors=True)
-        elif output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return rows
 
 

@@ -16,6 +16,7 @@ from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
+from srsjax.files import write_json
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
@@ -23,7 +24,7 @@ from srsjax.objectives import objectives, predict
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.evaluation import predict_split, split_metrics, split_references
 from srsjax.runs.monitor import resolve_monitor
-from srsjax.runs.run_folder import RunFolder, write_json
+from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
 from srsjax.training import show
 from srsjax.training.goodput import Goodput

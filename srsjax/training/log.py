@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from srsjax.distributed import is_first
+from srsjax.files import write_text
 from srsjax.runs.run_folder import RunFolder
 
 
@@ -97,9 +98,7 @@ def drop_lines_after(path: Path, step: int) -> None:
             whole = False  # cut off while it was written
         if whole:
             kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _plain(values: dict) -> dict:
