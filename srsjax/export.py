@@ -11,10 +11,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from srsjax import cli
 from srsjax.config import Mesh
+from srsjax.console import say
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_folder(output) as partial:
         shutil.copytree(folder.tokenizer, partial, dirs_exist_ok=True)
         hf.save_weights(partial, params, session.spec.encoder, pairs=session.spec.interaction.classifier)
-    Console().print(f"exported: {output}", highlight=False, markup=False)
+    say(f"exported: {output}")
     return 0
 
 

@@ -21,6 +21,7 @@ from srsjax import cli, distributed
 from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import say
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer
@@ -58,7 +59,6 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "score", __doc__, FIELDS)
     distributed.initialize()
-    console = distributed.console()
     output = Path(arguments.output).absolute()
     distributed.on_first(lambda: check_output(output, arguments.overwrite))
     enable_cache()
@@ -66,12 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     scorer = Scorer.load(arguments.run, config=config)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20
-        console.print(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB", highlight=False)
+        say(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB")
     started, tables = time.monotonic(), scores(scorer, config, arguments.input)
     rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
     distributed.on_first(lambda: None)  # nobody leaves before the files are whole
     seconds = time.monotonic() - started
-    console.print(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}", highlight=False)
+    say(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}")
     return 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import main_console
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
 from srsjax.files import write_json
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     check_jax()
     goodput = Goodput()
     cache, compilations = enable_cache(), Compilations(goodput.compiled, PROGRAMS)
-    console = distributed.console()
+    console = main_console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
     # What the run folder records is the metric itself.
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         batches.close()
         if distributed.is_first():
-            console.print(goodput.said(), highlight=False, soft_wrap=True)
+            console.print(goodput.said())
             goodput.close()
     compilations.tell(console)
     if distributed.is_first():

@@ -8,9 +8,9 @@ import math
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from srsjax.console import Console
 from srsjax.distributed import is_first
 from srsjax.files import write_text
 from srsjax.runs.run_folder import RunFolder
@@ -74,9 +74,7 @@ class RunLog:
         if not self.console.is_terminal:
             self.console.print(
                 f"step {step:>{len(str(total))}}/{total}  {loss}  {rate}  {examples:,.0f} examples/s  "
-                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}{mfu and '  ' + mfu}",
-                highlight=False,
-                soft_wrap=True,
+                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}{mfu and '  ' + mfu}"
             )
 
 
