@@ -29,7 +29,7 @@ from typing import Any
 import jax
 from jax._src import distributed as _jax_distributed  # its key-value store has no public name; Orbax uses it as well
 
-from srsjax.allocator import may_have_accelerator
+from srsjax.cpu import may_have_accelerator
 from srsjax.errors import InputError
 
 COORDINATOR, PROCESSES, PROCESS = "SRSJAX_COORDINATOR", "SRSJAX_NUM_PROCESSES", "SRSJAX_PROCESS_ID"

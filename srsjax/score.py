@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srsjax import cli, distributed
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.console import say
+from srsjax.cpu import keep_freed_memory
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import optax
 
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
 from srsjax.console import Console
+from srsjax.cpu import keep_freed_memory
 from srsjax.data.batches.layout import BatchShape, Layout, check_lengths
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
 from srsjax.data.preparing.shared import shared_store
