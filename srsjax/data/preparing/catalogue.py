@@ -68,6 +68,35 @@ def read_catalogues(sources: Sources, set_aside: SetAside, splitting: bool = Tru
     return found
 
 
+def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Catalogue:
+    """A catalogue with the rows of a log whose keys it lacks, the first of each key, where the log has all columns that
+    are read from the catalogue; else the catalogue itself. Histories are not read from a log."""
+    on = sources.on(catalogue.spec.name)
+    wanted = {*on, *(column.name for column in catalogue.values)}
+    if not wanted <= set(tables.column_names(table)) or any(column.kind == "texts" for column in catalogue.values):
+        return catalogue
+    hashes, parts = [], {column: [array] for column, array in catalogue.values.items()}
+    known = catalogue.hashes
+    for chunk in tables.read(table, sorted(wanted)):
+        problems = cells.Problems()
+        hashed, missing = key_hashes(chunk, on, problems)
+        unique, first = np.unique(hashed, return_index=True)
+        new = np.sort(first[~np.isin(unique, known) & ~missing[first]])
+        if len(new):
+            hashes.append(hashed[new])
+            known = np.union1d(known, hashed[new])
+            for column, part in parts.items():
+                part.append(read_values(chunk, column, problems).take(pa.array(new)))
+    if not hashes:
+        return catalogue
+    own = np.empty(len(catalogue), np.uint64)
+    own[catalogue.order] = catalogue.hashes
+    hashed = np.concatenate([own, *hashes])
+    order = np.argsort(hashed, kind="stable")
+    values = {column: pa.concat_arrays(part) for column, part in parts.items()}
+    return Catalogue(catalogue.spec, hashed[order], order, values)
+
+
 def key_hashes(chunk: tables.Chunk, names: tuple[str, ...], problems: cells.Problems) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of a key of one or several columns, [n] uint64, and where a part of it is missing, [n] bool."""
     parts = [cells.texts(chunk, name, problems) for name in names]

@@ -15,7 +15,7 @@ filtered and sorted, and nothing in it can be wrong any more):
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,11 +73,14 @@ class Cleaner:
         splitting: bool = True,
         on_bad_row: Literal["error", "skip"] = "error",
         leave_out: bool = True,
+        keep: Sequence[str] = (),
     ):
         """`labels`: read labels, weights and the oracle. `splitting`: read what decides duplicates, impressions and the
-        split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring)."""
+        split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring). `keep`:
+        further columns that are read, for the file of scores."""
         self.sources, self.catalogues, self.set_aside = sources, catalogues, set_aside
         self.labels, self.splitting, self.on_bad_row, self.leave_out = labels, splitting, on_bad_row, leave_out
+        self.keep = tuple(keep)
         self.joined = sources.joined(splitting)
         self.rows_read = 0
         """Candidates read, whatever became of them."""
@@ -107,7 +110,7 @@ class Cleaner:
             return None
         explode = columns(self.sources.data.explode)
         wanted = self.sources.log_columns(self.labels, self.splitting)
-        wanted += [] if self.splitting else list(self.sources.key_columns)
+        wanted += self.keep
         return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode)
 
     def fresh(self) -> Cleaner:
@@ -120,6 +123,7 @@ class Cleaner:
             splitting=self.splitting,
             on_bad_row=self.on_bad_row,
             leave_out=self.leave_out,
+            keep=self.keep,
         )
 
     def clean(self, chunk: tables.Chunk) -> Cleaned:
@@ -193,8 +197,8 @@ class Cleaner:
                 chunk,
                 unknown,
                 on[-1],
-                f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or set "
-                'unknown="drop" or "missing" there',
+                f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or "
+                + ('set unknown="drop" or "missing" there' if self.leave_out else "give the item by its own columns"),
             )
         return rows
 

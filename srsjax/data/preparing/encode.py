@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from srsjax import config
-from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig
+from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig, columns
 from srsjax.data.preparing import convert
-from srsjax.data.preparing.catalogue import Catalogue, read_catalogues
+from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.convert import CodedText
 from srsjax.data.preparing.fit import Fitted
 from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.preparing.values import Value, chunk_of, require, stand_in
+from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problems
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged, join
@@ -43,10 +44,13 @@ class Encoded:
     items: Items
     """Candidate texts and shared features: the whole catalogue, or the distinct texts of these rows."""
     keys: pa.RecordBatch | None = None
-    """The columns that go into a file of scores (`data.keys`), one row a candidate [M]; None while preparing."""
+    """The columns that go into a file of scores (`Sources.kept_columns`), one row a candidate [M]; None where none is
+    made."""
     cut: Counter[str] = field(default_factory=Counter)
     """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
     items not read because there were too many, and `NAME item texts`, items cut to their budget."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Candidates whose key is not in the catalogue, by catalogue."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,24 @@ class Encoder:
         so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
         `labels` label and weight columns need not exist; labels and weights are 0.
         """
-        cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False)
-        for chunk, rows in cleaner.read(table or self.sources.data.log):
+        table, explode = table or self.sources.data.log, columns(self.sources.data.explode)
+        keep = self.sources.kept_columns(tables.column_names(table, explode))
+        options = {"labels": labels, "splitting": False, "leave_out": False, "keep": keep}
+        cleaner = Cleaner(self.sources, self.catalogues, refuse, **options)
+        for chunk, rows in cleaner.read(table):
             encoded = self.encode(rows)
-            keys = chunk.batch.select(list(self.sources.key_columns))
-            yield Encoded(encoded.split, encoded.items, keys, encoded.cut)
+            unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
+            yield Encoded(encoded.split, encoded.items, chunk.batch.select(keep), encoded.cut, unknown)
+
+    def with_new_rows(self, table: Table) -> Encoder:
+        """An encoder whose catalogues also have the rows of a log whose keys they lack, where the log itself has all
+        columns that the features read from the catalogue. Without new rows, this one."""
+        if self.sources.data.explode:
+            return self
+        catalogues = {name: add_rows(self.sources, catalogue, table) for name, catalogue in self.catalogues.items()}
+        if all(catalogues[name] is self.catalogues[name] for name in catalogues):
+            return self
+        return Encoder(self.sources, catalogues, self.text, self.fitted)
 
     def encode_values(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         """One impression for each of `contexts`, with its own list of candidates; labels and weights are 0.
@@ -306,8 +323,10 @@ def refuse(problem) -> None:
     raise InputError(str(problem))
 
 
-def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
+def load_encoder(train: TrainConfig, folder: str | Path, unknown: str = "") -> Encoder:
     """The encoder of a store or run folder, which holds `manifest.json` and `tokenizer/`; reads the catalogue files.
+
+    `unknown` is what becomes of a key that is not in its catalogue, instead of `Catalogue.unknown`; empty leaves that.
 
     Raises InputError where the folder is not whole or a catalogue cannot be read.
     """
@@ -315,7 +334,10 @@ def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no manifest.json, expected a store or a run folder")
     fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
-    sources = Sources(train.schema, train.data)
+    data = train.data
+    if unknown:
+        data = replace(data, catalogues=tuple(replace(each, unknown=unknown) for each in data.catalogues))
+    sources = Sources(train.schema, data)
     catalogues = read_catalogues(sources, refuse, splitting=False)
     return Encoder(sources, catalogues, load_tokenizer(folder / "tokenizer"), fitted)
 

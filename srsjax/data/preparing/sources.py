@@ -128,12 +128,14 @@ class Sources:
                 wanted += [Column(feature.catalogue, field, "text") for field in feature.fields]
         return [column for column in dict.fromkeys(wanted) if column.table == name]
 
-    @cached_property
-    def key_columns(self) -> tuple[str, ...]:
-        """Columns of the log that go into a file of scores."""
-        named = [name for catalogue in self.joined(False) for name in self.on(catalogue)]
-        named += columns(self.data.group_by) + ((self.user.name,) if self.user and not self.user.table else ())
-        return self.data.keys or tuple(dict.fromkeys(named))
+    def kept_columns(self, names: Sequence[str]) -> list[str]:
+        """The columns of a log, of which `names` are all, that go into its file of scores: `data.keys`, or all that no
+        text and no vector is read from."""
+        if self.data.keys:
+            return list(self.data.keys)
+        long = {c.name for c in map(self.column, self.features) if not c.table and c.kind in ("texts", "vector")}
+        long |= {self.column(f).name for f in self.features if isinstance(f, Text) and not self.column(f).table}
+        return [name for name in names if name not in long]
 
 
 def check_schema(train: TrainConfig) -> Sources:
@@ -260,7 +262,7 @@ def _check_columns(sources: Sources) -> None:
         if name not in in_log and "." in name and prefix not in in_log and data.catalogues:
             raise InputError(f"column {name!r}: {_no_catalogue(sources, prefix)}")
     tables.require_columns(data.log, needed, explode)
-    tables.require_columns(data.log, sources.key_columns, explode)
+    tables.require_columns(data.log, data.keys, explode)
     for name, catalogue in sources.catalogues.items():
         wanted: Iterable[str] = (column.name for column in sources.catalogue_columns(name, splitting=True))
         tables.require_columns(catalogue, [*columns(catalogue.key), *wanted])

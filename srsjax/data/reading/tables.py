@@ -202,16 +202,28 @@ def require_columns(table: config.Table, names: Sequence[str], explode: Sequence
     A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`. Raises InputError
     for a column that does not exist, naming the file, the nearest existing column and all columns.
     """
-    schema = table_schema(table)
-    holder = {name: name for name in schema}
-    for column in explode:
-        holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
+    holder = _holders(table, explode)
     for name in names:
         if name not in holder:
             near = nearest(name, holder)
             near = f"did you mean {near!r}? " if near else ""
             raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
     return list(dict.fromkeys(holder[name] for name in names))
+
+
+def column_names(table: config.Table, explode: Sequence[str] = ()) -> list[str]:
+    """The columns of a table once it is exploded: structs are there by their fields."""
+    holder = _holders(table, explode)
+    return [name for name in holder if f"{name}." not in {held[: len(name) + 1] for held in holder}]
+
+
+def _holders(table: config.Table, explode: Sequence[str]) -> dict[str, str]:
+    """The stored column that holds each name."""
+    schema = table_schema(table)
+    holder = {name: name for name in schema}
+    for column in explode:
+        holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
+    return holder
 
 
 def _struct_fields(kind: pa.DataType | None) -> list[str]:
