@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from srsjax import distributed
+from srsjax.console import Console
 from srsjax.hardware import usable_cores
 
 
@@ -103,7 +103,7 @@ class Compilations:
         told = [each for each in heard if self._names is None or each[0] in self._names or each[2] > LONG]
         said = [f"{name} {how} in {seconds:.1f} s" for name, how, seconds in told]
         if said:
-            console.print(f"programs: {', '.join(said)}", highlight=False, soft_wrap=True)
+            console.print(f"programs: {', '.join(said)}")
 
     def _event(self, event: str, **_) -> None:
         if event == "/jax/compilation_cache/cache_hits":  # comes right before the duration of the same program

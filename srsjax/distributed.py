@@ -28,9 +28,8 @@ from typing import Any
 
 import jax
 from jax._src import distributed as _jax_distributed  # its key-value store has no public name; Orbax uses it as well
-from rich.console import Console
 
-from srsjax.allocator import may_have_accelerator
+from srsjax.cpu import may_have_accelerator
 from srsjax.errors import InputError
 
 COORDINATOR, PROCESSES, PROCESS = "SRSJAX_COORDINATOR", "SRSJAX_NUM_PROCESSES", "SRSJAX_PROCESS_ID"
@@ -171,11 +170,6 @@ def process_index() -> int:
 def is_first() -> bool:
     """Whether this process writes and prints for all."""
     return process_index() == 0
-
-
-def console(**options) -> Console:
-    """A console on which only process 0 prints."""
-    return Console(quiet=not is_first(), **options)
 
 
 def on_first(work: Callable[[], Any]) -> Any:

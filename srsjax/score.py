@@ -11,7 +11,6 @@ Several processes (`srsjax.distributed`) all read the input and divide its batch
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,10 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srsjax import cli, distributed
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import say
+from srsjax.cpu import keep_freed_memory
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer
 from srsjax.objectives import predict
 
@@ -66,7 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "score", __doc__, FIELDS)
     distributed.initialize()
-    console = distributed.console()
     output = Path(arguments.output).absolute()
     distributed.on_first(lambda: check_output(output, arguments.overwrite))
     enable_cache()
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     scorer.encoder = scorer.encoder.with_new_rows(table)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20
-        console.print(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB", highlight=False)
+        say(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB")
     unknown: Counter[str] = Counter()
     started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown)
     rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.monotonic() - started
     for name, count in unknown.items():
         if count:
-            console.print(f"{count:,} candidates without a row in catalogue {name}: their features are missing")
-    console.print(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}", highlight=False)
+            say(f"{count:,} candidates without a row in catalogue {name}: their features are missing")
+    say(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}")
     return 0
 
 
@@ -102,20 +102,11 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def write(tables: Iterator[pa.Table], output: Path, overwrite: bool) -> int:
     """Writes one file for each table; the folder is there when all are whole. Returns the number of rows."""
-    rows, partial = 0, output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    rows = 0
+    with atomic_folder(output, exists="replace" if overwrite else "error") as partial:
         for number, table in enumerate(tables):
             pq.write_table(table, partial / f"part-{number:05d}.parquet", compression="zstd")
             rows += len(table)
-        if overwrite:
-            shutil.rmtree(output, ignore_errors=True)
-        elif output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return rows
 
 

@@ -45,6 +45,7 @@ import pyarrow.parquet as pq
 
 from srsjax.config import Shop
 from srsjax.errors import InputError
+from srsjax.files import atomic_file, write_json
 
 VERSION = 3  # of the simulation: files of another version are rewritten
 
@@ -165,10 +166,9 @@ def write_shop(shop: Shop) -> dict[str, Path]:
     for old in folder.glob("log-*.parquet"):
         old.unlink()
     for name, table in tables.items():
-        pq.write_table(table, folder / f"{name}.tmp")
-        (folder / f"{name}.tmp").replace(folder / f"{name}.parquet")
-    (folder / "shop.tmp").write_text(json.dumps(parameters, indent=2))
-    (folder / "shop.tmp").replace(done)
+        with atomic_file(folder / f"{name}.parquet") as partial:
+            pq.write_table(table, partial)
+    write_json(done, parameters)
     return paths
 
 

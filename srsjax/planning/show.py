@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from srsjax.console import Console
 from srsjax.planning import floor
 from srsjax.planning.program import Plan, Program
 
@@ -18,30 +18,26 @@ def plan(console: Console, made: Plan) -> None:
     """Prints memory, collectives and floor of every program, and the scaling table."""
     mesh = ", ".join(f"{axis} {size}" for axis, size in made.session.mesh.shape.items())
     config = made.config
-    console.print(f"mesh: {mesh} on {made.target.name}", highlight=False)
-    console.print(made.session.attention.said, highlight=False)
+    console.print(f"mesh: {mesh} on {made.target.name}")
+    console.print(made.session.attention.said)
     console.print(
         f"batch: {config.batch.rows} rows x {config.batch.tokens} tokens in {config.batch.micro_batches} "
         f"micro-batch(es), remat {config.model.remat}; {made.training.examples:,.0f} examples a step, "
-        f"{made.training.example_flops / 1e6:,.1f} MFLOP each",
-        highlight=False,
-        soft_wrap=True,
+        f"{made.training.example_flops / 1e6:,.1f} MFLOP each"
     )
     console.print(_memory(made))
     for name, program in made.programs.items():
         if program.refused:
-            console.print(f"{name}: the compiler refused it: {program.refused}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: the compiler refused it: {program.refused}")
         if program.memory.counted:
-            console.print(f"{name}: {program.memory.counted}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {program.memory.counted}")
     console.print(_collectives(made))
     if made.target.chip is None:
-        console.print("floor: no figures for this device in srsjax/hardware.py", highlight=False)
+        console.print("floor: no figures for this device in srsjax/hardware.py")
         return
     console.print(_floors(made))
     console.print(
-        "floor: the longest of the three at the chip's best, all overlapped; memory is an estimate from XLA's count",
-        highlight=False,
-        soft_wrap=True,
+        "floor: the longest of the three at the chip's best, all overlapped; memory is an estimate from XLA's count"
     )
     if made.session.mesh.size == made.session.mesh.shape["data"] > 1 and not made.training.refused:
         console.print(_scaling(made))

@@ -11,13 +11,13 @@ report.json      final metrics; written last: with it the run is finished
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from srsjax.config import TrainConfig
 from srsjax.config_io import from_json, to_json
 from srsjax.errors import InputError
+from srsjax.files import remove_folder, write_json
 
 # Fields that do not change what is computed, so a run may go on under another value of them.
 FREE = (
@@ -74,9 +74,7 @@ class RunFolder:
         Raises InputError where a run to go on with began with other data.
         """
         if config.overwrite and self.config_file.exists():
-            old = self.path.with_name(f".{self.path.name}.old.{os.getpid()}")
-            self.path.rename(old)  # in one move, so that a kill leaves no half of a run behind
-            shutil.rmtree(old)
+            remove_folder(self.path)
         if self.manifest_file.exists():
             self.check_data(manifest)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -100,7 +98,7 @@ class RunFolder:
     def read(self, file: Path) -> dict:
         """One of the folder's JSON files. Raises InputError where it is missing or broken."""
         try:
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{self.path}: no {file.name}, expected a run folder written by srsjax.train") from None
         except (OSError, ValueError) as error:
@@ -119,13 +117,6 @@ def _asked(config: TrainConfig) -> dict:
     if config.batch.examples:
         data["batch"] |= {"rows": 0}
     return data
-
-
-def write_json(path: Path, data) -> None:
-    """Writes a file under a temporary name and renames it when whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(path)
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:

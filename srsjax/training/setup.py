@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 import optax
-from rich.console import Console
 
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
+from srsjax.console import Console
+from srsjax.cpu import keep_freed_memory
 from srsjax.data.batches.layout import BatchShape, Layout, check_lengths
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
 from srsjax.data.preparing.shared import shared_store
@@ -57,7 +57,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
 
     Raises InputError for whatever no run can have; a run folder is neither read nor written.
     """
-    store = shared_store(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    store = shared_store(config, log=console.print)
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
     spec = make_spec(config, text)
@@ -67,7 +67,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     check_lengths(config, layout, spec.encoder.longest)
     check_rows(config, session.mesh)
     if config.model.pretrained:  # what does not fit is refused now, not after the compilation
-        console.print(check_source(config.model.pretrained, spec), highlight=False)
+        console.print(check_source(config.model.pretrained, spec))
     share = row_share(session.mesh)
     batches = training_batches(config, store, layout, share)
     session = replace(session, spec=replace(spec, candidates=batches.candidates))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from metrics_cases import rows
-from rich.console import Console
 
+from srsjax.console import Console
 from srsjax.data.store.arrays import Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError

@@ -27,10 +27,10 @@ from srsjax.data.reading.cells import Problem
 from srsjax.data.shop import write_shop
 from srsjax.data.store import manifest
 from srsjax.data.store.arrays import SPLITS, Store, open_store
-from srsjax.data.store.folders import building
 from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from srsjax.data.store.writer import StoreWriter
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder, remove_leftovers, write_json
 
 
 def prepare(config: TrainConfig, log=print) -> Store:
@@ -50,7 +50,8 @@ def prepare(config: TrainConfig, log=print) -> Store:
         return open_store(folder)
     log(f"{folder}: preparing, {_reason(folder, described)}")
     began = time.monotonic()
-    with building(folder) as partial:
+    remove_leftovers(folder.parent)  # those of other fingerprints too
+    with atomic_folder(folder, exists="keep") as partial:
         _build(config, sources, tokenizer, described, partial)
     store = open_store(folder)
     log(manifest.summary(store.manifest))
@@ -113,7 +114,7 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
     }
     store = _finish(folder, found, sources.schema)
     _check_splits(config, cleaner, [store.manifest["splits"][name]["candidates"] for name in SPLITS])
-    _write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
+    write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
 
 
 def _must_wait(sources: Sources) -> bool:
@@ -155,8 +156,8 @@ def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, c
 def _finish(folder: Path, found: dict, schema: Schema) -> Store:
     """Completes a written store with its manifest, and opens it."""
     shutil.rmtree(folder / "scratch", ignore_errors=True)
-    _write_json(folder / "manifest.json", found)
-    _write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
+    write_json(folder / "manifest.json", found)
+    write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
     return open_store(folder)
 
 
@@ -258,7 +259,3 @@ class _BadRows:
         self.file = self.file or open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self.file.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
         self.count, self.last = self.count + 1, problem
-
-
-def _write_json(path: Path, data: dict) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

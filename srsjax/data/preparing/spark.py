@@ -30,6 +30,7 @@ from srsjax.data.reading import tables
 from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
+from srsjax.files import atomic_file
 
 # Batches of about 8192 rows encoded by one task.
 TASK_BATCHES = 32
@@ -179,14 +180,9 @@ def _work(folder: str) -> Callable[[int], Iterable]:
 
 def _write(path: Path, values: Iterable) -> None:
     """Writes values one after another, in a file that appears atomically."""
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            for value in values:
-                pickle.dump(value, file, protocol=5)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        for value in values:
+            pickle.dump(value, file, protocol=5)
 
 
 def _read(path: Path) -> Iterator:

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table as Grid
 
 from srsjax.config import Schema, TrainConfig
+from srsjax.console import Console
 from srsjax.data.reading import tables
 from srsjax.data.store.arrays import SPLITS, Store
 from srsjax.data.store.tokenizer import TextEncoder

@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
+from srsjax.files import write_text
 from srsjax.hub import model_folder, read_json
 
 # Roles a token can have, as tokenizer_config.json names them ("pad" -> "pad_token").
@@ -112,8 +113,8 @@ class TextEncoder:
         # PreTrainedTokenizerFast uses tokenizer.json as it is; a model-specific class would rebuild it.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
         config |= {f"{role}_token": token for role, token in self.special.items()}
-        _write(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True))
-        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+        write_text(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True))
+        write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
     def _id(self, role: str) -> int | None:
         token = self.special.get(role)
@@ -334,9 +335,3 @@ def _parts(tokenizer: Tokenizer) -> tuple[bytes | None, ...]:
     """The parts that split text into words, serialised for comparison."""
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
     return tuple(part and part.__getstate__() for part in parts)
-
-
-def _write(path: Path, text: str) -> None:
-    whole = path.with_name(path.name + ".tmp")
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)
