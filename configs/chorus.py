@@ -50,9 +50,7 @@ def get_config() -> TrainConfig:
             keys=("query_id", "product_id"),
             split=Split(by="column", column="queries.split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=2, tokens=1280),
         optimizer=Optimizer(learning_rate=1e-4),
         evaluate=Evaluate(monitor="ndcg@10"),

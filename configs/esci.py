@@ -36,9 +36,7 @@ def get_config() -> TrainConfig:
             keys=("query_id", "product_id", "locale"),
             split=Split(by="column", column="queries.split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=8, tokens=128),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=4,

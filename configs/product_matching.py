@@ -39,9 +39,7 @@ def get_config() -> TrainConfig:
             keys=("pair_id", "source"),
             split=Split(by="column", column="split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=16, tokens=128),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=2,

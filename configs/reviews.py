@@ -26,9 +26,7 @@ def get_config() -> TrainConfig:
             keys=("review_id",),
             split=Split(by="column", column="split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=8, tokens=256),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=1,

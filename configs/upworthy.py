@@ -29,9 +29,7 @@ def get_config() -> TrainConfig:
             keys=("test_id", "arm"),
             split=Split(by="column", column="split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=12, tokens=192),
         optimizer=Optimizer(learning_rate=1e-4),
         evaluate=Evaluate(monitor="pairwise"),

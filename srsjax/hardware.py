@@ -1,10 +1,11 @@
-"""Peak rates of accelerators as published by their vendors (for MFU and the plan), and the cores of this process."""
+"""Peak rates of accelerators as published by their vendors (for MFU and the plan), and this machine's CPU."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 GIB = 2**30
 
@@ -78,3 +79,38 @@ def utilisation(flops: float, seconds: float, peak: float) -> float:
 def usable_cores() -> int:
     """CPU cores this process may run on, as XLA counts them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+"""Flags of a CPU that matmuls depend on, by Linux's names; the last three are Arm's."""
+BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")
+"""Those of them that multiply bfloat16; without one XLA converts to float32 and multiplies that."""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What Linux says of the CPU."""
+
+    name: str
+    units: tuple[str, ...] | None
+    """Those of `VECTOR_UNITS` that it has; None if unknown (not Linux)."""
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """Whether it multiplies bfloat16; None if unknown."""
+        return None if self.units is None else any(unit in BFLOAT16_UNITS for unit in self.units)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.units)})" if self.units else self.name
+
+
+def cpu(file: Path = Path("/proc/cpuinfo")) -> Cpu:
+    """This machine's CPU, of the first core in the file; "CPU" where that has no name."""
+    try:
+        text = file.read_text()
+    except OSError:
+        return Cpu("CPU", None)
+    fields = dict(re.findall(r"^(model name|flags|Features)\s*: (.*)$", text.partition("\n\n")[0], re.M))
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    units = tuple(unit for unit in VECTOR_UNITS if unit in flags) if flags else None
+    return Cpu(fields.get("model name", "CPU").strip(), units)

@@ -25,6 +25,7 @@ from srsjax.objectives import objectives, predict
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.evaluation import predict_split, split_metrics, split_references
 from srsjax.runs.monitor import resolve_monitor
+from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
 from srsjax.training import show
@@ -59,13 +60,14 @@ def main(argv: list[str] | None = None) -> int:
             show.finished(console, folder, config)
         return 0
 
-    training = set_up(config, console)
+    asked, kept = config.model, None if config.overwrite else kept_precision(folder, resuming=True)
+    training = set_up(config, console, kept)
     config, store, session, shape = training.config, training.store, training.session, training.shape
     batches = training.batches
     check_monitor(config, store)
     profiled_steps(config.profile.steps, batches.steps)
-    create = (config, store.folder / "tokenizer", store.manifest, session.spec.to_json())
-    distributed.on_first(lambda: folder.create(*create))
+    create = (replace(config, model=asked), store.folder / "tokenizer", store.manifest, session.spec.to_json())
+    distributed.on_first(lambda: folder.create(*create, training.precision.record(asked)))
     distributed.wait_until_seen(folder.config_file)
     if distributed.is_first():
         goodput.open(folder.goodput_file)

@@ -18,11 +18,13 @@ from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model import flops
 from srsjax.model.attention_choice import choose, unmeasured
+from srsjax.model.bert import BertConfig
 from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.runs import session as sessions
 from srsjax.runs.evaluation import batch_shape, scoring_batches
+from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import Session, open_session, state_target
 from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.runs.spec import layout_of, make_spec
@@ -90,9 +92,9 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
 
     Raises InputError for everything that `train` would refuse.
     """
-    config = resolved(config, target)
     spec = make_spec(config, text)
     layout, bert = layout_of(spec, text), spec.encoder
+    config = resolved(config, target, bert)
     config = with_rows(config, store, layout, target.devices)
     session = open_session(config, spec, target.devices, choose=choose if target.here else unmeasured)
     check_lengths(config, layout, bert.longest)
@@ -134,10 +136,10 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     return Plan(config, target, session, trained, scored)
 
 
-def resolved(config: TrainConfig, target: Target) -> TrainConfig:
-    """The config with the compute type that `auto` means on the target, if that is not this process's backend."""
+def resolved(config: TrainConfig, target: Target, encoder: BertConfig) -> TrainConfig:
+    """The config with the compute type that `auto` means on the target."""
     if config.model.dtype != "auto" or target.here:
-        return config
+        return choose_precision(config.model, encoder).apply(config)
     return replace(config, model=replace(config.model, dtype="bfloat16"))
 
 
