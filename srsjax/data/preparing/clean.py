@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srsjax import config
-from srsjax.config import History, Table, Task, columns
+from srsjax.config import Table, Task, columns
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.catalogue import (
     Catalogue,
     SetAside,
     find_items,
     history_advice,
     key_hashes,
-    missing_advice,
     read_values,
 )
 from srsjax.data.preparing.sources import Sources
@@ -204,7 +204,7 @@ class Cleaner:
 
     def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
-        column = self.sources.column(feature)
+        column, kind = self.sources.column(feature), kind_of(feature)
         if column.table:
             missing = self.catalogues[column.table].missing(column)[rows[column.table]]
             shown = self.sources.on(column.table)[0]
@@ -212,20 +212,18 @@ class Cleaner:
             values = read_values(chunk, column, problems)
             missing = np.asarray(values.is_null())
             shown = column.name
-            if isinstance(feature, History):
+            if kind.items:
                 values = self._history(chunk, feature, values, problems)
             out[f"feature:{feature.name}"] = values
-        if isinstance(feature, History):  # an empty history is an ordinary one
-            return
-        if missing.any():
+        if kind.policy and missing.any():
             self.missing[feature.name] += int(missing.sum())
-            if feature.missing == "drop" and self.leave_out:
+            if kind.policy == "drop" and self.leave_out:
                 dropped[f"{feature.name} missing"] = missing
-            elif feature.missing in ("error", "drop"):
-                problems.report(chunk, missing, shown, missing_advice(feature))
+            elif kind.policy in ("error", "drop"):
+                problems.report(chunk, missing, shown, kind.advice)
 
-    def _history(self, chunk, feature: History, lists: pa.Array, problems: cells.Problems) -> pa.Array:
-        items = self.catalogues[feature.catalogue]
+    def _history(self, chunk, feature: config.Feature, lists: pa.Array, problems: cells.Problems) -> pa.Array:
+        items = self.catalogues[kind_of(feature).items]
         rows, lost = find_items(lists, items)
         if items.spec.unknown == "error":
             problems.report(chunk, lost > 0, self.sources.column(feature).name, history_advice(items.spec))

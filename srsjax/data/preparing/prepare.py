@@ -16,12 +16,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from srsjax.config import Schema, Split, Table, TrainConfig, columns
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing import fit, order
 from srsjax.data.preparing.catalogue import read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.encode import Encoder, refuse
 from srsjax.data.preparing.engine import Engine, Local, open_engine
 from srsjax.data.preparing.sources import Sources, check_schema
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problem
 from srsjax.data.shop import write_shop
@@ -83,7 +85,7 @@ def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
 def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None, described: dict, folder: Path) -> None:
     """Writes the store into an empty folder. `tokenizer` is None where one is to be trained."""
     began = time.monotonic()
-    fitted, settled = fit.Fitted(), None
+    fitted, settled = Fitted(), None
     with _BadRows(folder / "bad_rows.jsonl") as bad_rows, open_engine(config.data, folder / "engine") as engine:
         catalogues = read_catalogues(sources, bad_rows.add)
         cleaner = Cleaner(sources, catalogues, bad_rows.add, on_bad_row=config.data.on_bad_row)
@@ -133,7 +135,7 @@ def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch], 
     return writer.cut
 
 
-def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
+def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
     """What the manifest says of the rows."""
     left_out = cleaner.left_out | Counter({"duplicate": settled.duplicates if settled else 0})
     return {
@@ -144,7 +146,7 @@ def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, c
             "moved": settled.moved if settled else 0,
         },
         "missing": {
-            feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, fitted)}
+            feature.name: {"rows": cleaner.missing[feature.name], "became": kind_of(feature).became(fitted)}
             for feature in cleaner.sources.features
             if cleaner.missing[feature.name]
         },
@@ -225,19 +227,6 @@ def peak_memory() -> int:
         return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)
-
-
-def _became(feature, fitted: fit.Fitted) -> str:
-    """What a missing value became, in words."""
-    match feature.missing:
-        case "error":
-            return "set aside"
-        case "drop":
-            return "left out"
-        case "constant":
-            return f"the constant {feature.fill!r}"
-        case policy:
-            return f"the {policy.replace('_', ' ')} value {fitted.fills[feature.name]!r}"
 
 
 class _BadRows:
