@@ -92,7 +92,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
 
     Raises InputError for everything that `train` would refuse.
     """
-    spec = make_spec(config, text)
+    spec = make_spec(config, text, store.manifest)
     layout, bert = layout_of(spec, text), spec.encoder
     config = resolved(config, target, bert)
     config = with_rows(config, store, layout, target.devices)

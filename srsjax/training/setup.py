@@ -61,7 +61,7 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
     store = shared_store(config, log=console.print)
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
-    spec = make_spec(config, text)
+    spec = make_spec(config, text, store.manifest)
     layout = layout_of(spec, text)
     precision = choose_precision(config.model, spec.encoder, kept)
     console.print(precision.said, highlight=False, markup=False, soft_wrap=True)

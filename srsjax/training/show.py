@@ -58,7 +58,11 @@ def start(
             f"note: rows are {batches.padding_share:.0%} padding because few impressions fit in one; a larger "
             f"batch.tokens (and fewer batch.rows) fills them better"
         )
-    unread = [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]
+    unread = (
+        []
+        if session.spec.features
+        else [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]
+    )
     if unread:
         console.print(f"note: the model reads text only; stored but not read: {', '.join(unread)}")
 
