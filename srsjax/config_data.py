@@ -138,6 +138,10 @@ class Task:
     """Weight of this task in the sum of losses."""
 
 
+LABELS = {"binary": "probability", "listwise": "grade"}
+"""What the label column of each kind of task holds: a probability between 0 and 1, or a grade of at least 0."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """What the model reads and predicts: the one place that says what a table means."""

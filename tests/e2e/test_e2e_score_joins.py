@@ -165,3 +165,47 @@ def test_a_column_named_as_a_score_is_refused(shop, command):
     pq.write_table(pa.table({"item_id": ["1"], "query": ["red"], "score": [1.0]}), shop / "clash.parquet")
     done = command("score", "--run", "runs/two", "--input", "clash.parquet", "--output", "clash", cwd=shop)
     assert done.returncode == 2 and "set --data.keys" in done.stderr
+
+
+def test_features_besides_text_are_read_from_raw_files_to_scores(command, tmp_path, monkeypatch):
+    """A click that only a number and a category tell: text alone cannot, and `concat` does."""
+    rng = np.random.default_rng(0)
+    lines = ["query,title,price,brand,click"]
+    for _ in range(1500):
+        price, brand = rng.uniform(0, 10), rng.choice(["Lumo", "Tarn"])
+        click = int((price > 5) == (brand == "Lumo"))
+        lines.append(f"{rng.choice(WORDS)},{rng.choice(WORDS)},{price:.3f},{brand},{click}")
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "shop.py").write_text(FEATURES)
+    done = command("train", "--config", "shop.py", "--run_dir", "runs/all", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "features/candidate" in done.stdout and "not read" not in done.stdout
+    report = json.loads((tmp_path / "runs/all/report.json").read_text())
+    assert report["test"]["auc"] > 0.9  # about 1 where both are read, 0.5 where they are not
+    monkeypatch.chdir(tmp_path)
+    scorer = Scorer.load("runs/all")
+    values = [{"title": "coat", "price": price, "brand": "Lumo"} for price in (1.0, 9.0)]
+    low, high = scorer.predict([({"query": "red"}, value) for value in values])
+    assert high > 0.5 > low
+
+
+FEATURES = """
+from srsjax.config import *
+
+def get_config():
+    return TrainConfig(
+        schema=Schema(
+            context=(Text("query", max_tokens=4),),
+            candidate=(Text("title", max_tokens=4), Numeric("price"), Categorical("brand")),
+        ),
+        data=Data(log=Table("log.csv"), split=Split(valid=0.15, test=0.15)),
+        tokenizer=Tokenizer(vocab_size=200),
+        model=Model(
+            combine="concat", hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, max_positions=64,
+            initializer_range=0.2,
+        ),
+        batch=Batch(rows=4, tokens=64),
+        optimizer=Optimizer(learning_rate=3e-3),
+        epochs=8,
+    )
+"""

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from srsjax import config
 from srsjax.config import Table, Task, columns
+from srsjax.config_data import LABELS
 from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.catalogue import (
     Catalogue,
@@ -303,7 +304,7 @@ def read_label(chunk: tables.Chunk, task: Task, problems: cells.Problems) -> tup
     if task.impressions:
         rate, shown, missing = cells.click_rates(chunk, column, task.impressions, problems)
         return rate, shown, missing
-    if task.kind == "listwise" and not task.positive:
+    if LABELS[task.kind] == "grade" and not task.positive:
         grade, missing = cells.non_negative(chunk, column, problems)
         return grade, np.ones(len(chunk)), missing
     label, missing = cells.labels(chunk, column, problems, task.positive)

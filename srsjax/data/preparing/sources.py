@@ -9,6 +9,7 @@ from functools import cached_property
 
 from srsjax import config
 from srsjax.config import Data, Schema, TrainConfig, columns
+from srsjax.config_data import LABELS
 from srsjax.config_io import bounds
 from srsjax.data.kinds import is_text, kind_of
 from srsjax.data.reading import tables
@@ -219,7 +220,7 @@ def _no_catalogue(sources: Sources, name: str) -> str:
 
 def _check_task(task: config.Task) -> None:
     where = f"schema.tasks task {task.name!r}"
-    if task.kind == "listwise" and (task.softmax or task.label_smoothing):
+    if LABELS[task.kind] != "probability" and (task.softmax or task.label_smoothing):
         raise InputError(f"{where}: softmax and label_smoothing are for kind binary; a listwise task has neither")
     if task.positive and task.impressions:
         raise InputError(f"{where}: positive and impressions are both set; the label is a text or a count, not both")
