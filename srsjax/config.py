@@ -92,9 +92,9 @@ class Model:
     """Standard deviation of a fresh encoder's weights. BERT's 0.02 is for widths near 768; a narrow encoder starts to
     learn much sooner with about 1 / sqrt(width)."""
     hidden_dropout: DefaultOrShare = -1.0
-    """Dropout of hidden states; below 0 keeps the checkpoint's (0.1 for a fresh encoder)."""
+    """Dropout of hidden states; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     attention_dropout: DefaultOrShare = -1.0
-    """Dropout of attention probabilities; below 0 keeps the checkpoint's (0.1 for a fresh encoder)."""
+    """Dropout of attention probabilities; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, NotNegative, Share
+from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, AtLeast100, NotNegative, Share
 
 Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent"]
 
@@ -269,7 +269,7 @@ class Tokenizer:
     source: str = ""
     """Hugging Face folder or hub name; empty means that of `model.pretrained`, and without one a WordPiece
     vocabulary is trained on the training rows."""
-    vocab_size: AtLeast1 = 8000
+    vocab_size: AtLeast100 = 8000
     """Size of a trained vocabulary."""
     lowercase: bool = True
     """Whether a trained tokenizer lower-cases and strips accents."""

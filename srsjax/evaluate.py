@@ -27,7 +27,8 @@ from srsjax.runs.run_folder import RunFolder
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
     r"data\.log\..*",
-    r"data\.(store|engine|workers)",
+    r"data\.(store|engine|workers|shop\.folder)",
+    r"tokenizer\.source",
     r"evaluate\.(threshold|ndcg_at)",
     r"batch\.eval_rows",
     r"mesh\..*",

@@ -13,6 +13,7 @@ config.json also has, under `precision`, what `model.dtype auto` was and on what
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -67,11 +68,17 @@ class RunFolder:
             changed = differences(_asked(self.config()), _asked(config))
             if changed and not config.overwrite:
                 raise InputError(
-                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, "
-                    f"or --overwrite True to delete it"
+                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); "
+                    f"{self._warm_start(changed)}choose another --run_dir, or --overwrite True to delete it"
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path}: holds files but no config.json, so it is no run; choose another --run_dir")
+
+    def _warm_start(self, changed: list[str]) -> str:
+        """How to train longer, or on newer data, where the run is finished and its weights fit what changed."""
+        if not self.finished or any(field.startswith(("schema.", "model.", "tokenizer.")) for field in changed):
+            return ""
+        return f"train on from its weights with --model.pretrained {shlex.quote(str(self.path))} --run_dir NEW, "
 
     def create(
         self, config: TrainConfig, tokenizer: Path, manifest: dict, model: dict, precision: dict | None = None
