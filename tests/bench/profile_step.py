@@ -1,4 +1,4 @@
-"""Where the time of BERT-base's training step goes on CPU: 16 rows of 128 tokens, bfloat16, dropout 0.1.
+"""Where the time of BERT-base's training step goes on CPU: 16 rows of 128 tokens, dropout 0.1, `model.dtype auto`.
 
     python tests/bench/profile_step.py --out profile
     python tests/bench/profile_step.py --out profile --default_heap    # without `srsjax.cpu`

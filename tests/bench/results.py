@@ -27,6 +27,9 @@ from bench_examples import load_config, read_examples
 from bench_metrics import metrics, monitored
 from bench_runs import command, run_missing
 
+from srsjax.hardware import cpu
+from srsjax.runs.run_folder import RunFolder
+
 TITLES = {
     "upworthy": "Upworthy headlines",
     "reviews": "Women's clothing reviews",
@@ -83,6 +86,7 @@ def run_srsjax(name: str, seed: int, folder: Path, threads: int) -> dict:
         command("score", "--run", run, "--input", rows, "--output", output, "--overwrite", True)
         scores[split] = ds.dataset(output).to_table()["score"].to_numpy()
     result = {split: metrics(name, examples, scores, split) for split in scores}
+    dtype = RunFolder(run).precision()["dtype"]
     metric = monitored(config)
     reported = json.loads((run / "report.json").read_text())["test"][metric]
     # The report and the files of scores pack other pairs together, which bfloat16 rounds otherwise: a few pairs of
@@ -91,7 +95,7 @@ def run_srsjax(name: str, seed: int, folder: Path, threads: int) -> dict:
     found = result["test"][metric]
     if abs(reported - found) > (1e-3 if metric == "auc" else 1e-2):
         raise AssertionError(f"{run}: report.json has test {metric} {reported}, its scores give {found}")
-    return {"system": "srsjax", "config": name, "seed": seed, **result, "seconds": seconds}
+    return {"system": "srsjax", "config": name, "seed": seed, "dtype": dtype, **result, "seconds": seconds}
 
 
 SYSTEMS = {"srsjax": run_srsjax, "torch": run_torch}
@@ -108,6 +112,7 @@ def summarise(runs: list[dict]) -> list[dict]:
                 values = {str(r["seed"]): r["test"][metric] for r in found}
                 seconds = float(np.mean([r["seconds"] for r in found]))
                 record[system] = {"mean": float(np.mean([*values.values()])), "seeds": values, "seconds": seconds}
+                record[system] |= {"dtypes": sorted({r.get("dtype", "bfloat16") for r in found})}
         if len(record) > 3:
             records.append(record)
     return records
@@ -129,6 +134,12 @@ def markdown(records: list[dict]) -> str:
         seeds = ", ".join(sorted({seed for system in SYSTEMS for seed in record.get(system, {"seeds": ()})["seeds"]}))
         metric = record["metric"].replace("_", " ")
         lines.append(f"| {TITLES[record['config']]} | {seeds} | {metric} | {tfidf} | {systems} |")
+    dtypes = {
+        system: sorted({dtype for record in records for dtype in record.get(system, {"dtypes": ()})["dtypes"]})
+        for system in SYSTEMS
+    }
+    computed = "; ".join(f"{system}: {', '.join(found)}" for system, found in dtypes.items() if found)
+    lines += ["", f"{computed}. CPU: {cpu()}."]
     return "\n".join(lines) + "\n"
 
 
