@@ -98,7 +98,8 @@ class Model:
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
-    """Compute type; `auto` is bfloat16 on GPU and TPU and float32 on CPU. `float8` is bfloat16 but for the products
+    """Compute type; `auto` is bfloat16 on GPU and TPU, float32 on a CPU without bfloat16 units, and the faster of the
+    two, timed, on a CPU with them; a resumed run keeps what it began with. `float8` is bfloat16 but for the products
     with the encoder's weights (Ada and Hopper GPUs and later, the extra [float8]; CPUs only to try it). Parameters and
     losses stay float32."""
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"

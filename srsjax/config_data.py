@@ -237,7 +237,8 @@ class Data:
     user: str = ""
     """Column by which GAUC groups; empty means by impression."""
     keys: tuple[str, ...] = ()
-    """Columns copied into the file of scores; empty means the key, group and user columns."""
+    """Columns copied into the file of scores; empty means a row number and every column that no text and no vector is
+    read from."""
     unique: str | tuple[str, ...] = ()
     """Columns that identify a row: later rows with the same values are left out, counted; `*` means the whole row."""
     oracle: str = ""

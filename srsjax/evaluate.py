@@ -11,16 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from srsjax import cli, distributed
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import say
+from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.preparing.shared import shared_store
 from srsjax.errors import InputError
+from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
 from srsjax.runs.evaluation import split_metrics, split_references
-from srsjax.runs.run_folder import RunFolder, write_json
+from srsjax.runs.run_folder import RunFolder
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         results = on_files(scorer, config, arguments.input)
     else:
         results = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
-    distributed.console().print(report.table(results, title=arguments.input or f"{arguments.split} split"))
+    say(report.table(results, title=arguments.input or f"{arguments.split} split"))
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), results)

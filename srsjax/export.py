@@ -11,11 +11,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from srsjax import cli
 from srsjax.config import Mesh
+from srsjax.console import say
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
 from srsjax.model import hf
 from srsjax.runs.run_folder import RunFolder
@@ -41,15 +41,10 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{output}: exists already; choose another --output")
     folder = RunFolder(arguments.run)
     session, params = load_run(folder, replace(config, mesh=Mesh()))
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(folder.tokenizer, partial)
+    with atomic_folder(output) as partial:
+        shutil.copytree(folder.tokenizer, partial, dirs_exist_ok=True)
         hf.save_weights(partial, params, session.spec.encoder, pairs=session.spec.interaction.classifier)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    Console().print(f"exported: {output}", highlight=False, markup=False)
+    say(f"exported: {output}")
     return 0
 
 

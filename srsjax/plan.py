@@ -16,13 +16,12 @@ Exit code: 0 it fits, or nobody knows the memory of the device (--memory says it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
-from rich.console import Console
 
 from srsjax import cli
 from srsjax.config import Mesh, TrainConfig
+from srsjax.console import main_console, say
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
@@ -57,14 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     check_jax()
     # A program that is loaded instead of compiled no longer knows how much memory it needs.
     jax.config.update("jax_enable_compilation_cache", False)
-    console = Console()
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    console = main_console()
     store = prepare(config, log=say)
     text = load_tokenizer(str(store.folder / "tokenizer"))
     if not arguments.auto:
         made = make_plan(config, target, store, text)
         show.plan(console, made)
-        return verdict(made, say)
+        return verdict(made)
 
     if target.memory is None:
         raise InputError(f"--auto: the memory of {target.name} is not known; give --memory, GiB of one device")
@@ -74,10 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         say("nothing that was tried fits: fewer --batch.rows or --batch.tokens, or more devices")
         return TOO_LARGE
     show.plan(console, found)
-    return verdict(found, say)
+    return verdict(found)
 
 
-def verdict(made: Plan, say) -> int:
+def verdict(made: Plan) -> int:
     """Says whether a plan fits, and what to do where it does not; returns the exit code."""
     if made.fits is None:
         say("memory of the device: unknown; --memory GIB says whether this fits")

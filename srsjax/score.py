@@ -1,33 +1,39 @@
 """Scores new rows: `python -m srsjax.score --run runs/ctr --input 'new/*.parquet' --output scores/`.
 
-Writes the key columns of the input and `score`, the probability of the first task (`score_<task>` for further tasks),
-one row a candidate in input order, as Parquet files. Catalogues are read where the run's config has them; give other
-files with `--data.catalogues.0.files`. Several processes (`srsjax.distributed`) all read the input and divide its
-batches between them; the first one writes.
+Writes one row a candidate in input order, as Parquet files: `row` (its number in the input, from 0), every column of
+the input that is no text and no vector, and `score`, the probability of the first task (`score_<task>` for further
+tasks). `--data.keys` names the columns instead. Catalogues are read where the run's config has them; give other files
+with `--data.catalogues.0.files`. An item that no catalogue has is read from the input's own columns where it has those
+that the catalogue gives; else its features are missing, and the number of such candidates is printed.
+
+Several processes (`srsjax.distributed`) all read the input and divide its batches between them; the first one writes.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srsjax import cli, distributed
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import say
+from srsjax.cpu import keep_freed_memory
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer
 from srsjax.objectives import predict
 
 FIELDS = (
-    r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
+    r"data\.catalogues\.\d+\.(files|format|encoding)",
     r"data\.log\.(format|encoding)",
     r"data\.keys",
     r"batch\.eval_rows",
@@ -49,6 +55,9 @@ class Arguments:
     """Folder for the files of scores; it must not hold any yet."""
     overwrite: bool = False
     """Replace the files of scores that the folder holds."""
+    unknown: Literal["missing", "error"] = "missing"
+    """What becomes of a key that neither a catalogue nor the input's own columns describe: its features are missing,
+    or scoring stops."""
     store_items: bool = True
     """Compute the lower layers of a `split` model once for each item of the catalogue, and keep the states in memory
     while scoring; the scores are the same."""
@@ -58,20 +67,25 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "score", __doc__, FIELDS)
     distributed.initialize()
-    console = distributed.console()
     output = Path(arguments.output).absolute()
     distributed.on_first(lambda: check_output(output, arguments.overwrite))
     enable_cache()
     keep_freed_memory()
-    scorer = Scorer.load(arguments.run, config=config)
+    scorer = Scorer.load(arguments.run, config=config, unknown=arguments.unknown)
+    table = replace(config.data.log, files=arguments.input)
+    scorer.encoder = scorer.encoder.with_new_rows(table)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20
-        console.print(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB", highlight=False)
-    started, tables = time.monotonic(), scores(scorer, config, arguments.input)
+        say(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB")
+    unknown: Counter[str] = Counter()
+    started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown)
     rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
     distributed.on_first(lambda: None)  # nobody leaves before the files are whole
     seconds = time.monotonic() - started
-    console.print(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}", highlight=False)
+    for name, count in unknown.items():
+        if count:
+            say(f"{count:,} candidates without a row in catalogue {name}: their features are missing")
+    say(f"{rows:,} rows scored in {seconds:.1f} s ({rows / seconds:,.0f} rows/s): {output}")
     return 0
 
 
@@ -88,32 +102,30 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def write(tables: Iterator[pa.Table], output: Path, overwrite: bool) -> int:
     """Writes one file for each table; the folder is there when all are whole. Returns the number of rows."""
-    rows, partial = 0, output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    rows = 0
+    with atomic_folder(output, exists="replace" if overwrite else "error") as partial:
         for number, table in enumerate(tables):
             pq.write_table(table, partial / f"part-{number:05d}.parquet", compression="zstd")
             rows += len(table)
-        if overwrite:
-            shutil.rmtree(output, ignore_errors=True)
-        elif output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return rows
 
 
-def scores(scorer: Scorer, config: TrainConfig, files: str) -> Iterator[pa.Table]:
-    """Tables of key columns and scores, in input order, one for each chunk of rows read."""
+def scores(scorer: Scorer, config: TrainConfig, files: str, unknown: Counter[str]) -> Iterator[pa.Table]:
+    """Tables of columns of the input and scores, in input order, one for each chunk of rows read.
+
+    `unknown` counts the candidates whose key no catalogue has, by catalogue.
+    """
     names = ["score", *(f"score_{task.name}" for task in config.schema.tasks[1:])]
     for chunk in scorer.encoder.encode_files(replace(config.data.log, files=files), labels=False):
-        clash = [name for name in names if name in chunk.keys.schema.names]
+        numbered = [] if config.data.keys else ["row"]
+        clash = [name for name in [*numbered, *names] if name in chunk.keys.schema.names]
         if clash:
-            raise InputError(f"{files}: column {clash[0]!r} is a key column and the name of a score; set data.keys")
+            raise InputError(f"{files}: column {clash[0]!r} has the name of a column of scores; set --data.keys")
         values = predict(config.schema.tasks, scorer.logits(chunk.split, chunk.items)).astype(np.float32)
+        unknown.update(chunk.unknown)
         table = pa.Table.from_batches([chunk.keys])
+        if numbered:
+            table = table.add_column(0, "row", pa.array(chunk.split.example))
         for t, name in enumerate(names):
             table = table.append_column(name, pa.array(values[:, t]))
         yield table

@@ -10,9 +10,10 @@ from models import make_spec
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
 from srsjax.data.batches.loader import train_batches
+from srsjax.data.kinds import InputSpec
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
-from srsjax.model.spec import FeatureInput, encoder_config
+from srsjax.model.spec import encoder_config
 from srsjax.objectives import losses
 from srsjax.runs.session import initial_state, open_session
 from srsjax.training import optimizers
@@ -67,7 +68,7 @@ def make_problem(
     rows: int = 32,
     max_steps: int = 6,
     seed: int = 0,
-    features: tuple[FeatureInput, ...] = (),
+    features: tuple[InputSpec, ...] = (),
 ) -> SimpleNamespace:
     """A jitted step, a fresh state and batches."""
     config = TrainConfig(

@@ -8,7 +8,7 @@ which the layers pass them on: scores are those without a store, to float tolera
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,6 +62,13 @@ class ItemStore:
         context = np.argsort(~is_context, axis=1, kind="stable")[:, :slots]
         context = np.where(np.arange(context.shape[1]) < count[:, None], context, tokens).astype(np.int32)
         return batch, ctr.StoredPlaces(state, context)
+
+    def empty_places(self, rows: int, tokens: int) -> Iterator[ctr.StoredPlaces]:
+        """The places of rows of padding, in every shape that `complete` gives."""
+        step = -(-tokens // CONTEXT_STEPS)
+        for slots in range(step, CONTEXT_STEPS * step + 1, step):
+            context = np.full((rows, min(slots, tokens)), tokens, np.int32)
+            yield ctr.StoredPlaces(np.full((rows, tokens), -1, np.int32), context)
 
 
 def build_item_store(session: Session, params: dict, items: Items, shape: BatchShape) -> ItemStore:

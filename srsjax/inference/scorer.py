@@ -18,13 +18,15 @@ from srsjax.config import Mesh, TrainConfig
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
-from srsjax.errors import InputError
+from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.item_store import ItemStore, build_item_store
+from srsjax.inference.warm_up import padding, row_counts
 from srsjax.jax_version import check_jax
 from srsjax.objectives import predict
 from srsjax.runs.evaluation import batch_shape, predict_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, load_run
+from srsjax.runs.sharding import put_batch, row_divisor
 from srsjax.runs.spec import layout_of
 
 
@@ -39,12 +41,16 @@ class Scorer:
         """The items' states after the lower layers of `split`, once `store_items` has computed them."""
 
     @classmethod
-    def load(cls, run: str | Path, mesh: Mesh | None = None, config: TrainConfig | None = None) -> Scorer:
+    def load(
+        cls, run: str | Path, mesh: Mesh | None = None, config: TrainConfig | None = None, unknown: str = ""
+    ) -> Scorer:
         """Loads a run folder.
 
         Args:
           run: folder written by `srsjax.train`.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
+          unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
+            missing ones are), or empty for what the run's config says. An item may also be given by its own columns.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
 
         Raises:
@@ -56,7 +62,7 @@ class Scorer:
         if mesh is None:  # that of the training machine says nothing about this one, unless it was asked for anew
             mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
         config = replace(config or trained, mesh=mesh)
-        encoder = load_encoder(config, folder.path)
+        encoder = load_encoder(config, folder.path, unknown)
         session, params = load_run(folder, config)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
@@ -71,7 +77,7 @@ class Scorer:
           batch_size: most pairs encoded at a time; 0 means all (the device batch is fixed by the run).
 
         Returns:
-          [n] float32 for n pairs, [n, T] with T > 1 tasks; for a single pair a float, or [T].
+          [n] float32 for n pairs, [n, T] with T > 1 tasks in the order of the schema; a float or [T] for a single pair.
 
         Raises:
           InputError: a missing column or an unknown key.
@@ -97,28 +103,57 @@ class Scorer:
         candidates: Sequence[Value],
         top_k: int | None = None,
         return_documents: bool = False,
+        task: str = "",
     ) -> list[dict]:
-        """The candidates of one context by falling probability of the first task; equal ones in the order given.
+        """The candidates of one context by falling score of a task; equal ones in the order given.
 
         Args:
           context: as in `predict`; `None` where the schema has no context features.
           candidates: N candidates, as in `predict`.
-          top_k: how many to return; None means all.
+          top_k: how many to return, at least 1; None means all.
           return_documents: whether each dict also holds the candidate, as `text`.
+          task: name of the task; empty means the first.
 
         Returns:
           `[{"corpus_id": position in candidates, "score": probability, ...}, ...]`, best first.
+
+        Raises:
+          InputError: `top_k` below 1, an unknown task, no context where the schema has one, or as in `predict`.
         """
-        candidates = list(candidates)
+        names, candidates = [task.name for task in self.config.schema.tasks], list(candidates)
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k: found {top_k}, expected at least 1, or None for all")
+        if task and task not in names:
+            raise InputError(f"task: found {task!r}, expected one of {', '.join(names)}{did_you_mean(task, names)}")
         if not candidates:
             return []
-        scores = self._probabilities([{} if context is None else context], [candidates])[:, 0]
+        if context is None and self.config.schema.context:
+            raise InputError("context: found None, expected a text or the values of its columns")
+        scores = self._probabilities([{} if context is None else context], [candidates])
+        scores = scores[:, names.index(task) if task else 0]
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
         if return_documents:
             for entry in ranked:
                 entry["text"] = candidates[entry["corpus_id"]]
         return ranked
+
+    def warm_up(self, said: Callable[[str], None] = print) -> list[int]:
+        """Compiles what requests run, so that none waits for the compiler; returns the numbers of rows.
+
+        A request is packed in rows; its batch has a power of two times the rows that the mesh divides, up to the rows
+        of an evaluation batch (`batch.eval_rows`), and a larger request is several of those. With stored items the
+        program depends on the longest context of a batch too: call this after `store_items`, and all are compiled,
+        some dozens. `said` is given the list.
+        """
+        mesh, rows = self.session.mesh, row_counts(self.shape.eval_rows, row_divisor(self.session.mesh))
+        said(f"compiling for {', '.join(map(str, rows))} rows x {self.shape.tokens} tokens")
+        for count in rows:
+            batch = padding(self.config.schema, self.shape, count)
+            jax.block_until_ready(self.session.predict_step(self.params, put_batch(mesh, batch, row_axis=0)))
+            for places in self.stored.empty_places(count, self.shape.tokens) if self.stored else ():
+                jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
+        return rows
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Logits [M, K] float32 of the candidates of any split, in its order."""

@@ -8,8 +8,6 @@ is saved under `classifier` too, and the architecture named is the bare encoder.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from srsjax.errors import InputError
+from srsjax.files import atomic_file, write_json
 from srsjax.hub import model_folder, read_json
 from srsjax.model.bert import BertConfig
 
@@ -254,12 +253,9 @@ def save_weights(folder: str | Path, params: Mapping[str, np.ndarray], bert: Ber
         for name, array in zip(weight.names, weight.to_stored(np.asarray(params[weight.path])), strict=True):
             full_name = _full_name(name, roberta, classifier)
             tensors[full_name] = np.ascontiguousarray(array, np.float32)
-    temporary = folder / "model.safetensors.tmp"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "model.safetensors")
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(_config_json(bert, num_tasks, roberta, classifier), indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
+    with atomic_file(folder / "model.safetensors") as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+    write_json(folder / "config.json", _config_json(bert, num_tasks, roberta, classifier))
 
 
 def _full_name(name: str, roberta: bool, classifier: bool) -> str:

@@ -17,7 +17,7 @@ from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.metrics import report
 from srsjax.model.spec import ModelSpec
-from srsjax.objectives import objectives
+from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
 from srsjax.runs.sharding import row_divisor, row_share
 
@@ -97,6 +97,7 @@ def split_references(config: TrainConfig, train: Split, split: Split, items: Ite
     Popularity needs items that recur, so it is given only where the candidates are the rows of a catalogue.
     """
     settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
-    found = report.references(train, split, len(items.tokens), **settings)
+    families = objective(config.schema.tasks[0]).families
+    found = report.references(train, split, len(items.tokens), families=families, **settings)
     recurring = Sources(config.schema, config.data).home is not None
     return {name: values for name, values in found.items() if name != "popularity" or recurring}

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 SETTINGS = {
-    # Memory that stays with the process, as `srsjax.allocator` has it for srsjax: glibc's habit of giving it back to
+    # Memory that stays with the process, as `srsjax.cpu` has it for srsjax: glibc's habit of giving it back to
     # the kernel after every step, to have it cleared again for the next, costs each of the systems a part of a step.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",

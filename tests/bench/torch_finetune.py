@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from bench_examples import Examples, load_config, read_examples
-from bench_metrics import metrics
+from bench_metrics import metrics, monitored
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
@@ -128,7 +128,7 @@ def fine_tune(
         batches = training_batches(units, encoded.lengths, size, rng)
         loss = train_epoch(model, config, examples, encoded, batches, optimizer, schedule)
         scores = {"valid": predict(model, encoded, examples.rows("valid"))}
-        value = metrics(name, examples, scores, "valid")[config.evaluate.monitor]
+        value = metrics(name, examples, scores, "valid")[monitored(config)]
         print(f"epoch {epoch + 1}: loss {loss:.4f}, valid {value:.4f}, {time.time() - started:.0f} s", flush=True)
         if value > best:
             best, kept = value, {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -29,7 +29,7 @@ def log(trained):
 def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     run = trained / "runs/ctr"
     files = {path.name for path in run.iterdir()}
-    assert {"config.json", "encoder.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
+    assert {"config.json", "model.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
             "goodput.jsonl", "checkpoints", "valid.png", "test.png"} == files  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):

@@ -7,8 +7,8 @@ import pytest
 from batches import make_split
 from hypothesis import given
 from metrics_cases import rows
-from rich.console import Console
 
+from srsjax.console import Console
 from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.metrics.calibration import logit, sigmoid

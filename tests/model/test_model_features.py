@@ -12,18 +12,18 @@ from scipy.special import erf
 
 from srsjax import config
 from srsjax.data.batches.loader import eval_batches
+from srsjax.data.kinds import InputSpec
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
-from srsjax.model.spec import FeatureInput
 
 BERT = BertConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
 FEATURES = (
-    FeatureInput("device", "context", "categorical", 5),
-    FeatureInput("age", "context", "numeric", 1, mean=40.0, deviation=12.0),
-    FeatureInput("brand", "candidate", "categorical", 7),
-    FeatureInput("image", "candidate", "vector", 3),
+    InputSpec("device", "context", "categorical", 5),
+    InputSpec("age", "context", "numeric", 1, mean=40.0, deviation=12.0),
+    InputSpec("brand", "candidate", "categorical", 7),
+    InputSpec("image", "candidate", "vector", 3),
 )
 
 

@@ -15,7 +15,7 @@ filtered and sorted, and nothing in it can be wrong any more):
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srsjax import config
-from srsjax.config import History, Table, Task, columns
+from srsjax.config import Table, Task, columns
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.catalogue import (
     Catalogue,
     SetAside,
     find_items,
     history_advice,
     key_hashes,
-    missing_advice,
     read_values,
 )
 from srsjax.data.preparing.sources import Sources
@@ -73,11 +73,14 @@ class Cleaner:
         splitting: bool = True,
         on_bad_row: Literal["error", "skip"] = "error",
         leave_out: bool = True,
+        keep: Sequence[str] = (),
     ):
         """`labels`: read labels, weights and the oracle. `splitting`: read what decides duplicates, impressions and the
-        split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring)."""
+        split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring). `keep`:
+        further columns that are read, for the file of scores."""
         self.sources, self.catalogues, self.set_aside = sources, catalogues, set_aside
         self.labels, self.splitting, self.on_bad_row, self.leave_out = labels, splitting, on_bad_row, leave_out
+        self.keep = tuple(keep)
         self.joined = sources.joined(splitting)
         self.rows_read = 0
         """Candidates read, whatever became of them."""
@@ -107,7 +110,7 @@ class Cleaner:
             return None
         explode = columns(self.sources.data.explode)
         wanted = self.sources.log_columns(self.labels, self.splitting)
-        wanted += [] if self.splitting else list(self.sources.key_columns)
+        wanted += self.keep
         return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode)
 
     def fresh(self) -> Cleaner:
@@ -120,6 +123,7 @@ class Cleaner:
             splitting=self.splitting,
             on_bad_row=self.on_bad_row,
             leave_out=self.leave_out,
+            keep=self.keep,
         )
 
     def clean(self, chunk: tables.Chunk) -> Cleaned:
@@ -193,14 +197,14 @@ class Cleaner:
                 chunk,
                 unknown,
                 on[-1],
-                f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or set "
-                'unknown="drop" or "missing" there',
+                f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or "
+                + ('set unknown="drop" or "missing" there' if self.leave_out else "give the item by its own columns"),
             )
         return rows
 
     def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
-        column = self.sources.column(feature)
+        column, kind = self.sources.column(feature), kind_of(feature)
         if column.table:
             missing = self.catalogues[column.table].missing(column)[rows[column.table]]
             shown = self.sources.on(column.table)[0]
@@ -208,20 +212,18 @@ class Cleaner:
             values = read_values(chunk, column, problems)
             missing = np.asarray(values.is_null())
             shown = column.name
-            if isinstance(feature, History):
+            if kind.items:
                 values = self._history(chunk, feature, values, problems)
             out[f"feature:{feature.name}"] = values
-        if isinstance(feature, History):  # an empty history is an ordinary one
-            return
-        if missing.any():
+        if kind.policy and missing.any():
             self.missing[feature.name] += int(missing.sum())
-            if feature.missing == "drop" and self.leave_out:
+            if kind.policy == "drop" and self.leave_out:
                 dropped[f"{feature.name} missing"] = missing
-            elif feature.missing in ("error", "drop"):
-                problems.report(chunk, missing, shown, missing_advice(feature))
+            elif kind.policy in ("error", "drop"):
+                problems.report(chunk, missing, shown, kind.advice)
 
-    def _history(self, chunk, feature: History, lists: pa.Array, problems: cells.Problems) -> pa.Array:
-        items = self.catalogues[feature.catalogue]
+    def _history(self, chunk, feature: config.Feature, lists: pa.Array, problems: cells.Problems) -> pa.Array:
+        items = self.catalogues[kind_of(feature).items]
         rows, lost = find_items(lists, items)
         if items.spec.unknown == "error":
             problems.report(chunk, lost > 0, self.sources.column(feature).name, history_advice(items.spec))

@@ -9,22 +9,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from srsjax import config
-from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig
+from srsjax.config import Table, TrainConfig, columns
+from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
 from srsjax.data.preparing import convert
-from srsjax.data.preparing.catalogue import Catalogue, read_catalogues
+from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.convert import CodedText
-from srsjax.data.preparing.fit import Fitted
 from srsjax.data.preparing.sources import Column, Sources
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.preparing.values import Value, chunk_of, require, stand_in
+from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problems
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged, join
@@ -43,10 +44,13 @@ class Encoded:
     items: Items
     """Candidate texts and shared features: the whole catalogue, or the distinct texts of these rows."""
     keys: pa.RecordBatch | None = None
-    """The columns that go into a file of scores (`data.keys`), one row a candidate [M]; None while preparing."""
+    """The columns that go into a file of scores (`Sources.kept_columns`), one row a candidate [M]; None where none is
+    made."""
     cut: Counter[str] = field(default_factory=Counter)
     """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
     items not read because there were too many, and `NAME item texts`, items cut to their budget."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Candidates whose key is not in the catalogue, by catalogue."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class Encoder:
         coded = self._coder(catalogues)
         used = {sources.column(feature).table for feature in sources.features} - {""}
         self.joined = {name: self._encode_catalogue(name, catalogues[name], coded) for name in used}
-        self.histories = {f.name: self._history_items(f, coded) for f in sources.features if isinstance(f, History)}
+        histories = of_kind(sources.features, HistoryKind)
+        self.histories = {kind.feature.name: self._history_items(kind, coded) for kind in histories}
         self.items = self.items_of(self.joined) if sources.home else None
         """The store's items, where they are the rows of a catalogue."""
 
@@ -80,11 +85,24 @@ class Encoder:
         so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
         `labels` label and weight columns need not exist; labels and weights are 0.
         """
-        cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False)
-        for chunk, rows in cleaner.read(table or self.sources.data.log):
+        table, explode = table or self.sources.data.log, columns(self.sources.data.explode)
+        keep = self.sources.kept_columns(tables.column_names(table, explode))
+        options = {"labels": labels, "splitting": False, "leave_out": False, "keep": keep}
+        cleaner = Cleaner(self.sources, self.catalogues, refuse, **options)
+        for chunk, rows in cleaner.read(table):
             encoded = self.encode(rows)
-            keys = chunk.batch.select(list(self.sources.key_columns))
-            yield Encoded(encoded.split, encoded.items, keys, encoded.cut)
+            unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
+            yield Encoded(encoded.split, encoded.items, chunk.batch.select(keep), encoded.cut, unknown)
+
+    def with_new_rows(self, table: Table) -> Encoder:
+        """An encoder whose catalogues also have the rows of a log whose keys they lack, where the log itself has all
+        columns that the features read from the catalogue. Without new rows, this one."""
+        if self.sources.data.explode:
+            return self
+        catalogues = {name: add_rows(self.sources, catalogue, table) for name, catalogue in self.catalogues.items()}
+        if all(catalogues[name] is self.catalogues[name] for name in catalogues):
+            return self
+        return Encoder(self.sources, catalogues, self.text, self.fitted)
 
     def encode_values(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         """One impression for each of `contexts`, with its own list of candidates; labels and weights are 0.
@@ -179,46 +197,47 @@ class Encoder:
 
     def _encode_catalogue(self, name: str, catalogue: Catalogue, coded: Coder) -> Joined:
         """Everything the features read from a catalogue (or from values that stand in for it)."""
-        out = Joined()
-        for feature in self.sources.features:
-            column = self.sources.column(feature)
-            if column.table != name:
-                continue
-            if isinstance(feature, Text):
-                out.texts[feature.name] = self._with_fill(feature, coded(column), catalogue.missing(column))
-                continue
-            values = catalogue.values[column]
-            values = pa.concat_arrays([values, pa.nulls(1, values.type)])  # a row with a missing key
-            if isinstance(feature, History):
-                out.lists[feature.name] = values
-            else:
-                out.arrays[feature.name] = self._array(feature, values)
-        return out
+        own = [feature for feature in self.sources.features if self.sources.column(feature).table == name]
 
-    def _with_fill(self, feature: Text, text: CodedText, missing: np.ndarray) -> CodedText:
-        """A catalogue's texts cut to the feature's budget; what fills a missing one, `missing` [V + 1], comes last."""
-        fill, _ = self.text.encode([self._fill(feature)], feature.max_tokens + 1)
+        def values(kind: ArrayKind | HistoryKind) -> pa.Array:
+            found = catalogue.values[self.sources.column(kind.feature)]
+            return pa.concat_arrays([found, pa.nulls(1, found.type)])  # a row with a missing key
+
+        return Joined(
+            texts={kind.feature.name: self._with_fill(kind, catalogue, coded) for kind in of_kind(own, TextKind)},
+            arrays={kind.feature.name: kind.array(values(kind), self.fitted) for kind in of_kind(own, ArrayKind)},
+            lists={kind.feature.name: values(kind) for kind in of_kind(own, HistoryKind)},
+        )
+
+    def _with_fill(self, kind: TextKind, catalogue: Catalogue, coded: Coder) -> CodedText:
+        """A catalogue's texts cut to the feature's budget, codes [V + 1]; what fills a missing one comes last."""
+        column = self.sources.column(kind.feature)
+        text, missing = coded(column), catalogue.missing(column)
+        fill, _ = self.text.encode([kind.fill(self.fitted)], kind.budget + 1)
         tokens = text.tokens.append(fill)
         codes = np.where(missing, len(tokens) - 1, np.append(text.codes, 0))
-        return CodedText(tokens.truncate(feature.max_tokens), codes, tokens.lengths > feature.max_tokens)
+        return CodedText(tokens.truncate(kind.budget), codes, tokens.lengths > kind.budget)
 
     def _coder(self, catalogues: dict[str, Catalogue]) -> Coder:
         """Tokenises each text column once for all that read it, to one token more than the largest of their budgets."""
 
         @cache
         def coded(column: Column) -> CodedText:
-            budgets = [f.max_tokens for f in self.sources.features if self.sources.column(f) == column]
-            for feature in self.sources.features:
-                if isinstance(feature, History) and column in _fields(feature):
-                    budgets.append(feature.item_tokens)
+            features = self.sources.features
+            budgets = [
+                kind.budget for kind in of_kind(features, TextKind) if self.sources.column(kind.feature) == column
+            ]
+            for kind in of_kind(features, HistoryKind):
+                if column in self.sources.item_columns(kind.feature):
+                    budgets.append(kind.feature.item_tokens)
             return convert.tokenize(self.text, catalogues[column.table].values[column], max(budgets) + 1)
 
         return coded
 
-    def _history_items(self, feature: History, coded: Coder) -> convert.HistoryItems:
-        columns = [coded(column) for column in _fields(feature)]
+    def _history_items(self, kind: HistoryKind, coded: Coder) -> convert.HistoryItems:
+        columns = [coded(column) for column in self.sources.item_columns(kind.feature)]
         tokens = [text.tokens.take(text.codes) for text in columns]
-        return convert.history_items(tokens, feature.item_tokens, self.text.template.separator)
+        return convert.history_items(tokens, kind.feature.item_tokens, self.text.template.separator)
 
     def items_of(self, joined: dict[str, Joined]) -> Items:
         """The store's items: the rows of the home catalogue, and one for a missing key if such rows are kept."""
@@ -236,21 +255,26 @@ class Encoder:
         """The texts of one side in schema order, histories among them."""
         out = []
         for feature in features:
-            table = self.sources.column(feature).table
-            if isinstance(feature, Text):
-                if table:
-                    text = joined[table].texts[feature.name]
-                    text = CodedText(text.tokens, text.codes[_rows(rows, table)], text.cut)
-                else:
-                    values = rows[f"feature:{feature.name}"].fill_null(self._fill(feature))
-                    text = convert.tokenize(self.text, values, feature.max_tokens)
-                cut[feature.name] += int(text.cut[text.codes].sum())
-                out.append(text)
-            elif isinstance(feature, History):
-                out.append(self._history(feature, rows, joined, cut))
+            match kind_of(feature):
+                case TextKind() as kind:
+                    out.append(self._text(kind, rows, joined, cut))
+                case HistoryKind() as kind:
+                    out.append(self._history(kind, rows, joined, cut))
         return out
 
-    def _history(self, feature: History, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+    def _text(self, kind: TextKind, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+        name, table = kind.feature.name, self.sources.column(kind.feature).table
+        if table:
+            text = joined[table].texts[name]
+            text = CodedText(text.tokens, text.codes[_rows(rows, table)], text.cut)
+        else:
+            values = rows[f"feature:{name}"].fill_null(kind.fill(self.fitted))
+            text = convert.tokenize(self.text, values, kind.budget)
+        cut[name] += int(text.cut[text.codes].sum())
+        return text
+
+    def _history(self, kind: HistoryKind, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+        feature = kind.feature
         table = self.sources.column(feature).table
         if table:
             lists = joined[table].lists[feature.name]
@@ -270,28 +294,15 @@ class Encoder:
         return join([text.tokens.take(text.codes[rows]) for text in texts], self.text.template.separator)
 
     def _arrays(self, features, rows: pa.RecordBatch, joined: dict[str, Joined]) -> dict[str, np.ndarray]:
-        """Categorical, numeric and vector features, [n, ...] by name."""
+        """Features that are stored as arrays, [n, ...] by name."""
         out = {}
-        for feature in features:
-            if not isinstance(feature, Text | History):
-                table = self.sources.column(feature).table
-                if table:
-                    out[feature.name] = joined[table].arrays[feature.name][_rows(rows, table)]
-                else:
-                    out[feature.name] = self._array(feature, rows[f"feature:{feature.name}"])
+        for kind in of_kind(features, ArrayKind):
+            name, table = kind.feature.name, self.sources.column(kind.feature).table
+            if table:
+                out[name] = joined[table].arrays[name][_rows(rows, table)]
+            else:
+                out[name] = kind.array(rows[f"feature:{name}"], self.fitted)
         return out
-
-    def _array(self, feature: config.Feature, values: pa.Array) -> np.ndarray:
-        if isinstance(feature, Categorical):
-            vocabulary = self.fitted.vocabularies.get(feature.name, [])
-            return convert.categories(feature, values, self._fill(feature), vocabulary)
-        if isinstance(feature, Numeric):
-            return convert.numbers(feature, values, self._fill(feature))
-        return convert.vectors(feature, values, self._fill(feature))
-
-    def _fill(self, feature: config.Feature) -> str | float:
-        """What a missing value becomes. Where `drop` or `error` let none through, the config's `fill` never shows."""
-        return self.fitted.fills.get(feature.name, feature.fill)
 
     def _per_task(self, rows: pa.RecordBatch, what: str) -> np.ndarray:
         """Labels or weights, [M, T] float32; zeros where they were not read."""
@@ -306,8 +317,10 @@ def refuse(problem) -> None:
     raise InputError(str(problem))
 
 
-def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
+def load_encoder(train: TrainConfig, folder: str | Path, unknown: str = "") -> Encoder:
     """The encoder of a store or run folder, which holds `manifest.json` and `tokenizer/`; reads the catalogue files.
+
+    `unknown` is what becomes of a key that is not in its catalogue, instead of `Catalogue.unknown`; empty leaves that.
 
     Raises InputError where the folder is not whole or a catalogue cannot be read.
     """
@@ -315,13 +328,12 @@ def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no manifest.json, expected a store or a run folder")
     fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
-    sources = Sources(train.schema, train.data)
+    data = train.data
+    if unknown:
+        data = replace(data, catalogues=tuple(replace(each, unknown=unknown) for each in data.catalogues))
+    sources = Sources(train.schema, data)
     catalogues = read_catalogues(sources, refuse, splitting=False)
     return Encoder(sources, catalogues, load_tokenizer(folder / "tokenizer"), fitted)
-
-
-def _fields(feature: History) -> list[Column]:
-    return [Column(feature.catalogue, name, "text") for name in feature.fields]
 
 
 def _rows(rows: pa.RecordBatch, catalogue: str) -> np.ndarray:

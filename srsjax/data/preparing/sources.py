@@ -8,18 +8,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from srsjax import config
-from srsjax.config import Categorical, Data, History, Numeric, Schema, Text, TrainConfig, Vector, columns
+from srsjax.config import Data, Schema, TrainConfig, columns
 from srsjax.config_io import bounds
+from srsjax.data.kinds import is_text, kind_of
 from srsjax.data.reading import tables
 from srsjax.errors import InputError, did_you_mean
-
-MISSING_POLICIES = {
-    Text: ("error", "drop", "constant", "most_frequent"),
-    Categorical: ("error", "drop", "constant", "most_frequent"),
-    Numeric: ("error", "drop", "constant", "mean", "median", "most_frequent"),
-    Vector: ("error", "drop", "constant"),
-}
-KINDS = {Text: "text", Categorical: "text", Numeric: "number", Vector: "vector", History: "texts"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +49,14 @@ class Sources:
 
     def column(self, feature: config.Feature) -> Column:
         """The column a feature reads."""
-        column = self.locate(feature.column or feature.name, KINDS[type(feature)])
-        return replace(column, size=getattr(feature, "size", 0), items=getattr(feature, "catalogue", ""))
+        kind = kind_of(feature)
+        column = self.locate(feature.column or feature.name, kind.reads)
+        return replace(column, size=kind.length, items=kind.items or "")
+
+    def item_columns(self, feature: config.Feature) -> list[Column]:
+        """The text columns of the items that a history lists; none for other features."""
+        kind = kind_of(feature)
+        return [Column(kind.items or "", name, "text") for name in kind.item_fields]
 
     def locate(self, name: str, kind: str) -> Column:
         """The column that `column` or `catalogue.column` names."""
@@ -88,7 +87,7 @@ class Sources:
     def home(self) -> str | None:
         """The catalogue whose rows are the store's items: the one that all candidate text (or, without text, all
         joined candidate features) comes from. None where candidates take text from the log or from several."""
-        texts = [feature for feature in self.schema.candidate if isinstance(feature, Text)]
+        texts = [feature for feature in self.schema.candidate if is_text(feature)]
         homes = {self.column(feature).table for feature in texts or self.schema.candidate}
         return next(iter(homes)) or None if len(homes) == 1 else None
 
@@ -124,16 +123,17 @@ class Sources:
         wanted = [self.column(feature) for feature in self.features]
         wanted += (list(self.split) if splitting else []) + ([self.user] if self.user else [])
         for feature in self.features:
-            if isinstance(feature, History):
-                wanted += [Column(feature.catalogue, field, "text") for field in feature.fields]
+            wanted += self.item_columns(feature)
         return [column for column in dict.fromkeys(wanted) if column.table == name]
 
-    @cached_property
-    def key_columns(self) -> tuple[str, ...]:
-        """Columns of the log that go into a file of scores."""
-        named = [name for catalogue in self.joined(False) for name in self.on(catalogue)]
-        named += columns(self.data.group_by) + ((self.user.name,) if self.user and not self.user.table else ())
-        return self.data.keys or tuple(dict.fromkeys(named))
+    def kept_columns(self, names: Sequence[str]) -> list[str]:
+        """The columns of a log, of which `names` are all, that go into its file of scores: `data.keys`, or all that no
+        text and no vector is read from."""
+        if self.data.keys:
+            return list(self.data.keys)
+        long = {c.name for c in map(self.column, self.features) if not c.table and c.kind in ("texts", "vector")}
+        long |= {self.column(f).name for f in self.features if is_text(f) and not self.column(f).table}
+        return [name for name in names if name not in long]
 
 
 def check_schema(train: TrainConfig) -> Sources:
@@ -194,22 +194,21 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
     for name, limit in bounds(type(feature)).items():
         if not limit.allow(getattr(feature, name)):
             raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected {limit}")
-    if isinstance(feature, config.Vector) and not feature.size:
-        raise InputError(f"{where}: found size=0, expected the length of its vectors")
-    if isinstance(feature, History):
-        if side == "candidate":
-            raise InputError(f"{where}: a History describes the context; move it to schema.context")
-        if feature.catalogue not in sources.catalogues:
-            raise InputError(f"{where}: {_no_catalogue(sources, feature.catalogue)}")
-        if len(columns(sources.catalogues[feature.catalogue].key)) != 1:
-            raise InputError(f"{where}: catalogue {feature.catalogue!r} has a key of several columns, expected one")
-        if not feature.fields:
-            raise InputError(f"{where}: no fields, expected the text columns of {feature.catalogue!r} to read")
-    elif feature.missing not in MISSING_POLICIES[type(feature)]:
-        expected = ", ".join(MISSING_POLICIES[type(feature)])
-        raise InputError(
-            f"{where}: found missing={feature.missing!r}, expected one of {expected} for {type(feature).__name__}"
-        )
+    kind = kind_of(feature)
+    if side not in kind.sides:
+        (other,) = kind.sides
+        raise InputError(f"{where}: a {type(feature).__name__} describes the {other}; move it to schema.{other}")
+    if kind.items is not None:
+        _check_items(sources, where, kind.items)
+    if problem := kind.problem():
+        raise InputError(f"{where}: {problem}")
+
+
+def _check_items(sources: Sources, where: str, catalogue: str) -> None:
+    if catalogue not in sources.catalogues:
+        raise InputError(f"{where}: {_no_catalogue(sources, catalogue)}")
+    if len(columns(sources.catalogues[catalogue].key)) != 1:
+        raise InputError(f"{where}: catalogue {catalogue!r} has a key of several columns, expected one")
 
 
 def _no_catalogue(sources: Sources, name: str) -> str:
@@ -260,7 +259,7 @@ def _check_columns(sources: Sources) -> None:
         if name not in in_log and "." in name and prefix not in in_log and data.catalogues:
             raise InputError(f"column {name!r}: {_no_catalogue(sources, prefix)}")
     tables.require_columns(data.log, needed, explode)
-    tables.require_columns(data.log, sources.key_columns, explode)
+    tables.require_columns(data.log, data.keys, explode)
     for name, catalogue in sources.catalogues.items():
         wanted: Iterable[str] = (column.name for column in sources.catalogue_columns(name, splitting=True))
         tables.require_columns(catalogue, [*columns(catalogue.key), *wanted])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from srsjax.config import Text
+from srsjax.data.kinds import TextKind, of_kind
 from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.reading import cells
@@ -75,7 +75,7 @@ def require(chunk: Chunk, column: str) -> None:
 
 def _only_text(sources: Sources, side: str) -> str:
     features = getattr(sources.schema, side)
-    if len(features) != 1 or not isinstance(features[0], Text):
+    if len(features) != 1 or not of_kind(features, TextKind):
         names = sorted({sources.column(feature).name for feature in features})
         raise InputError(f"{side} values: found a text, expected a mapping with {_listed(names)}")
     return sources.column(features[0]).name
