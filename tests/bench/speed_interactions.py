@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))  # tests/
 
 import jax
 import numpy as np
+from batches import make_layout, make_split
 from paired import Clock, arguments, serve
 from speed_inputs import CANDIDATE, CANDIDATES, HISTORY
 from speed_srsjax import Training, matmul_peak
 
 from srsjax import config
-from srsjax.data.batches.layout import BatchShape, Layout
+from srsjax.data.batches.layout import BatchShape
 from srsjax.data.batches.loader import eval_batches, train_batches
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
@@ -38,15 +43,8 @@ def impressions(number: int, items: int) -> tuple[Split, Items]:
         return Ragged.from_lengths(rng.integers(1000, 30000, rows * tokens).astype(np.int32), np.full(rows, tokens))
 
     size = number * CANDIDATES
-    split = Split(
-        context=texts(number, HISTORY - 2),
-        candidates=np.arange(0, size + 1, CANDIDATES),
-        item=rng.integers(0, items, size),
-        labels=rng.integers(0, 2, (size, 1)).astype(np.float32),
-        weights=np.ones((size, 1), np.float32),
-        example=np.arange(size),
-        user=np.arange(number),
-    )
+    context, item = texts(number, HISTORY - 2), rng.integers(0, items, size)
+    split = make_split(rng.integers(0, 2, size), counts=np.full(number, CANDIDATES), context=context, item=item)
     return split, Items(texts(items, CANDIDATE - 1))
 
 
@@ -68,7 +66,7 @@ class System:
         self.rows = rows // parts  # of a micro-batch
         self.config = config.TrainConfig(model=model, batch=batch)
         self.session = open_session(self.config, ModelSpec.of(model, encoder_config(model, VOCABULARY)))
-        self.layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else HISTORY)
+        self.layout = make_layout(None if interaction == "cross" else HISTORY, TEMPLATE)
         self.split, self.items = impressions(number, items)
 
     def gate(self) -> dict[str, list[float]]:

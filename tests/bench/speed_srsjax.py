@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))  # tests/
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from batches import make_batch
 from bench_examples import load_config, read_examples
 from paired import Clock, arguments, serve
 from speed_inputs import GATE_ROWS, full_rows, training_subset
@@ -106,13 +111,9 @@ class Step:
 
     def _batch(self, step: int) -> PackedBatch:
         ids, labels = full_rows(*self.shape, step)
-        rows, tokens = ids.shape
-        positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), ids.shape)
-        zero, one = np.zeros_like(ids), np.ones_like(ids)
-        slot, group = np.zeros((rows, 1), np.int32), np.arange(rows, dtype=np.int32)[:, None]
-        labels = labels[:, None, None]
-        batch = (ids, positions, zero, one, one, slot, slot, slot, group, labels, np.ones_like(labels))
-        return PackedBatch(*(array[None] for array in batch), {}, {})
+        group, labels = np.arange(len(ids), dtype=np.int32)[:, None], labels[:, None, None]
+        batch = make_batch(ids, group=group, labels=labels, weights=np.ones_like(labels))
+        return jax.tree.map(lambda array: array[None], batch)
 
     def peak(self) -> float:
         return matmul_peak(self.precision())

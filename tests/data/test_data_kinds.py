@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from batches import make_layout
 
 from srsjax import config
 from srsjax.config import (
@@ -31,7 +32,6 @@ from srsjax.config import (
     TrainConfig,
     Vector,
 )
-from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import eval_batches, train_batches
 from srsjax.data.kinds import KINDS, ArrayKind, InputSpec, input_specs, kind_of, of_kind
 from srsjax.data.preparing.prepare import prepare
@@ -227,7 +227,7 @@ def check_batch(batch, numbers: np.ndarray, example: np.ndarray, wanted: dict[st
 def test_features_arrive_in_the_batch_as_the_raw_files_have_them(prepared, candidate_start):
     settings, store, wanted = prepared
     text = load_tokenizer(store.folder / "tokenizer")
-    layout = Layout(text.template, text.pad_id, True, candidate_start)
+    layout = make_layout(candidate_start, text.template, text.pad_id)
     part = np.array(read_back(Path(settings.data.log.files))["part"])
 
     split, seen = store.split("train"), []

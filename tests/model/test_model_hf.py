@@ -7,6 +7,7 @@ import jax
 import models
 import numpy as np
 import pytest
+from batches import make_batch
 from safetensors.numpy import load_file, save_file
 
 from srsjax import config
@@ -97,12 +98,7 @@ def test_transformers_loads_what_is_saved(tmp_path, family):
 
 def pair_logits(bert: BertConfig, params, tokens: np.ndarray) -> np.ndarray:
     """[1, T] logits of one unpadded pair."""
-    from srsjax.data.batches.batch import PackedBatch
-
-    zeros, slot = np.zeros_like(tokens), np.zeros((1, 1), np.int32)
-    labels = np.zeros((1, 1, 3), np.float32)
-    positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
-    batch = PackedBatch(tokens, positions, zeros, zeros + 1, zeros + 1, slot, slot, slot, slot, labels, labels, {}, {})
+    batch = make_batch(tokens, tasks=3)
     return np.asarray(ctr.forward(models.build(config.Model(dtype="float32"), bert, 3), params, batch))[:, 0]
 
 
