@@ -256,7 +256,10 @@ def _save_tower(
 ) -> None:
     """One encoder as a model of sentence-transformers, without its tokenizer."""
     save_weights(folder, params, bert)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": most_tokens, "do_lower_case": False})
+    settings: dict = {"max_seq_length": most_tokens, "do_lower_case": False}
+    if not bert.has_pooler:  # else transformers makes one and warns that it is not trained
+        settings["model_args"] = {"add_pooling_layer": False}
+    write_json(folder / "sentence_bert_config.json", settings)
     modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
     chosen = {f"pooling_mode_{name}": POOLING[readout] == mode for mode, name in modes.items()}
     for path, name in _modules(readout):
