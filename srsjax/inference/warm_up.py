@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from srsjax.config import Categorical, Feature, History, Schema, Text, Vector
+from srsjax.config import Feature, Schema
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import BatchShape
+from srsjax.data.kinds import ArrayKind, of_kind
 
 
 def row_counts(eval_rows: int, divisor: int) -> list[int]:
@@ -41,11 +42,4 @@ def padding(schema: Schema, shape: BatchShape, rows: int) -> PackedBatch:
 
 
 def _features(features: tuple[Feature, ...], slot: tuple[int, int]) -> dict[str, np.ndarray]:
-    return {
-        feature.name: np.zeros(
-            (*slot, feature.size) if isinstance(feature, Vector) else slot,
-            np.int32 if isinstance(feature, Categorical) else np.float32,
-        )
-        for feature in features
-        if not isinstance(feature, Text | History)
-    }
+    return {kind.feature.name: np.zeros((*slot, *kind.row_shape), kind.dtype) for kind in of_kind(features, ArrayKind)}

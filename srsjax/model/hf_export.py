@@ -14,8 +14,6 @@ table shifted and its token type as type 0, and its tokenizer puts around a text
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +26,7 @@ from tokenizers import Tokenizer, processors
 
 from srsjax.data.batches.layout import Layout
 from srsjax.data.store.tokenizer import TextEncoder
+from srsjax.files import atomic_file, write_json, write_text
 from srsjax.hub import read_json
 from srsjax.model.bert import BertConfig
 from srsjax.model.hf import stored_weights
@@ -112,13 +111,9 @@ def label_names(outputs: Sequence[Outputs]) -> list[str]:
 
 def save_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file whole or not at all, float32, with the permissions of any new file."""
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.touch()
-    mode = temporary.stat().st_mode  # safetensors makes files that only their owner reads
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
-    save_file(arrays, temporary, metadata={"format": "pt"})
-    temporary.chmod(mode)
-    os.replace(temporary, file)
+    with atomic_file(file) as partial:
+        save_file(arrays, partial, metadata={"format": "pt"})
 
 
 def save_tokenizer(
@@ -139,20 +134,9 @@ def save_tokenizer(
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[*before, "$A", *after], special_tokens=list(special.items())
         )
-        _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+        write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     write_json(folder / "tokenizer_config.json", settings)
-
-
-def write_json(file: Path, data: Mapping | Sequence) -> None:
-    """Writes a JSON file whole or not at all."""
-    _write(file, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write(file: Path, content: str) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def _full_name(name: str, roberta: bool, classifier: bool) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 from rich.table import Column, Table
 
-from srsjax.config import History, Text, TrainConfig
+from srsjax.config import TrainConfig
 from srsjax.console import Console
 from srsjax.data.batches.layout import BatchShape
+from srsjax.data.kinds import is_text
 from srsjax.distributed import devices_in_use
 from srsjax.metrics import report
 from srsjax.objectives import losses
@@ -61,7 +62,7 @@ def start(
     unread = (
         []
         if session.spec.features
-        else [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]
+        else [f.name for f in (*config.schema.context, *config.schema.candidate) if not is_text(f)]
     )
     if unread:
         console.print(f"note: the model reads text only; stored but not read: {', '.join(unread)}")
@@ -147,7 +148,3 @@ def _size(count: int) -> str:
     """Bytes for people: `1.5 MiB`."""
     unit = min(int(math.log2(max(count, 1))) // 10, 3)
     return f"{count / 2 ** (10 * unit):.1f} {('B', 'KiB', 'MiB', 'GiB')[unit]}" if unit else f"{count} B"
-
-
-def _is_text(feature) -> bool:
-    return isinstance(feature, Text | History)

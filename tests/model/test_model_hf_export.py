@@ -26,7 +26,8 @@ from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_token
 from srsjax.inference.scorer import Scorer
 from srsjax.model import hf, hf_card, hf_export
 from srsjax.model.bert import BertConfig
-from srsjax.model.spec import FeatureInput
+from srsjax.data.kinds import InputSpec
+from srsjax.model.spec import 
 from srsjax.runs.evaluation import batch_shape
 from srsjax.runs.session import open_session
 
@@ -286,7 +287,7 @@ def test_what_transformers_cannot_compute_is_said(tmp_path, bert_text, interacti
 
 def test_a_model_that_reads_other_features_is_no_classifier(tmp_path, bert_text):
     schema = replace(SCHEMA, candidate=(*SCHEMA.candidate, Numeric("price"), Numeric("age")))
-    price = FeatureInput("price", "candidate", "numeric", 1)
+    price = InputSpec("price", "candidate", "numeric", 1)
     for interaction in ("cross", "towers"):
         folder = exported(
             tmp_path / interaction, bert_text, schema, (price,), interaction=interaction, combine="concat"
