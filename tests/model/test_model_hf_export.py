@@ -19,6 +19,7 @@ from models import make_spec
 from srsjax import export
 from srsjax.config import Batch, Data, Mesh, Model, Numeric, Schema, Task, Text, TrainConfig
 from srsjax.data.batches.layout import make_layout
+from srsjax.data.kinds import InputSpec
 from srsjax.data.preparing.encode import Encoder
 from srsjax.data.preparing.fit import Fitted
 from srsjax.data.preparing.sources import Sources
@@ -26,8 +27,6 @@ from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_token
 from srsjax.inference.scorer import Scorer
 from srsjax.model import hf, hf_card, hf_export
 from srsjax.model.bert import BertConfig
-from srsjax.data.kinds import InputSpec
-from srsjax.model.spec import 
 from srsjax.runs.evaluation import batch_shape
 from srsjax.runs.session import open_session
 
