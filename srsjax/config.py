@@ -23,32 +23,8 @@ from srsjax.bounds import (
     Share,
     ShareBelow1,
 )
-from srsjax.config_data import (
-    Catalogue,
-    Categorical,
-    Data,
-    Feature,
-    History,
-    Missing,
-    Numeric,
-    Schema,
-    Shop,
-    Split,
-    Table,
-    Task,
-    Text,
-    Tokenizer,
-    Vector,
-    columns,
-)
-
-# fmt: off
-__all__ = [
-    "Batch", "Catalogue", "Categorical", "Checkpoints", "Data", "Evaluate", "Feature", "History", "Mesh",
-    "Missing", "Model", "Numeric", "Optimizer", "ParameterGroup", "Profile", "Schema", "Shop", "Split",
-    "Table", "Task", "Text", "Tokenizer", "TrainConfig", "Vector", "columns",
-]
-# fmt: on
+from srsjax.config_data import *  # noqa: F403 (config files import all of it from here)
+from srsjax.config_data import Data, Schema, Tokenizer
 
 # ---------------------------------------------------------------------------------------------- model
 
