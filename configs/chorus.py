@@ -2,14 +2,13 @@
 
     SRSJAX_DATA=data SRSJAX_MINILM=all-MiniLM-L6-v2 python -m srsjax.train --config chorus
 
-Data: the Chorus project's hand-made ratings, 0 irrelevant to 3 exactly what was asked (Apache-2.0;
+Data: the Chorus project's human ratings, from 0 (irrelevant) to 3 (exactly what was asked for) (Apache-2.0;
 `katas/Broad_Query_Set_rated.csv` of github.com/querqy/chorus), and its products from Open Icecat (Icecat Open Content
 License; `data-encoder/ecommerce/vectors/data/*.json.zip` there). `labels`: query_id, product_id, rating; `queries`:
 query_id, query, split (70 % train, 10 % valid, 20 % test by query); `products`: product_id, title, short_description.
 
-A query has 28 rated products on average: with `--model.interaction shared` they share its tokens.
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the
-README's table of interactions.
+A query has 28 rated products on average: with `--model.interaction shared` its tokens are computed once for all.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os
@@ -51,9 +50,7 @@ def get_config() -> TrainConfig:
             keys=("query_id", "product_id"),
             split=Split(by="column", column="queries.split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=2, tokens=1280),
         optimizer=Optimizer(learning_rate=1e-4),
         evaluate=Evaluate(monitor="ndcg@10"),

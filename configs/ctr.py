@@ -2,9 +2,9 @@
 
     bash launch/local.sh train --config ctr.py
 
-The data (`srsjax.data.shop`) are written under `data/shop` on the first run: queries, users with a history, items with
-titles and descriptions, English and Chinese, and clicks whose true probabilities are known. A small fresh BERT with a
-WordPiece vocabulary of its own learns from them.
+The data (`srsjax.data.shop`) are written to `data/shop` on the first run: queries, users with a history, items with
+titles and descriptions, English and Chinese, and clicks whose true probabilities are known. A small fresh BERT and a
+WordPiece vocabulary are trained on them. Results: configs/README.md.
 """
 
 from srsjax.config import (

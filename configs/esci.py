@@ -8,7 +8,7 @@ Data: 2,300 judgements of Amazon's Shopping Queries Dataset (Apache-2.0; github.
 `queries`: query_id, query, split (70 % train, 10 % valid, 20 % test by query); `products`: product_id, locale,
 product_title, product_brand. Two thirds are English, the rest Japanese and Spanish.
 
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's table.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os
@@ -36,9 +36,7 @@ def get_config() -> TrainConfig:
             keys=("query_id", "product_id", "locale"),
             split=Split(by="column", column="queries.split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=8, tokens=128),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=4,

@@ -8,7 +8,7 @@ from `data/er_magellan` of github.com/megagonlabs/ditto (Apache-2.0). `pairs`: p
 and split, where train is the published training set, valid and test are halves of the published validation set;
 `left_products` and `right_products`: source, left_id or right_id, title, brand.
 
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's table.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os
@@ -39,9 +39,7 @@ def get_config() -> TrainConfig:
             keys=("pair_id", "source"),
             split=Split(by="column", column="split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=16, tokens=128),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=2,

@@ -5,9 +5,9 @@
 Data: Women's E-Commerce Clothing Reviews (CC0), published on Kaggle as nicapotato/womens-ecommerce-clothing-reviews; a
 copy is `womens-ecommerce-clothing-reviews.zip` of github.com/MichalSzopinski00/The-Best-Classifier. Columns review_id,
 title, review_text, recommended (0 or 1), and split: 70 % train, 10 % valid, 20 % test by a hash of the text, so that
-identical reviews stay together.
+identical reviews are in one split.
 
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's table.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os
@@ -26,9 +26,7 @@ def get_config() -> TrainConfig:
             keys=("review_id",),
             split=Split(by="column", column="split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=8, tokens=256),
         optimizer=Optimizer(learning_rate=1e-4),
         epochs=1,

@@ -1,4 +1,4 @@
-"""Clicks on news headlines, learnt within randomised A/B tests: MiniLM-L6, softmax cross-entropy over each test.
+"""Clicks on news headlines, compared within randomised A/B tests: MiniLM-L6, softmax cross-entropy over each test.
 
     SRSJAX_DATA=data SRSJAX_MINILM=all-MiniLM-L6-v2 python -m srsjax.train --config upworthy
 
@@ -7,9 +7,9 @@ from `data/processed/upworthy_clean.parquet` of github.com/elilk2/Upworthy-Analy
 and image) of a test; columns test_id, arm (its number within the test), headline, impressions, clicks, and split: whole
 tests by time, the oldest 70 % train, the next 10 % valid, the next 10 % test.
 
-The click rate of a headline depends on when and where it was shown; which headline of a test is the better one does
-not. So the target is each headline's share of the clicks of its test. Impressions of one test are nearly equal.
-SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: the README's table.
+The click rate of a headline depends on when and where it was shown; which headline of a test is better does not. So the
+target is each headline's share of the clicks of its test. The arms of a test have nearly equal numbers of impressions.
+SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os
@@ -29,9 +29,7 @@ def get_config() -> TrainConfig:
             keys=("test_id", "arm"),
             split=Split(by="column", column="split"),
         ),
-        model=Model(
-            pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2"), dtype="bfloat16"
-        ),
+        model=Model(pretrained=os.environ.get("SRSJAX_MINILM", "sentence-transformers/all-MiniLM-L6-v2")),
         batch=Batch(rows=12, tokens=192),
         optimizer=Optimizer(learning_rate=1e-4),
         evaluate=Evaluate(monitor="pairwise"),

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; they set root, the checkout, and dry_run before they read it.
+# Shared by the scripts of this folder; they set root (the checkout) and dry_run before they source it.
 # shellcheck disable=SC2154
 
 say() { printf 'srsjax: %s\n' "$*" >&2; }
@@ -19,7 +19,7 @@ step() {
   fi
 }
 
-# Whether it is a command of srsjax: python -m srsjax.COMMAND.
+# Whether python -m srsjax.$1 exists.
 known_command() { [[ $1 =~ ^[a-z]+$ ]] && grep -qs '^if __name__ == "__main__":' "$root/srsjax/$1.py"; }
 
 commands() {
@@ -30,7 +30,7 @@ commands() {
   echo "${names#, }"
 }
 
-# The variables of these names are set.
+# Fails unless all variables of these names are set.
 need() {
   local name
   for name in "$@"; do
@@ -38,7 +38,7 @@ need() {
   done
 }
 
-# A program of srsjax whose folders are on the storage that is mounted at $1: what follows is its command line.
+# Checks a command line of srsjax ($2...): the command exists, its folders are on the shared storage mounted at $1.
 check_program() {
   local shared=$1 argument folder before=''
   shift

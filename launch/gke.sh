@@ -6,35 +6,35 @@ usage() {
   cat <<'END'
 usage: bash launch/gke.sh [--dry-run] SUBCOMMAND
 
-  run COMMAND [ARGUMENTS]     python -m srsjax.COMMAND on every host; follows the log of host 0. Ctrl-C ends the
-                              following only: the program goes on
+  run COMMAND [ARGUMENTS]     python -m srsjax.COMMAND on every host; follows the log of host 0. Ctrl-C only
+                              stops following: the program keeps running
   manifest COMMAND [...]      print the manifest that run applies
-  logs                        follow again
+  logs                        follow the log again
   status                      the JobSet and its pods
-  stop                        delete the JobSet: SIGTERM, training saves. run with the same command goes on
+  stop                        delete the JobSet: SIGTERM, training saves. run with the same command resumes
 
   export SRSJAX_NAME=ctr SRSJAX_IMAGE=us-docker.pkg.dev/my-project/srsjax/srsjax:tpu SRSJAX_STORAGE=gs://my-bucket/ctr
   export SRSJAX_ACCELERATOR=tpu-v6e-slice SRSJAX_TOPOLOGY=4x4 SRSJAX_HOSTS=4 SRSJAX_CHIPS=4
   bash launch/gke.sh run train --config ctr.py --run_dir runs/ctr
 
-The image is that of launch/Dockerfile. The cluster needs JobSet 0.10 or newer (https://jobset.sigs.k8s.io) and a node
+The image is built from launch/Dockerfile. The cluster needs JobSet 0.10 or newer (https://jobset.sigs.k8s.io) and a node
 pool with these accelerators; for a bucket, its Cloud Storage FUSE driver and a service account that may write to it.
-Programs run in /mnt/srsjax, where the storage is mounted, so that relative paths (runs/, stores/) are on it.
+Programs run in /mnt/srsjax, where the storage is mounted, so relative paths (runs/, stores/) are on it.
 
-Exit code 75 of training (stopped, saved) and preemption start it again, without limit; exit code 2 (wrong input) ends
-it at once; a crash starts it again SRSJAX_RESTARTS times.
+Exit code 75 of training (stopped, saved) and preemption restart it without limit; exit code 2 (wrong input) ends it at
+once; a crash restarts it at most SRSJAX_RESTARTS times.
 
---dry-run prints what would be run, and runs nothing.
+--dry-run prints the commands without running them.
 
 Environment variables:
-  SRSJAX_NAME              name of the JobSet: small letters, digits and dashes
+  SRSJAX_NAME              name of the JobSet: lower-case letters, digits and dashes
   SRSJAX_IMAGE             the image
   SRSJAX_STORAGE           gs://BUCKET[/FOLDER], or the name of a PersistentVolumeClaim (ReadWriteMany, Filestore)
   SRSJAX_ACCELERATOR       label of the nodes: tpu-v6e-slice, tpu-v5-lite-podslice, ..., or nvidia-h100-80gb, nvidia-l4, ...
-  SRSJAX_TOPOLOGY          of a TPU slice: 4x4, 2x2x2, ...
+  SRSJAX_TOPOLOGY          topology of a TPU slice: 4x4, 2x2x2, ...
   SRSJAX_HOSTS             hosts of the slice, or GPU nodes; by default 1
-  SRSJAX_CHIPS             TPU chips or GPUs a host; by default 4 and 8
-  SRSJAX_SPOT              yes: on spot nodes
+  SRSJAX_CHIPS             TPU chips or GPUs per host; by default 4 and 8
+  SRSJAX_SPOT              yes: use spot nodes
   SRSJAX_SERVICE_ACCOUNT   Kubernetes service account of the pods; by default default
   SRSJAX_GRACE             seconds from SIGTERM to SIGKILL; by default 600
   SRSJAX_RESTARTS          restarts after crashes; by default 10
@@ -95,7 +95,7 @@ whole() { [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1=$2: expected a whole number of a
 
 # ---------------------------------------------------------------------------------------------- the manifest
 
-# A string as JSON writes it, which YAML reads.
+# A string in JSON's quoting, which is valid YAML.
 quoted() {
   local text=$1
   text=${text//\\/\\\\}
@@ -106,7 +106,7 @@ quoted() {
   printf '"%s"' "$text"
 }
 
-# Arguments of a container: $(NAME) in them would be replaced by Kubernetes, $$ stands for $.
+# Arguments of a container. Kubernetes would expand $(NAME) in them; $$ escapes $.
 arguments() {
   local argument all=
   for argument in "$@"; do
@@ -132,13 +132,13 @@ volume() {
   fi
   path=${path%/}
   [[ $path != */* ]] || only=",only-dir=${path#*/}"
-  # A checkpoint becomes visible by renaming its folder, which gcsfuse refuses above this many files (default 0).
+  # A checkpoint is committed by renaming its folder, which gcsfuse refuses above this many files (default 0).
   local options="implicit-dirs,uid=1000,gid=1000,rename-dir-limit=200000$only"
   echo "{name: shared, csi: {driver: gcsfuse.csi.storage.gke.io," \
     "volumeAttributes: {bucketName: $(quoted "${path%%/*}"), mountOptions: $(quoted "$options")}}}"
 }
 
-# Fills in the template, line by line: what users write may hold any character.
+# Fills in the template line by line with plain string replacement: values may contain any character.
 manifest() {
   local line annotations='{}'
   [[ $SRSJAX_STORAGE != gs://* ]] || annotations='{gke-gcsfuse/volumes: "true"}'
@@ -153,7 +153,7 @@ manifest() {
       key=__${keys[i]}__ value=${values[i]}
       while [[ $line == *"$key"* ]]; do
         line=${line%%"$key"*}$value${line#*"$key"}
-        [[ ${keys[i]} != ARGUMENTS ]] || break # nothing in them is a key
+        [[ ${keys[i]} != ARGUMENTS ]] || break # user arguments are not searched for keys
       done
     done
     printf '%s\n' "$line"
@@ -169,7 +169,7 @@ run() {
     echo "kubectl apply --filename=- <<'END'"
     printf '%s\nEND\n' "$text"
   else
-    # A finished JobSet of this name makes way; a running one is left as it is.
+    # A finished JobSet of this name is deleted first; a running one is left as it is.
     case $(terminal) in
       Completed | Failed) kubectl delete jobset "$name" ;;
     esac
@@ -181,7 +181,7 @@ run() {
 # Completed or Failed once the JobSet has ended.
 terminal() { step kubectl get jobset "$name" --ignore-not-found '--output=jsonpath={.status.terminalState}'; }
 
-# Follows host 0 over restarts; ends with the program: 0 completed, 2 wrong input, 1 any other failure.
+# Follows host 0 across restarts until the program ends: 0 completed, 2 wrong input, 1 any other failure.
 logs() {
   local host="jobset.sigs.k8s.io/jobset-name=$name,batch.kubernetes.io/job-completion-index=0" ended='' followed=''
   local pod=(kubectl get pods "--selector=$host" --field-selector=status.phase=Running --output=name)
@@ -195,14 +195,14 @@ logs() {
   while [[ ! $ended ]]; do
     if [[ $("${pod[@]}") ]]; then
       followed=yes
-      "${call[@]}" --follow || true # the connection may break; what counts is the state of the JobSet
+      "${call[@]}" --follow || true # the connection may break; the state of the JobSet decides
     fi
     ended=$(terminal)
     [[ $ended ]] || sleep "${SRSJAX_POLL:-10}"
   done
-  [[ $followed ]] || "${call[@]}" || true # it ended before it was seen
+  [[ $followed ]] || "${call[@]}" || true # it ended before its log was followed
   [[ $ended != Completed ]] || return 0
-  say "$name failed; kubectl describe jobset $name says why"
+  say "$name failed; kubectl describe jobset $name shows why"
   # The reason that JobSet gives when a rule with the action FailJobSet matched.
   [[ $(kubectl get jobset "$name" '--output=jsonpath={.status.conditions[?(@.type=="Failed")].reason}') \
     != FailJobSetFailurePolicyAction ]] || exit 2

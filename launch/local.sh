@@ -10,7 +10,7 @@ usage: bash launch/local.sh [--dry-run] COMMAND [ARGUMENTS]
   bash launch/local.sh test [PYTEST ARGUMENTS]
   bash launch/local.sh COMMAND ...        python -m srsjax.COMMAND in the environment
 
---dry-run prints what would be run, and runs nothing.
+--dry-run prints the commands without running them.
 
 Environment variables:
   PYTHON          the Python to use (3.12 or newer); by default the first one found
@@ -22,7 +22,7 @@ END
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${SRSJAX_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
-stamp=$venv/srsjax-stamp # line 1: what the environment was made from; line 2: the extras in it
+stamp=$venv/srsjax-stamp # line 1: what the environment was made from; line 2: its extras
 lock=$venv.lock
 dry_run=
 
@@ -47,7 +47,7 @@ main() {
   set_up "$extras"
   if [[ $command == test ]]; then
     step cd "$root"
-    # A file's tests stay in one process, which has compiled what they share.
+    # --dist loadfile: the tests of a file run in one process and share its compiled programs.
     step exec "$venv/bin/python" -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"
   else
     # Commands that srsjax prints are called as this one was.
@@ -59,7 +59,7 @@ main() {
 # ---------------------------------------------------------------------------------------------- Python
 
 # Prints the path of a Python if it is 3.12 or newer and can make virtual environments; fails if not.
-# It is asked inside the checkout, where pyenv honours .python-version.
+# Runs in the checkout, where pyenv honours .python-version.
 suitable() {
   (cd "$root" && "$1" -c 'import sys, venv, ensurepip
 sys.version_info >= (3, 12) or sys.exit(1)
@@ -94,7 +94,7 @@ find_python() {
 
 # ---------------------------------------------------------------------------------------------- environment
 
-# Makes the environment, or completes it, if it is not what the checkout and the extras ask for.
+# Makes or updates the environment if it does not match the checkout and the extras.
 set_up() {
   local made_from extras python started=$SECONDS
   made_from="$root ${PYTHON:-} $(cat "$root/pyproject.toml" "$root/.python-version" | cksum)"
@@ -103,7 +103,7 @@ set_up() {
     return
   fi
   take_lock
-  if ! up_to_date "$made_from" "$extras"; then # another set-up may have ended while this one waited
+  if ! up_to_date "$made_from" "$extras"; then # another set-up may have finished while this one waited
     if keepable; then
       extras=$(joined "$extras,$(sed -n 2p "$stamp" 2>/dev/null || true)")
     else
@@ -111,7 +111,7 @@ set_up() {
       say "making $venv with $("$python" -V)"
       make_venv "$python"
     fi
-    say "installing srsjax and what it needs into it (once, a minute or two)"
+    say "installing srsjax and its dependencies into it (once, a minute or two)"
     install "$extras"
     if [[ ! $dry_run ]]; then
       printf '%s\n' "$made_from" "$extras" >"$stamp"
@@ -121,7 +121,7 @@ set_up() {
   release_lock
 }
 
-# A list of extras sorted, each once.
+# Sorts and deduplicates a list of extras.
 joined() { tr ',' '\n' <<<"$1" | sed '/^$/d' | sort -u | paste -s -d , -; }
 
 up_to_date() {
@@ -129,7 +129,7 @@ up_to_date() {
     [[ $(joined "$2,$(sed -n 2p "$stamp")") == "$(sed -n 2p "$stamp")" ]]
 }
 
-# Whether what is there can be completed in place: a working environment, of the Python that is asked for.
+# Whether the environment can be updated in place: it works and has the requested Python.
 keepable() {
   suitable "$venv/bin/python" >/dev/null || return 1
   [[ ! ${PYTHON:-} ]] && return
@@ -144,12 +144,12 @@ make_venv() {
   if [[ ! $dry_run ]]; then
     rm -rf "$venv"
     mkdir -p "$venv"
-    touch "$stamp" # from here on the folder is known as ours, whole or not
+    touch "$stamp" # marks the folder as ours even if the set-up is interrupted
   fi
   step "$1" -m venv "$venv"
 }
 
-# Installs the checkout, editable, with these extras. What pip prints is shown only if it fails.
+# Installs the checkout, editable, with these extras. pip's output is shown only if it fails.
 install() {
   local python=$venv/bin/python log=$venv/install.log
   local pip=("$python" -m pip install --editable "$root${1:+[$1]}")
@@ -160,12 +160,12 @@ install() {
   "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
   if ! "${pip[@]}" </dev/null >"$log" 2>&1; then
     tail -n 20 "$log" >&2
-    say "pip failed; all it said is in $log"
+    say "pip failed; its full output is in $log"
     exit 1
   fi
 }
 
-# One set-up at a time: the folder is made by one process only, and holds its number.
+# One set-up at a time: the lock is a folder, which mkdir makes atomically; it holds the pid of its owner.
 take_lock() {
   [[ $dry_run ]] && return
   local holder waiting=

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs srsjax on a Cloud TPU slice of any size; makes the slice, resumes after preemption, deletes it.
+# Runs srsjax on a Cloud TPU slice of any size: creates the slice, resumes after preemption, deletes it.
 set -euo pipefail
 
 usage() {
   cat <<'END'
 usage: bash launch/tpu_pod.sh [--dry-run] SUBCOMMAND
 
-  up                          make the slice (or take the one that is there), mount the storage on every worker,
+  up                          create the slice (or use an existing one), mount the storage on every worker,
                               copy this checkout, install srsjax[tpu]
-  run COMMAND [ARGUMENTS]     python -m srsjax.COMMAND on all workers; follows the log of worker 0. Ctrl-C ends the
-                              following only: the workers go on
-  loop COMMAND [ARGUMENTS]    up and run, again and again until it is done: after exit code 75 (stopped, saved) the same
-                              command goes on; a preempted slice is deleted and made again first
-  logs                        follow again what runs there
+  run COMMAND [ARGUMENTS]     python -m srsjax.COMMAND on all workers; follows the log of worker 0. Ctrl-C only
+                              stops following: the workers keep running
+  loop COMMAND [ARGUMENTS]    up and run, repeated until it is done: after exit code 75 (stopped, saved) the same command
+                              resumes; a preempted slice is deleted and created again first
+  logs                        follow the log of the running program again
   status                      the state of the slice and of each worker
   stop                        SIGTERM on all workers: training saves and exits with 75
   down                        delete the slice. The storage stays
@@ -22,11 +22,11 @@ usage: bash launch/tpu_pod.sh [--dry-run] SUBCOMMAND
   bash launch/tpu_pod.sh loop train --config ctr.py --run_dir runs/ctr
   bash launch/tpu_pod.sh down
 
-Programs run in the mounted folder, so that relative paths (runs/, stores/, data/) are on the storage. A run folder
+Programs run in the mounted folder, so relative paths (runs/, stores/, data/) are on the storage. A run folder
 elsewhere is refused: it would be lost with the slice, and the workers would not share it. Buckets with a hierarchical
-namespace rename checkpoints at once; others do it file by file.
+namespace rename a checkpoint's folder atomically; others rename file by file.
 
---dry-run prints what would be run if there were no slice yet, and runs nothing.
+--dry-run prints the commands, assuming that there is no slice yet, without running them.
 
 Environment variables:
   SRSJAX_TPU             name of the slice
@@ -34,10 +34,10 @@ Environment variables:
   SRSJAX_STORAGE         gs://BUCKET[/FOLDER], mounted with gcsfuse, or HOST:/SHARE, a Filestore or other NFS share
   SRSJAX_TPU_TYPE        accelerator type: v5litepod-16, v6e-16, ...
   SRSJAX_TPU_VERSION     runtime version: v2-alpha-tpuv5-lite, v2-alpha-tpuv6e, ...
-  SRSJAX_PROVISIONING    on-demand (default; fails where none is free), queued, spot, reserved or flex
-  SRSJAX_MAX_DURATION    for flex: how long the slice lives, at most 7d; by default 24h
+  SRSJAX_PROVISIONING    on-demand (default; fails if no capacity is free), queued, spot, reserved or flex
+  SRSJAX_MAX_DURATION    for flex: lifetime of the slice, at most 7d; by default 24h
   SRSJAX_PROJECT         by default that of gcloud's configuration
-  SRSJAX_POLL            seconds between looks; by default 30
+  SRSJAX_POLL            seconds between polls; by default 30
 
 Exit codes: 0 done; 2 wrong arguments or input; 75 stopped, saved (run); 1 anything else.
 END
@@ -48,9 +48,9 @@ shared=/mnt/srsjax
 worker='bash srsjax/launch/tpu_worker.sh'
 poll=${SRSJAX_POLL:-30}
 dry_run=
-state=       # of the slice, set by look
-condition=   # of the program, set by collect
-assumed=NONE # what look finds in a dry run
+state=       # state of the slice, set by look
+condition=   # condition of the program, set by collect
+assumed=NONE # the state that a dry run assumes
 
 # shellcheck source=common.sh
 source "$root/launch/common.sh"
@@ -87,7 +87,7 @@ settings() {
     up | loop)
       need SRSJAX_TPU_TYPE SRSJAX_TPU_VERSION SRSJAX_STORAGE
       [[ $SRSJAX_STORAGE =~ ^(gs://[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9._/-]+)?|[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]+)$ ]] ||
-        fail "SRSJAX_STORAGE=$SRSJAX_STORAGE: expected gs://BUCKET[/FOLDER] or HOST:/SHARE, which outlives the slice"
+        fail "SRSJAX_STORAGE=$SRSJAX_STORAGE: expected gs://BUCKET[/FOLDER] or HOST:/SHARE, storage that outlives the slice"
       ;;
   esac
 }
@@ -96,7 +96,7 @@ settings() {
 
 queued() { [[ $provisioning != on-demand ]]; }
 
-# Sets state: NONE, READY, or what the service calls it.
+# Sets state: NONE, READY, or the service's own name for it.
 look() {
   local call=("${tpus[@]}" tpu-vm describe "$SRSJAX_TPU" "${where[@]}" '--format=value(state)') errors
   queued && call=("${tpus[@]}" queued-resources describe "$SRSJAX_TPU" "${where[@]}" '--format=value(state.state)')
@@ -112,7 +112,7 @@ look() {
     else
       cat "$errors" >&2
       rm -f "$errors"
-      say "gcloud could not tell the state of $SRSJAX_TPU"
+      say "gcloud could not describe the state of $SRSJAX_TPU"
       exit 1
     fi
   fi
@@ -121,7 +121,7 @@ look() {
 }
 
 create() {
-  say "making the slice $SRSJAX_TPU ($SRSJAX_TPU_TYPE, $provisioning)"
+  say "creating the slice $SRSJAX_TPU ($SRSJAX_TPU_TYPE, $provisioning)"
   local tier=()
   case $provisioning in
     spot) tier=(--spot) ;;
@@ -152,7 +152,7 @@ up() {
     case $state in
       NONE) create ;;
       SUSPENDED | PREEMPTED | TERMINATED)
-        say "$SRSJAX_TPU is $state: deleting it, to make it again"
+        say "$SRSJAX_TPU is $state: deleting it to create it again"
         down
         ;;
       FAILED | STOPPED | STOPPING)
@@ -170,7 +170,7 @@ up() {
   copy
 }
 
-# Puts the checkout and the storage on every worker.
+# Copies the checkout to every worker and mounts the storage there.
 copy() {
   local folder=/tmp/srsjax
   [[ $dry_run ]] || folder=$(mktemp -d)
@@ -183,7 +183,7 @@ copy() {
 
 # ---------------------------------------------------------------------------------------------- the program
 
-# Runs a line of shell on a worker (its number, or all).
+# Runs a shell command on a worker (its number, or all).
 remote() { step "${tpus[@]}" tpu-vm ssh "$SRSJAX_TPU" "${where[@]}" "--worker=$1" "--command=$2"; }
 
 stop() { remote all "$worker stop"; }
@@ -218,7 +218,7 @@ logs() {
 finish() {
   case $condition in
     preempted | lost)
-      say "the slice was taken away; loop with the same command goes on"
+      say "the slice was preempted; loop with the same command resumes"
       exit 1
       ;;
     75) say "stopped and saved; the same command goes on" ;;
@@ -226,11 +226,11 @@ finish() {
   exit "$condition"
 }
 
-# Follows the log of worker 0 until the program has ended everywhere; sets condition to its exit code, or preempted.
+# Follows the log of worker 0 until the program has ended on all workers; sets condition to its exit code, or preempted.
 observe() {
   local failures=0
   while :; do
-    remote 0 "$worker follow" || true # the connection may break; what counts is what the workers say
+    remote 0 "$worker follow" || true # the connection may break; the workers' status decides
     if collect; then
       failures=0
       [[ $condition == running ]] || return 0
@@ -242,7 +242,7 @@ observe() {
       fi
       failures=$((failures + 1))
       if [[ $failures -ge 10 ]]; then
-        say "the workers cannot be reached, though $SRSJAX_TPU is $state"
+        say "the workers cannot be reached although $SRSJAX_TPU is $state"
         exit 1
       fi
     fi
@@ -250,7 +250,7 @@ observe() {
   done
 }
 
-# Sets condition from all workers: one that runs, then wrong input, then a saved stop, then any other failure.
+# Sets condition from all workers, in this order of priority: running, wrong input, saved stop, any other failure.
 collect() {
   local found one
   if [[ $dry_run ]]; then
@@ -275,8 +275,8 @@ loop() {
     up
     launch "$@"
     case $condition in
-      75) say "stopped and saved: going on" ;;
-      preempted | lost) say "the slice was taken away: going on with another" ;;
+      75) say "stopped and saved: resuming" ;;
+      preempted | lost) say "the slice was preempted: resuming on a new one" ;;
       *) break ;;
     esac
   done

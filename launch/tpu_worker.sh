@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh runs on each worker of a TPU slice: the set-up there, and one program that outlives the connection.
+# Run by launch/tpu_pod.sh on each worker of a TPU slice: its set-up, and one program that survives a lost connection.
 set -euo pipefail
 
 usage() {
@@ -8,7 +8,7 @@ usage: bash launch/tpu_worker.sh SUBCOMMAND      (launch/tpu_pod.sh calls it on 
 
   setup STORAGE            mount gs://BUCKET[/FOLDER] or HOST:/SHARE, install Python 3.12 and srsjax[tpu]
   start COMMAND [ARGS]     python -m srsjax.COMMAND in the mounted folder, in the background
-  follow                   its log, until it ends
+  follow                   print its log until it ends
   status                   one line: "srsjax-status running", none, lost, or its exit code
   stop                     SIGTERM: training saves and exits with 75
 
@@ -19,7 +19,7 @@ END
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 shared=${SRSJAX_SHARED:-/mnt/srsjax}
-state=$HOME/.srsjax # of the program started last: pid, command, log, exit (its code, once it has ended)
+state=$HOME/.srsjax # of the last program started: pid, command, log, exit (its code, once it has ended)
 export SRSJAX_VENV=$state/venv SRSJAX_EXTRAS=tpu PATH=$HOME/.local/bin:$PATH
 
 fail() {
@@ -45,7 +45,7 @@ setup() {
     python3 -m pip install --user --quiet uv # TPU images carry Python 3.10
   fi
   uv python find '>=3.12' >/dev/null 2>&1 || uv python install 3.12
-  bash "$root/launch/local.sh" train --help >/dev/null # installs, and shows that it starts
+  bash "$root/launch/local.sh" train --help >/dev/null # installs srsjax and checks that it starts
 }
 
 mount_shared() {
@@ -67,7 +67,7 @@ mount_bucket() {
   [[ $path == "$bucket" ]] || only=("--only-dir=${path#*/}")
   command -v gcsfuse >/dev/null || install_gcsfuse
   sudo chown "$(id -u):$(id -g)" "$shared"
-  # A checkpoint becomes visible by renaming its folder, which gcsfuse refuses above this many files (default 0).
+  # A checkpoint is committed by renaming its folder, which gcsfuse refuses above this many files (default 0).
   gcsfuse --implicit-dirs --rename-dir-limit=200000 ${only[@]+"${only[@]}"} "$bucket" "$shared"
 }
 
@@ -91,14 +91,14 @@ start() {
   local command
   command=$(printf '%q ' "$@")
   if [[ $(condition) == running ]]; then
-    [[ $(cat "$state/command") == "$command" ]] || fail "busy with: $(cat "$state/command"); stop it first"
+    [[ $(cat "$state/command") == "$command" ]] || fail "already running: $(cat "$state/command"); stop it first"
     return
   fi
   mountpoint -q "$shared" || fail "$shared: nothing is mounted there; a run folder on this disk would be lost with it"
   rm -f "$state/exit"
   echo "$command" >"$state/command"
   cd "$shared"
-  # The outer shell stays alive at SIGTERM, to note the code that the program exits with.
+  # The outer shell survives SIGTERM to record the program's exit code.
   # shellcheck disable=SC2016
   setsid bash -c 'trap : TERM INT; "${@:2}" && code=0 || code=$?; echo "$code" >"$1.new"; mv "$1.new" "$1"' \
     srsjax "$state/exit" bash "$root/launch/local.sh" "$@" </dev/null >"$state/log" 2>&1 &
@@ -112,7 +112,7 @@ condition() {
     echo none
   elif kill -0 "$(cat "$state/pid")" 2>/dev/null; then
     echo running
-  elif [[ -f $state/exit ]]; then # it ended between the two looks
+  elif [[ -f $state/exit ]]; then # it ended between the two checks
     cat "$state/exit"
   else
     echo lost

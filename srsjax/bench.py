@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from srsjax import cli, distributed
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import main_console
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.loader import Batches
 from srsjax.errors import InputError
@@ -62,13 +62,13 @@ def main(argv: list[str] | None = None) -> int:
         )
     check_jax()
     enable_cache()
-    console = Console()
+    console = main_console()
     training = set_up(config, console)
     config = training.config
     dtype = jnp.dtype(jnp.float8_e4m3fn) if config.model.dtype == "float8" else compute_dtype(config.model)
     peak = matmul_rate(dtype) * training.session.mesh.size
     kind = f"{training.session.mesh.size} x {jax.devices()[0].device_kind}"
-    console.print(f"{kind}, {dtype.name} products: {peak / 1e12:.2f} Tflop/s", highlight=False)
+    console.print(f"{kind}, {dtype.name} products: {peak / 1e12:.2f} Tflop/s")
     scoring = [*measure_scoring(config, training)]  # first: training takes the parameters' memory for its own
     console.print(table([measure_training(config, training), *scoring], peak))
     return 0

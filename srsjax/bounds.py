@@ -38,6 +38,7 @@ class Bounds:
 
 AtLeast0 = Annotated[int, Bounds(least=0)]
 AtLeast1 = Annotated[int, Bounds(least=1)]
+AtLeast100 = Annotated[int, Bounds(least=100)]
 DefaultOrAtLeast0 = Annotated[int, Bounds(least=0, also=-1)]
 RestOrAtLeast1 = Annotated[int, Bounds(least=1, also=-1)]
 Positive = Annotated[float, Bounds(above=0)]

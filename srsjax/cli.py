@@ -33,6 +33,7 @@ from srsjax import distributed
 from srsjax.config import TrainConfig
 from srsjax.config_io import (
     Leaf,
+    bounds,
     check,
     check_bounds,
     field_docs,
@@ -235,10 +236,7 @@ def _parse(
         raise InputError(_unknown(unknown[0], [f"--{leaf.name}" for leaf in _options(own) + fields]))
     for leaf in fields:
         if (words := getattr(given, leaf.name)) is not None:
-            value = from_text(words, leaf.type, f"--{leaf.name}")
-            if leaf.bounds:
-                check_bounds(value, leaf.bounds, f"--{leaf.name}")
-            config = with_field(config, leaf.name, value)
+            config = with_field(config, leaf.name, _value(words, leaf))
     return config, arguments
 
 
@@ -247,7 +245,7 @@ def _options(own: type) -> list[Leaf]:
     hints, docs = type_hints(own), field_docs(own)
     defaults = {field.name: field.default for field in dataclasses.fields(own)}
     defaults |= dict.fromkeys(required(own), "")
-    return [Leaf(name, hint, defaults[name], docs[name], own) for name, hint in hints.items()]
+    return [Leaf(name, hint, defaults[name], docs[name], own, bounds(own).get(name)) for name, hint in hints.items()]
 
 
 def _arguments[Arguments](own: type[Arguments], given: argparse.Namespace, partial: bool = False) -> Arguments:
@@ -255,12 +253,20 @@ def _arguments[Arguments](own: type[Arguments], given: argparse.Namespace, parti
     values = {}
     for leaf in _options(own):
         if (words := getattr(given, leaf.name)) is not None:
-            values[leaf.name] = from_text(words, leaf.type, f"--{leaf.name}")
+            values[leaf.name] = _value(words, leaf)
         elif leaf.name in required(own) and partial:
             values[leaf.name] = leaf.value
         elif leaf.name in required(own):
             raise InputError(f"--{leaf.name} is missing: {leaf.doc}")
     return own(**values)
+
+
+def _value(words: list[str], leaf: Leaf) -> Any:
+    """What the words after an option say. Raises InputError for another type, or a number out of bounds."""
+    value = from_text(words, leaf.type, f"--{leaf.name}")
+    if leaf.bounds:
+        check_bounds(value, leaf.bounds, f"--{leaf.name}")
+    return value
 
 
 def _add_options(parser: argparse._ActionsContainer, options: list[Leaf]) -> None:

@@ -1,4 +1,4 @@
-"""Compiled programs: kept on disk between runs, and told to the person who waits for them."""
+"""Compiled programs: cached on disk between runs, and reported to the user who waits for them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from srsjax import distributed
+from srsjax.console import Console
 from srsjax.hardware import usable_cores
 
 
 def enable_cache() -> Path | None:
-    """Keeps every program that this process compiles, and loads those that are kept already; returns the folder.
+    """Caches every program that this process compiles, and loads those already cached; returns the folder.
 
     It is below `$JAX_COMPILATION_CACHE_DIR`, else `$XDG_CACHE_HOME/srsjax` or `~/.cache/srsjax`. JAX names an entry by
     the program, the compile options and XLA flags, the jaxlib version and the kind of device, on CPU down to its
-    instruction sets, because an executable loaded on another CPU would crash. What JAX leaves out is the number of
-    cores, over which XLA divides a program for CPU when it compiles it: the folder's name has it, and the version of
-    jax, so that what an old one left behind is seen. `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off; so does
-    a folder that cannot be made, for which None is returned.
+    instruction sets, because an executable loaded on another CPU would crash. JAX leaves out the number of cores,
+    over which XLA divides a CPU program when it compiles it: the folder's name has it, and the version of jax, so that
+    leftovers of an old version can be recognised. `JAX_ENABLE_COMPILATION_CACHE=false` turns the cache off; so does a
+    folder that cannot be created, for which None is returned.
 
-    Whoever can write there can have this program run code, so it should belong to one user.
+    Anyone who can write there can make this program run code, so it should belong to one user.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
@@ -41,24 +41,24 @@ def enable_cache() -> Path | None:
 
 
 GPU_OPTIONS = {
-    # Orders a program so that products run while parameters and gradients travel between devices. NVIDIA's images of
-    # JAX turn it on.
+    # Schedules a program so that matmuls overlap transfers of parameters and gradients between devices. NVIDIA's
+    # images of JAX turn it on.
     "xla_gpu_enable_latency_hiding_scheduler": True,
 }
-"""Options of the compiler for programs on several GPUs."""
+"""Compiler options for programs on several GPUs."""
 
 
 def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
-    """What `jax.jit` tells the compiler of programs whose devices exchange parameters; XLA_FLAGS has the last word."""
+    """Compiler options of `jax.jit` for programs whose devices exchange parameters; XLA_FLAGS takes precedence."""
     if mesh.size == 1 or mesh.devices.flat[0].platform != "gpu":
         return {}
     return {name: value for name, value in GPU_OPTIONS.items() if name not in os.environ.get("XLA_FLAGS", "")}
 
 
 class CompiledAhead:
-    """`jitted` for arguments of these shapes, dtypes and shardings alone, compiled (or loaded) in a thread of its own
-    from now on: reading weights and putting them on the devices take about as long. The first call waits for it, and
-    raises what the compiler raised; with several processes it waits for all of them."""
+    """`jitted` for arguments of these shapes, dtypes and shardings only, compiled (or loaded) in a background thread
+    from now on, while weights are read and put on the devices, which takes about as long. The first call waits for it,
+    and raises what the compiler raised; with several processes it waits for all of them."""
 
     def __init__(self, jitted: Callable, *targets):
         pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
@@ -71,10 +71,10 @@ class CompiledAhead:
         return self._ready(*arguments)
 
     def wait(self) -> None:
-        """Returns when it is compiled."""
+        """Blocks until it is compiled."""
         if self._ready is None:
             compiled = self._program.result()
-            distributed.on_first(lambda: None)  # compilers differ in speed, and Gloo waits for 30 seconds only
+            distributed.on_first(lambda: None)  # hosts differ in compile time, and Gloo times out after 30 seconds
             self._ready = compiled
 
 
@@ -103,7 +103,7 @@ class Compilations:
         told = [each for each in heard if self._names is None or each[0] in self._names or each[2] > LONG]
         said = [f"{name} {how} in {seconds:.1f} s" for name, how, seconds in told]
         if said:
-            console.print(f"programs: {', '.join(said)}", highlight=False, soft_wrap=True)
+            console.print(f"programs: {', '.join(said)}")
 
     def _event(self, event: str, **_) -> None:
         if event == "/jax/compilation_cache/cache_hits":  # comes right before the duration of the same program

@@ -23,32 +23,8 @@ from srsjax.bounds import (
     Share,
     ShareBelow1,
 )
-from srsjax.config_data import (
-    Catalogue,
-    Categorical,
-    Data,
-    Feature,
-    History,
-    Missing,
-    Numeric,
-    Schema,
-    Shop,
-    Split,
-    Table,
-    Task,
-    Text,
-    Tokenizer,
-    Vector,
-    columns,
-)
-
-# fmt: off
-__all__ = [
-    "Batch", "Catalogue", "Categorical", "Checkpoints", "Data", "Evaluate", "Feature", "History", "Mesh",
-    "Missing", "Model", "Numeric", "Optimizer", "ParameterGroup", "Profile", "Schema", "Shop", "Split",
-    "Table", "Task", "Text", "Tokenizer", "TrainConfig", "Vector", "columns",
-]
-# fmt: on
+from srsjax.config_data import *  # noqa: F403 (config files import all of it from here)
+from srsjax.config_data import Data, Schema, Tokenizer
 
 # ---------------------------------------------------------------------------------------------- model
 
@@ -92,13 +68,14 @@ class Model:
     """Standard deviation of a fresh encoder's weights. BERT's 0.02 is for widths near 768; a narrow encoder starts to
     learn much sooner with about 1 / sqrt(width)."""
     hidden_dropout: DefaultOrShare = -1.0
-    """Dropout of hidden states; below 0 keeps the checkpoint's (0.1 for a fresh encoder)."""
+    """Dropout of hidden states; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     attention_dropout: DefaultOrShare = -1.0
-    """Dropout of attention probabilities; below 0 keeps the checkpoint's (0.1 for a fresh encoder)."""
+    """Dropout of attention probabilities; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
     dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
-    """Compute type; `auto` is bfloat16 on GPU and TPU and float32 on CPU. `float8` is bfloat16 but for the products
+    """Compute type; `auto` is bfloat16 on GPU and TPU, float32 on a CPU without bfloat16 units, and the faster of the
+    two, timed, on a CPU with them; a resumed run keeps what it began with. `float8` is bfloat16 but for the products
     with the encoder's weights (Ada and Hopper GPUs and later, the extra [float8]; CPUs only to try it). Parameters and
     losses stay float32."""
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, NotNegative, Share
+from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, AtLeast100, NotNegative, Share
 
 Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent"]
 
@@ -138,6 +138,10 @@ class Task:
     """Weight of this task in the sum of losses."""
 
 
+LABELS = {"binary": "probability", "listwise": "grade"}
+"""What the label column of each kind of task holds: a probability between 0 and 1, or a grade of at least 0."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """What the model reads and predicts: the one place that says what a table means."""
@@ -179,8 +183,7 @@ class Catalogue(Table):
     side: Literal["context", "candidate"] = "candidate"
     """Whether it describes the context (users, queries) or the candidate (items)."""
     unknown: Literal["error", "drop", "missing"] = "error"
-    """A log row whose key is not here: stop, leave the row out (counted), or treat its features as missing. This is
-    for training and evaluation; scoring takes every row (`srsjax.score`)."""
+    """A log row whose key is not here: stop, leave the row out (counted), or treat its features as missing."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +241,8 @@ class Data:
     user: str = ""
     """Column by which GAUC groups; empty means by impression."""
     keys: tuple[str, ...] = ()
-    """Columns of the input that go into the file of scores, beside the row number; empty means all that are not read
-    as Text or Vector (those that are also a key, group or user column included)."""
+    """Columns copied into the file of scores; empty means a row number and every column that no text and no vector is
+    read from."""
     unique: str | tuple[str, ...] = ()
     """Columns that identify a row: later rows with the same values are left out, counted; `*` means the whole row."""
     oracle: str = ""
@@ -266,7 +269,7 @@ class Tokenizer:
     source: str = ""
     """Hugging Face folder or hub name; empty means that of `model.pretrained`, and without one a WordPiece
     vocabulary is trained on the training rows."""
-    vocab_size: AtLeast1 = 8000
+    vocab_size: AtLeast100 = 8000
     """Size of a trained vocabulary."""
     lowercase: bool = True
     """Whether a trained tokenizer lower-cases and strips accents."""

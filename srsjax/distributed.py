@@ -1,16 +1,16 @@
-"""Several processes that train, evaluate or score as one: how they find each other, and what only the first one does.
+"""Several processes that train, evaluate or score as one: how they find each other, and what process 0 does for all.
 
-Every process runs the same command. They find each other by what their launcher sets:
+Every process runs the same command. They find each other by variables that their launcher sets:
 
-  SLURM (srun)    one process a task, as JAX reads `SLURM_*`; of a GPU node each takes the GPU of its local number
-  TPU pod, GKE    one process a host, as JAX reads the metadata or `TPU_WORKER_*`, `MEGASCALE_*`
+  SLURM (srun)    one process per task, as JAX reads `SLURM_*`; on a GPU node each uses the GPU of its local rank
+  TPU pod, GKE    one process per host, as JAX reads the metadata or `TPU_WORKER_*`, `MEGASCALE_*`
   Kubernetes      an indexed Job, `JOB_COMPLETION_INDEX`, by the `kubernetes` package
   Open MPI        `OMPI_COMM_WORLD_SIZE`
   anything else   `SRSJAX_COORDINATOR=host:port` (of process 0), `SRSJAX_NUM_PROCESSES`, `SRSJAX_PROCESS_ID`
 
 `SRSJAX_NUM_PROCESSES=1` runs one process alone, whatever the launcher says; JAX's own `JAX_LOCAL_DEVICE_IDS=0,1,...`
-names the GPUs of a process. The run folder and the prepared store lie on a file system that all processes share;
-process 0 writes there, and prints, for all.
+names the GPUs of a process. The run folder and the prepared store must be on a shared file system;
+process 0 writes and prints for all.
 """
 
 from __future__ import annotations
@@ -28,35 +28,34 @@ from typing import Any
 
 import jax
 from jax._src import distributed as _jax_distributed  # its key-value store has no public name; Orbax uses it as well
-from rich.console import Console
 
-from srsjax.allocator import may_have_accelerator
+from srsjax.cpu import may_have_accelerator
 from srsjax.errors import InputError
 
 COORDINATOR, PROCESSES, PROCESS = "SRSJAX_COORDINATOR", "SRSJAX_NUM_PROCESSES", "SRSJAX_PROCESS_ID"
 
 HEARTBEAT_SECONDS = 30
-"""A process not heard of for so long counts as dead, and ends the others."""
+"""A process without a heartbeat for this long counts as dead, and ends the others."""
 SHUTDOWN_SECONDS = 45
-"""How long a process that is done waits for the others to be."""
+"""How long a finished process waits for the others to finish."""
 SEEN_SECONDS = 60
-"""How long a file system may take to show one host what another wrote: the longest that NFS keeps old listings."""
-_FOREVER_MS = 7 * 24 * 3600 * 1000  # preparing may take long; a process that dies meanwhile is told at once
+"""How long a file system may take to show one host what another wrote: NFS caches directory listings so long."""
+_FOREVER_MS = 7 * 24 * 3600 * 1000  # preparing may take long; the death of a process meanwhile is reported at once
 
 _calls = itertools.count()
 
 
 class PeerError(Exception):
-    """Another process ended, or failed at what it does for all."""
+    """Another process ended, or process 0 failed at work it does for all."""
 
 
 def initialize(environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the processes of this run, if there are several. Called before anything that starts JAX's devices.
+    """Joins the processes of this run, if there are several. Call it before anything that initialises JAX's devices.
 
-    Does nothing where the environment tells of one process only, and where it was called before.
+    Does nothing if the environment describes one process only, or if it was called before.
 
     Raises:
-      InputError: variables that are half set or contradict each other.
+      InputError: variables that are incomplete or contradict each other.
     """
     if jax.distributed.is_initialized():
         return
@@ -80,9 +79,9 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def launch(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Arguments of `jax.distributed.initialize` for this environment, empty where JAX finds all; None for one process.
+    """Arguments of `jax.distributed.initialize` for this environment, empty if JAX detects them; None for one process.
 
-    Raises InputError where variables are half set or contradict each other.
+    Raises InputError if variables are incomplete or contradict each other.
     """
     if (explicit := _explicit(environment)) is not None:
         return explicit or None
@@ -101,7 +100,7 @@ def launch(environment: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _explicit(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What our own variables say: None where they are not set, empty for one process."""
+    """Arguments from our own variables: None if they are not set, empty for one process."""
     names = (COORDINATOR, PROCESSES, PROCESS)
     given = {name: environment[name] for name in names if environment.get(name)}
     if not given:
@@ -136,13 +135,13 @@ def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
             f"{PROCESSES}=1 to run it alone"
         )
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    # With --gpus-per-task each task sees its own GPU, as number 0; JAX would ask for the one of its local number.
+    # With --gpus-per-task each task sees one GPU, as number 0; JAX would ask for the one of its local rank.
     own = len(visible) == 1 and visible[0] and "JAX_LOCAL_DEVICE_IDS" not in environment
     return {"local_device_ids": [0]} if own else {}
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> bool:
-    """Whether this may be one TPU host of several. On a TPU VM of Compute Engine only its metadata know: JAX asks."""
+    """Whether this may be one TPU host of several. On a Compute Engine TPU VM only its metadata tell: JAX asks."""
     if not importlib.util.find_spec("libtpu") or not may_have_accelerator():
         return False
     from jax._src import cloud_tpu_init
@@ -159,12 +158,12 @@ def _tpu_hosts(environment: Mapping[str, str]) -> bool:
 
 
 def process_count() -> int:
-    """Processes of this run. Unlike JAX's function it starts no device."""
+    """Number of processes of this run. Unlike JAX's function it initialises no device."""
     return _jax_distributed.global_state.num_processes if jax.distributed.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Which of them this is. Unlike JAX's function it starts no device."""
+    """Index of this process. Unlike JAX's function it initialises no device."""
     return _jax_distributed.global_state.process_id if jax.distributed.is_initialized() else 0
 
 
@@ -173,16 +172,11 @@ def is_first() -> bool:
     return process_index() == 0
 
 
-def console(**options) -> Console:
-    """A console on which only process 0 prints."""
-    return Console(quiet=not is_first(), **options)
-
-
 def on_first(work: Callable[[], Any]) -> Any:
-    """Process 0 does the work; every process returns its result, which is plain JSON, when all have come so far.
+    """Process 0 does the work; every process returns its result, which is plain JSON, once all have reached this call.
 
-    All processes call it in the same order. It waits as long as it takes, which collectives on devices do not: Gloo
-    gives up after 30 seconds. Raises on all of them the InputError that the work raised; PeerError on
+    All processes call it in the same order. It waits as long as necessary, unlike collectives on devices: Gloo
+    times out after 30 seconds. Raises on all of them the InputError that the work raised; PeerError on
     the others for any other exception.
     """
     if process_count() == 1:
@@ -210,7 +204,7 @@ def on_first(work: Callable[[], Any]) -> Any:
 
 
 def wait_until_seen(path: Path, seconds: float = SEEN_SECONDS) -> None:
-    """Waits until this process sees a file that process 0 wrote. Raises InputError where it does not."""
+    """Waits until this process sees a file that process 0 wrote. Raises InputError if it does not appear in time."""
     end = time.monotonic() + (seconds if process_count() > 1 else 0)
     while not path.exists():
         if time.monotonic() > end:
@@ -225,9 +219,9 @@ def wait_until_seen(path: Path, seconds: float = SEEN_SECONDS) -> None:
 
 
 def devices_in_use(environment: Mapping[str, str] = os.environ) -> str:
-    """What the processes compute on, in a line (`2 processes x 4 cpu`).
+    """The devices of all processes in one line (`2 processes x 4 cpu`).
 
-    Raises InputError where a device of a node is left over: see `check_devices`.
+    Raises InputError if a device of a node is unused: see `check_devices`.
     """
     counts = collections.Counter(device.process_index for device in jax.devices())
     kind = jax.devices()[0].platform
@@ -237,9 +231,9 @@ def devices_in_use(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def check_devices(counts: list[int], platform: str, environment: Mapping[str, str]) -> None:
-    """Raises InputError where processes have unequal numbers of devices, or GPUs that SLURM gave to this node idle.
+    """Raises InputError if processes have unequal numbers of devices, or GPUs that SLURM gave to this node are idle.
 
-    One task a node is the trap: JAX then takes one GPU of each, and says nothing of the rest.
+    The usual mistake is one task per node: JAX then uses one GPU of each, without a word about the rest.
 
     Args:
       counts: devices of each process.
@@ -261,7 +255,7 @@ def check_devices(counts: list[int], platform: str, environment: Mapping[str, st
 
 
 def _tasks_on_node(environment: Mapping[str, str]) -> int:
-    """Tasks of this step on this node, from `SLURM_STEP_TASKS_PER_NODE` (`4(x2),3`); 0 where SLURM does not say."""
+    """Tasks of this step on this node, from `SLURM_STEP_TASKS_PER_NODE` (`4(x2),3`); 0 if SLURM does not set it."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_NTASKS_PER_NODE", "")
     counts: list[int] = []
     for part in filter(None, text.split(",")):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 NEAR = 0.7
 """Similarity of two names (`difflib`, 0 to 1) from which on one is taken for the other, misspelt."""
+BEGINS = 0.85
+"""Similarity of two names of which one begins with the other."""
 
 
 class InputError(Exception):
@@ -23,11 +25,12 @@ class InputError(Exception):
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name that `name` is probably meant to be; None where none is near.
 
-    The last part of a dotted name counts like a whole name (`learning_rat` is near `optimizer.learning_rate`); so does
-    a beginning, and so do the initials of a name (`lr`).
+    The last part of a dotted name counts like a whole name (`learning_rat` is near `optimizer.learning_rate`); so do
+    its first words (`warmup_steps` is near `optimizer.warmup`, `epoch` near `epochs`) and its initials (`lr`).
     """
-    best = max(names, key=lambda other: _alike(name, other), default=None)
-    return best if best is not None and _alike(name, best) >= NEAR else None
+    alike = {other: _alike(name, other) for other in names}
+    close = [other for other, (most, _) in alike.items() if most >= NEAR]
+    return max(close, key=lambda other: alike[other][0] + 0.1 * alike[other][1], default=None)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -42,10 +45,10 @@ def near(name: str, names: Iterable[str], prefix: str = "") -> str:
     return f", nearest: {prefix}{found}" if found else ""
 
 
-def _alike(name: str, other: str) -> float:
+def _alike(name: str, other: str) -> tuple[float, float]:
+    """How similar two names are, 0 to 1: by the best of the ways to compare them, and as text by the worst."""
     own, last = name.rpartition(".")[2], other.rpartition(".")[2]
     ratios = [difflib.SequenceMatcher(None, *pair).ratio() for pair in ((name, other), (own, last))]
-    initials = "".join(word[:1] for word in last.split("_"))
-    begins = len(own) > 2 and last.startswith(own)
-    same = len(own) > 1 and own == initials
-    return max(*ratios, NEAR if begins or same else 0.0) + 0.1 * min(ratios)
+    begins = (len(own) > 2 and last.startswith(own)) or own.startswith(f"{last}_")
+    initials = len(own) > 1 and own == "".join(word[:1] for word in last.split("_"))
+    return max(*ratios, BEGINS if begins else 0.0, NEAR if initials else 0.0), min(ratios)

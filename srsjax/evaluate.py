@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from srsjax import cli, distributed
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
-from srsjax.data.preparing.encode import load_encoder
+from srsjax.console import say
+from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.preparing.shared import shared_store
 from srsjax.errors import InputError
+from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
 from srsjax.runs.evaluation import split_metrics, split_references
-from srsjax.runs.run_folder import RunFolder, write_json
+from srsjax.runs.run_folder import RunFolder
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
     r"data\.log\..*",
-    r"data\.(store|engine|workers)",
+    r"data\.(store|engine|workers|shop\.folder)",
+    r"tokenizer\.source",
     r"evaluate\.(threshold|ndcg_at)",
     r"batch\.eval_rows",
     r"mesh\..*",
@@ -56,13 +57,12 @@ def main(argv: list[str] | None = None) -> int:
     distributed.initialize()
     enable_cache()
     keep_freed_memory()
-    encoder = load_encoder(config, arguments.run)  # unknown keys are what the run's training made of them
-    scorer = Scorer.load(arguments.run, config=config, encoder=encoder)
+    scorer = Scorer.load(arguments.run, config=config)
     if arguments.input:
         results = on_files(scorer, config, arguments.input)
     else:
         results = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
-    distributed.console().print(report.table(results, title=arguments.input or f"{arguments.split} split"))
+    say(report.table(results, title=arguments.input or f"{arguments.split} split"))
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), results)
@@ -81,7 +81,6 @@ def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) 
     if not len(split):
         raise InputError(f"{store.folder}: the {name} split is empty")
     model = split_metrics(config, split, scorer.logits(split, store.items))
-    say = partial(distributed.console().print, highlight=False, soft_wrap=True)
     return {"model": model, **split_references(config, store.split("train"), split, store.items, say)}
 
 

@@ -1,25 +1,30 @@
 """Exports a run as a Hugging Face folder: `python -m srsjax.export --run runs/ctr --output exported/`.
 
-Writes `config.json`, `model.safetensors` and the tokenizer, as transformers loads them. With `cross` and the pooled
-read-out the folder is a `...ForSequenceClassification` model that gives the same logits. transformers knows no other
-interaction: the folder is then the bare encoder, the head beside it under `classifier`.
+Writes weights, tokenizer and a model card (`README.md`) with Python that gives the scores of the run. `cross` with the
+pooled read-out becomes a `...ForSequenceClassification` model of transformers; `towers` become a sentence-transformers
+model with a route to each side. Neither knows the other interactions: the folder then holds the bare encoder and the
+head, and the card says how to score.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
+import numpy as np
 
 from srsjax import cli
 from srsjax.config import Mesh
+from srsjax.console import say
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
-from srsjax.model import hf
+from srsjax.model import hf_card, hf_export
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import load_run
+from srsjax.runs.spec import layout_of
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,30 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{output}: exists already; choose another --output")
     folder = RunFolder(arguments.run)
     session, params = load_run(folder, replace(config, mesh=Mesh()))
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(folder.tokenizer, partial)
-        hf.save_weights(partial, params, session.spec.encoder, pairs=session.spec.interaction.classifier)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    Console().print(f"exported: {output}", highlight=False, markup=False)
+    text = load_tokenizer(folder.tokenizer)
+    about = hf_card.Described(
+        name=folder.path.resolve().name,
+        run=arguments.run,
+        spec=session.spec,
+        schema=config.schema,
+        text=text,
+        layout=layout_of(session.spec, text),
+        fills=folder.read(folder.manifest_file)["fitted"]["fills"],
+    )
+    with atomic_folder(output) as partial:
+        write(partial, params, about)
+    say(f"exported: {output}")
     return 0
+
+
+def write(folder: Path, params: Mapping[str, np.ndarray], about: hf_card.Described) -> None:
+    """Writes weights, tokenizer and card into `folder`, made if absent; `params` as `ctr.init` names them."""
+    lengths = hf_card.lengths(about.schema, about.layout)
+    if about.form == "towers":
+        hf_export.save_towers(folder, params, about.spec, about.text, about.layout, lengths)
+    else:
+        hf_export.save_pairs(folder, params, about.spec, about.text, sum(lengths))
+    hf_card.model_card(about).save(folder / "README.md")
 
 
 if __name__ == "__main__":

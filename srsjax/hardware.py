@@ -1,10 +1,11 @@
-"""What accelerators can do at best, as their makers state it (for MFU and the plan), and the cores of this process."""
+"""Peak rates of accelerators as published by their vendors (for MFU and the plan), and this machine's CPU."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 GIB = 2**30
 
@@ -15,19 +16,19 @@ class Chip:
 
     name: str
     flops: float
-    """Dense bfloat16 products with float32 sums, floating-point operations a second."""
+    """Dense bfloat16 matmuls with float32 accumulation, floating-point operations per second."""
     memory: float
     """Bytes of its high-bandwidth memory."""
     bandwidth: float
-    """Bytes a second to and from that memory."""
+    """Bytes per second to and from that memory."""
     network: float
-    """Bytes a second that one chip sends to its neighbours in the slice (ICI) or node (NVLink), all links of one
-    direction together."""
+    """Bytes per second that one chip sends to its neighbours in the slice (ICI) or node (NVLink), over all links in one
+    direction."""
 
 
 # Google's pages of each TPU generation ("System architecture" at cloud.google.com/tpu/docs) and NVIDIA's data sheets,
-# without sparsity. Makers state links in both directions together; half of that is sent: 400, 1200 and 800 GB/s a chip
-# for v5e, v5p and v6e. Google's page of v4 has no such figure; its six links are taken to be those of v5e.
+# without sparsity. Vendors state links in both directions together, 400, 1200 and 800 GB/s per chip for v5e, v5p and
+# v6e; half of that is sent. Google's page of v4 has no such figure; its six links are assumed to be those of v5e.
 CHIPS = {
     "v4": Chip("TPU v4", 275e12, 32 * GIB, 1200e9, 300e9),
     "v5e": Chip("TPU v5e", 197e12, 16 * GIB, 819e9, 200e9),
@@ -40,7 +41,7 @@ CHIPS = {
     "b200": Chip("NVIDIA B200", 2250e12, 180e9, 7700e9, 900e9),
 }
 
-# Names of device kinds as JAX has them, the first that matches.
+# Patterns of JAX's device kinds; the first match counts.
 KINDS = (
     (r"TPU v4$", "v4"),
     (r"TPU v5 ?(lite|e)", "v5e"),
@@ -55,22 +56,22 @@ KINDS = (
 
 
 def chip(device_kind: str) -> Chip | None:
-    """The chip of a `jax.Device.device_kind`; None for one that is not in the table, a CPU above all."""
+    """The chip of a `jax.Device.device_kind`; None for one that is not in the table, such as a CPU."""
     return next((CHIPS[key] for pattern, key in KINDS if re.search(pattern, device_kind)), None)
 
 
 def utilisation(flops: float, seconds: float, peak: float) -> float:
-    """Model FLOPs utilisation (MFU): the share of the peak rate that the model's own arithmetic takes.
+    """Model FLOPs utilisation (MFU): the share of the peak rate that the model's own arithmetic reaches.
 
     The operations that the model needs, however it is computed, over those that the devices could have done in that
-    time: what is computed again to save memory (`model.remat`), padding, and whatever is no product of the model count
-    as time, not as work. Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B; unlike
-    there, attention counts the pairs that are visible, not all of a row (`srsjax.model.flops`).
+    time: recomputation to save memory (`model.remat`), padding, and everything but the model's matmuls count as time,
+    not as work. Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B; unlike
+    there, attention counts the visible pairs of tokens, not all of a row (`srsjax.model.flops`).
 
     Args:
       flops: floating-point operations of the model, forward and backward, on all devices.
       seconds: wall time.
-      peak: floating-point operations a second of all devices together (`Chip.flops` times their number).
+      peak: floating-point operations per second of all devices together (`Chip.flops` times their number).
     """
     return flops / (seconds * peak)
 
@@ -78,3 +79,38 @@ def utilisation(flops: float, seconds: float, peak: float) -> float:
 def usable_cores() -> int:
     """CPU cores this process may run on, as XLA counts them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+"""Flags of a CPU that matmuls depend on, by Linux's names; the last three are Arm's."""
+BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16", "bf16")
+"""Those of them that multiply bfloat16; without one XLA converts to float32 and multiplies that."""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What Linux says of the CPU."""
+
+    name: str
+    units: tuple[str, ...] | None
+    """Those of `VECTOR_UNITS` that it has; None if unknown (not Linux)."""
+
+    @property
+    def has_bfloat16(self) -> bool | None:
+        """Whether it multiplies bfloat16; None if unknown."""
+        return None if self.units is None else any(unit in BFLOAT16_UNITS for unit in self.units)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.units)})" if self.units else self.name
+
+
+def cpu(file: Path = Path("/proc/cpuinfo")) -> Cpu:
+    """This machine's CPU, of the first core in the file; "CPU" where that has no name."""
+    try:
+        text = file.read_text()
+    except OSError:
+        return Cpu("CPU", None)
+    fields = dict(re.findall(r"^(model name|flags|Features)\s*: (.*)$", text.partition("\n\n")[0], re.M))
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    units = tuple(unit for unit in VECTOR_UNITS if unit in flags) if flags else None
+    return Cpu(fields.get("model name", "CPU").strip(), units)

@@ -1,4 +1,4 @@
-"""Hugging Face folders: the folder itself where it is on disk, else a copy of what the hub gives."""
+"""Hugging Face folders: the local folder if it exists, else a download from the hub."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def model_folder(source: str, files: Sequence[str], expected: str) -> Path:
         return folder
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise InputError(f"{source}: no such folder; give a folder with {expected}, or a hub name")
-    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+    from huggingface_hub import snapshot_download  # slow to import, and rarely needed
 
     try:
         return Path(snapshot_download(source, allow_patterns=[*files]))
-    except Exception as error:  # the hub's client raises its own, httpx's and OSError's kinds
+    except Exception as error:  # the hub's client raises its own exceptions, httpx's and OSError
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{source}: no such folder, and the Hugging Face hub did not give it ({type(error).__name__}: {reason}); "
@@ -39,7 +39,7 @@ def model_folder(source: str, files: Sequence[str], expected: str) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON file of a model. Raises InputError where it is missing or broken."""
+    """A JSON file of a model. Raises InputError if it is missing or broken."""
     if not path.exists():
         raise InputError(f"{path.parent}: no {path.name}, expected a Hugging Face model folder")
     try:

@@ -16,13 +16,13 @@ Exit code: 0 it fits, or nobody knows the memory of the device (--memory says it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
-from rich.console import Console
 
 from srsjax import cli
+from srsjax.bounds import NotNegative
 from srsjax.config import Mesh, TrainConfig
+from srsjax.console import main_console, say
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
@@ -42,7 +42,7 @@ class PlanArguments(cli.ConfigArgument):
     topology: str = "local"
     """`local`, the devices here; `cpu:N`, N CPU devices; or a TPU slice by generation and shape (`v5e:2x4`,
     `v5p:2x2x1`, `v6e:4x4`), for which libtpu has the compiler."""
-    memory: float = 0.0
+    memory: NotNegative = 0.0
     """GiB of one device, instead of what is known of it; 0 leaves that as it is."""
     auto: bool = False
     """Choose mesh, model.remat and batch.micro_batches for batch.rows, and print the flags for `train`."""
@@ -51,20 +51,17 @@ class PlanArguments(cli.ConfigArgument):
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_config_and(PlanArguments, argv, "plan", __doc__)
-    if arguments.memory < 0:
-        raise InputError(f"--memory: found {arguments.memory:g}, expected GiB of one device")
     target = devices.find(arguments.topology, arguments.memory * 2**30)
     check_jax()
     # A program that is loaded instead of compiled no longer knows how much memory it needs.
     jax.config.update("jax_enable_compilation_cache", False)
-    console = Console()
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    console = main_console()
     store = prepare(config, log=say)
     text = load_tokenizer(str(store.folder / "tokenizer"))
     if not arguments.auto:
         made = make_plan(config, target, store, text)
         show.plan(console, made)
-        return verdict(made, say)
+        return verdict(made)
 
     if target.memory is None:
         raise InputError(f"--auto: the memory of {target.name} is not known; give --memory, GiB of one device")
@@ -74,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         say("nothing that was tried fits: fewer --batch.rows or --batch.tokens, or more devices")
         return TOO_LARGE
     show.plan(console, found)
-    return verdict(found, say)
+    return verdict(found)
 
 
-def verdict(made: Plan, say) -> int:
+def verdict(made: Plan) -> int:
     """Says whether a plan fits, and what to do where it does not; returns the exit code."""
     if made.fits is None:
         say("memory of the device: unknown; --memory GIB says whether this fits")

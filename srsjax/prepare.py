@@ -7,6 +7,7 @@ nothing where the store is there and nothing it depends on has changed. `train` 
 from __future__ import annotations
 
 from srsjax import cli, distributed
+from srsjax.console import say
 from srsjax.data.preparing.shared import shared_store
 
 
@@ -14,9 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, _ = cli.load_config(argv, "prepare", __doc__)
     distributed.initialize()
-    console = distributed.console(highlight=False)
-    store = shared_store(config, log=lambda text: console.print(text, markup=False, soft_wrap=True))
-    console.print(f"store: {store.folder}", markup=False, soft_wrap=True)
+    store = shared_store(config, log=say)
+    say(f"store: {store.folder}")
     return 0
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
+from srsjax.console import main_console
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
+from srsjax.files import write_json
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
@@ -23,7 +25,8 @@ from srsjax.objectives import objectives, predict
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.evaluation import predict_split, split_metrics, split_references
 from srsjax.runs.monitor import resolve_monitor
-from srsjax.runs.run_folder import RunFolder, write_json
+from srsjax.runs.precision import kept_precision
+from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
 from srsjax.training import show
 from srsjax.training.goodput import Goodput
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     check_jax()
     goodput = Goodput()
     cache, compilations = enable_cache(), Compilations(goodput.compiled, PROGRAMS)
-    console = distributed.console()
+    console = main_console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     folder = RunFolder(config.run_dir)
     # What the run folder records is the metric itself.
@@ -57,13 +60,14 @@ def main(argv: list[str] | None = None) -> int:
             show.finished(console, folder, config)
         return 0
 
-    training = set_up(config, console)
+    asked, kept = config.model, None if config.overwrite else kept_precision(folder, resuming=True)
+    training = set_up(config, console, kept)
     config, store, session, shape = training.config, training.store, training.session, training.shape
     batches = training.batches
     check_monitor(config, store)
     profiled_steps(config.profile.steps, batches.steps)
-    create = (config, store.folder / "tokenizer", store.manifest, session.spec.to_json())
-    distributed.on_first(lambda: folder.create(*create))
+    create = (replace(config, model=asked), store.folder / "tokenizer", store.manifest, session.spec.to_json())
+    distributed.on_first(lambda: folder.create(*create, training.precision.record(asked)))
     distributed.wait_until_seen(folder.config_file)
     if distributed.is_first():
         goodput.open(folder.goodput_file)
@@ -101,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         batches.close()
         if distributed.is_first():
-            console.print(goodput.said(), highlight=False, soft_wrap=True)
+            console.print(goodput.said())
             goodput.close()
     compilations.tell(console)
     if distributed.is_first():
@@ -147,7 +151,7 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
                 store.split("train"),
                 split,
                 store.items,
-                lambda line, name=name: distributed.console().print(f"{name} split: {line}", highlight=False),
+                said=lambda line, name=name: say(f"{name} split: {line}"),
             )
             if "auc" in result[name]:
                 scores = predict(config.schema.tasks, logits)[:, 0]

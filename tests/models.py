@@ -6,15 +6,16 @@ import jax
 
 from srsjax import config
 from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.kinds import InputSpec
 from srsjax.model import ctr, flops
 from srsjax.model.attention import Attend, attend
 from srsjax.model.bert import BertConfig
 from srsjax.model.compute import Compute
-from srsjax.model.spec import FeatureInput, ModelSpec, Outputs
+from srsjax.model.spec import ModelSpec, Outputs
 
 
 def make_spec(
-    model: config.Model, bert: BertConfig, num_tasks: int = 1, features: tuple[FeatureInput, ...] = (), **changes
+    model: config.Model, bert: BertConfig, num_tasks: int = 1, features: tuple[InputSpec, ...] = (), **changes
 ) -> ModelSpec:
     """The spec of binary tasks; `changes` are further fields."""
     outputs = tuple(Outputs(f"task-{t}", "binary") for t in range(num_tasks))

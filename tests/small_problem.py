@@ -5,21 +5,20 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+from batches import make_layout, make_split
 from models import make_spec
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
-from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import train_batches
+from srsjax.data.kinds import InputSpec
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
-from srsjax.data.store.tokenizer import PairTemplate
-from srsjax.model.spec import FeatureInput, encoder_config
+from srsjax.model.spec import encoder_config
 from srsjax.objectives import losses
 from srsjax.runs.session import initial_state, open_session
 from srsjax.training import optimizers
 from srsjax.training.setup import training_step
 
-TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 VOCAB = 256
 # Wide enough that its biases, whole on every device, stay under the 2 % of bytes allowed with fsdp.
 SMALL = Model(
@@ -47,13 +46,13 @@ def clicks(impressions: int, seed: int = 0) -> tuple[Split, Items]:
         context[i][0] = items.tokens[item[candidates[i]]][0]
     first = np.repeat(np.array([tokens[0] for tokens in context]), counts)
     match = first == np.array([items.tokens[i][0] for i in item])
-    split = Split(
+    labels = rng.random((m, 1)) < np.where(match, 0.8, 0.2)[:, None]
+    split = make_split(
+        labels,
+        rng.uniform(0.5, 2.0, (m, 1)),
+        counts,
         context=Ragged.from_rows(context, np.int32),
-        candidates=candidates,
         item=item,
-        labels=(rng.random((m, 1)) < np.where(match, 0.8, 0.2)[:, None]).astype(np.float32),
-        weights=rng.uniform(0.5, 2.0, (m, 1)).astype(np.float32),
-        example=np.arange(m),
         user=np.arange(impressions) % 7,
     )
     return split, items
@@ -69,7 +68,7 @@ def make_problem(
     rows: int = 32,
     max_steps: int = 6,
     seed: int = 0,
-    features: tuple[FeatureInput, ...] = (),
+    features: tuple[InputSpec, ...] = (),
 ) -> SimpleNamespace:
     """A jitted step, a fresh state and batches."""
     config = TrainConfig(
@@ -83,7 +82,7 @@ def make_problem(
     session = open_session(config, make_spec(model, encoder_config(model, VOCAB), features=features), devices)
     split, items = clicks(600)
     # Contexts have 8 tokens at most; in all but `cross` candidates start behind the longest.
-    layout = Layout(TEMPLATE, 0, True, None if model.interaction == "cross" else 10)
+    layout = make_layout(None if model.interaction == "cross" else 10)
     batches = train_batches(
         split,
         items,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
+import re
+import sys
 import typing
 from pathlib import Path
 
 import pytest
 
-from srsjax import cli
+from srsjax import cli, evaluate
+from srsjax.bounds import NotNegative
 from srsjax.config import (
     Batch,
     Catalogue,
@@ -84,7 +88,7 @@ def another(leaf) -> tuple[list[str], object]:
     if origin is tuple:
         words = [f"word {i}" for i in range(3)]
         return words, tuple(words)
-    number = next((n for n in (-7, 7) if leaf.bounds is None or leaf.bounds.allow(n)), 7)
+    number = next((n for n in (-7, 7, 777) if leaf.bounds is None or leaf.bounds.allow(n)), 7)
     simple = {bool: (["true"], True), int: ([f"{number}"], number), float: (["0.25"], 0.25), str: (["x y"], "x y")}
     # What else there is takes one string or several.
     return simple.get(expected, (["x", "y"], ("x", "y")))
@@ -389,6 +393,45 @@ def test_help_needs_no_other_argument(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         cli.load_run(NeedsMore, ["--run", str(tmp_path), "--help"], "score")
     assert end.value.code == 0 and "--data.catalogues.1.files" in capsys.readouterr().out
+
+
+def test_numbers_of_a_command_have_bounds(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(EXPECTED)))
+    given = ["--run", str(tmp_path), "--memory"]
+    assert cli.load_run(Sized, [*given, "2"], "plan")[1].memory == 2
+    assert message(cli.load_run, Sized, [*given, "-2"], "plan") == "--memory: found -2.0, expected at least 0"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "score", "export"])
+def test_what_the_commands_read_of_a_run_are_fields_of_a_config(command):
+    """A pattern that matches nothing would forbid what it was to allow."""
+    patterns = getattr(importlib.import_module(f"srsjax.{command}"), "FIELDS", ())
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, name) for name in FIELDS), pattern
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--evaluate.threshold", "7"), "--evaluate.threshold: found 7.0, expected at least 0 and at most 1"),
+        (("--evaluate.ndcg_at", "0"), "--evaluate.ndcg_at: found 0, expected at least 1"),
+        (("--batch.rows", "8"), "--batch.rows: fixed by the run; evaluate --help lists what can be set"),
+    ],
+)
+def test_evaluate_refuses_impossible_settings(tmp_path, monkeypatch, capsys, words, said):
+    (tmp_path / "config.json").write_text(json.dumps(to_json(EXPECTED)))
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--run", str(tmp_path), *words])
+    with pytest.raises(SystemExit) as end:
+        cli.run(evaluate.main)
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {said}\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sized(Arguments):
+    """What is measured."""
+
+    memory: NotNegative = 0.0
+    """GiB of one device."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from srsjax.compilation import GPU_OPTIONS, Compilations, compiler_options, enable_cache
+from srsjax.console import Console
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import typing
 
 import pytest
 
+from srsjax.bounds import Bounds
 from srsjax.config import (
     Catalogue,
     Categorical,
@@ -14,13 +17,14 @@ from srsjax.config import (
     Numeric,
     Optimizer,
     Schema,
+    Split,
     Table,
     Text,
     TrainConfig,
     Vector,
 )
-from srsjax.config_io import from_json, leaves, to_json
-from srsjax.errors import InputError, nearest
+from srsjax.config_io import bounds, from_json, leaves, to_json
+from srsjax.errors import InputError, did_you_mean, nearest
 
 CONFIG = TrainConfig(
     schema=Schema(
@@ -80,7 +84,69 @@ def test_what_cannot_be_read_is_one_line(data, expected):
         ("learning_rate", "optimizer.learning_rate"),
         ("optimiser.warmup", "optimizer.warmup"),
         ("batch.micro_batch", "batch.micro_batches"),
+        ("lr", "optimizer.learning_rate"),
+        ("wd", "optimizer.weight_decay"),
+        ("warmup_steps", "optimizer.warmup"),
+        ("epoch", "epochs"),
+        ("vocab", "tokenizer.vocab_size"),
+        ("batch_size", None),
+        ("qery", None),
+        ("output", None),
+        ("x", None),
     ],
 )
 def test_the_nearest_name(name, expected):
     assert nearest(name, [leaf.name for leaf in leaves(TrainConfig())]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "hint"),
+    [
+        ("clik", ["click", "title"], "; did you mean 'click'?"),
+        ("click", ["title", "item_id"], ""),  # a missing label is not a title
+        ("qery", ["qery"], "; did you mean 'qery'?"),
+        ("x", [], ""),
+    ],
+)
+def test_a_hint_names_only_what_is_near(name, names, hint):
+    assert did_you_mean(name, names) == hint
+
+
+def dataclasses_of(cls: type) -> set[type]:
+    """A dataclass and all that its fields hold."""
+    found, todo = set(), [cls]
+    while todo:
+        kind = todo.pop()
+        todo += typing.get_args(kind)
+        if dataclasses.is_dataclass(kind) and kind not in found:
+            found.add(kind)
+            todo += typing.get_type_hints(kind).values()
+    return found
+
+
+@pytest.mark.parametrize("cls", sorted(dataclasses_of(TrainConfig), key=lambda cls: cls.__name__))
+def test_every_number_of_every_dataclass_has_bounds_that_allow_its_default(cls):
+    limits = bounds(cls)
+    numbers = {name for name, hint in typing.get_type_hints(cls).items() if hint in (int, float)}
+    assert set(limits) == numbers
+    for field in dataclasses.fields(cls):
+        if field.name in numbers:
+            assert limits[field.name].allow(field.default), field.name
+
+
+def test_the_dataclasses_are_found():
+    assert {Text, Numeric, Vector, Schema, Data, Catalogue, Split, TrainConfig} <= dataclasses_of(TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed", "refused", "said"),
+    [
+        (Bounds(least=1), (1, 2), (0, -1), "at least 1"),
+        (Bounds(above=0), (1e-9,), (0, -1), "more than 0"),
+        (Bounds(least=0, most=1), (0, 1), (-1e-9, 7), "at least 0 and at most 1"),
+        (Bounds(least=0, below=1, also=-1), (-1, 0, 0.5), (1, -0.5), "-1, or at least 0 and less than 1"),
+        (Bounds(), (-1e30, 0), (), ""),
+    ],
+)
+def test_bounds(limit, allowed, refused, said):
+    assert all(map(limit.allow, allowed)) and not any(map(limit.allow, refused)) and str(limit) == said

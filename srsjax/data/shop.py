@@ -1,18 +1,18 @@
 """The simulated shop: queries, users, items and clicks whose true probabilities are known.
 
-`write_shop` writes what a user's own logs look like, so that the default run exercises the real path: `users.parquet`,
-`items.parquet` and `log-*.parquet` with one row a candidate. Only the truth about a click is added:
+`write_shop` writes files like a user's own logs, so that the default run exercises the real path: `users.parquet`,
+`items.parquet` and `log-*.parquet` with one row per candidate. Only the true probability of a click is added:
 `click_probability`.
 
-The shop sells in English and Chinese; each user and each item has one language, and a user sees items of it. An item
+The shop sells in English and Chinese; each user and each item has one language, and a user sees items in it. An item
 has a category, style, colour, material and brand, and two adjectives on how it is made and how it wears; its title and
-description say them all. A query asks for a category ("jacket"), for one with an attribute ("red jacket") or for a need
-("gift for mum"), which several categories serve more or less; queries also use another name of the category than titles
-do ("coat"). Some categories are larger and asked for more often. Users have a taste (a category, a style, a brand) that
-fills their history before the log begins; afterwards the history holds the items they clicked last.
+description name them all. A query asks for a category ("jacket"), for one with an attribute ("red jacket") or for a
+need ("gift for mum"), which several categories serve more or less; queries also use another name of the category than
+titles do ("coat"). Some categories are larger and asked for more often. Users have a taste (a category, a style, a
+brand) that fills their history before the log begins; afterwards the history holds the items they clicked last.
 
 A page shows `Shop.page` distinct items; about half are drawn from what the query asks for and the rest from the whole
-shop, well exposed items more often. They stand on the page in random order. Candidate i at position k of a page with
+shop, well exposed items more often. They are on the page in random order. Candidate i at position k of a page with
 query q and history h is clicked with the probability of a position-based model (Craswell et al. 2008, "An Experimental
 Comparison of Click Position-Bias Models"):
 
@@ -26,7 +26,7 @@ affinity is 1 for the category asked for, -1 for others, and for needs as in `NE
 queries without one and for items of another category than that asked for.
 
 `click_probability` is mean_k(e_k) a(q, h, i). It is the Bayes optimum for a model that reads the query, the titles of
-the history and the item's title and description but not the position: a depends on nothing that those texts leave out
+the history and the item's title and description but not the position: a depends on nothing that those texts do not hold
 (the taste that filled the history acts through the history alone), and the order on the page is uniform and
 independent of everything else, so given the texts every position is equally likely and the mean over them is exact.
 """
@@ -45,8 +45,9 @@ import pyarrow.parquet as pq
 
 from srsjax.config import Shop
 from srsjax.errors import InputError
+from srsjax.files import atomic_file, write_json
 
-VERSION = 3  # of the simulation: files of another version are written again
+VERSION = 3  # of the simulation: files of another version are rewritten
 
 LANGUAGES = ("en", "zh")
 CHINESE = 0.25  # share of users and of items
@@ -146,7 +147,7 @@ def write_shop(shop: Shop) -> dict[str, Path]:
     """Writes the shop's Parquet files under `shop.folder`, unless they are there already with the same parameters.
 
     Returns the paths `users`, `items` and `log` (the first as files, the last as the glob `log-*.parquet`).
-    Raises InputError where the sizes make no shop.
+    Raises InputError if the sizes make no valid shop.
     """
     _check(shop)
     folder = Path(shop.folder)
@@ -160,15 +161,14 @@ def write_shop(shop: Shop) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if not done.exists() and any(folder.glob("*.parquet")):
         raise InputError(f"{folder}: holds files that are not of a simulated shop; name another data.shop.folder")
-    done.write_text("{}")  # ours, and not whole yet
+    done.write_text("{}")  # ours, and not complete yet
     tables = _simulate(shop)
     for old in folder.glob("log-*.parquet"):
         old.unlink()
     for name, table in tables.items():
-        pq.write_table(table, folder / f"{name}.tmp")
-        (folder / f"{name}.tmp").replace(folder / f"{name}.parquet")
-    (folder / "shop.tmp").write_text(json.dumps(parameters, indent=2))
-    (folder / "shop.tmp").replace(done)
+        with atomic_file(folder / f"{name}.parquet") as partial:
+            pq.write_table(table, partial)
+    write_json(done, parameters)
     return paths
 
 
@@ -267,7 +267,7 @@ def _fill_pages(shop: Shop, rng: np.random.Generator, items: _Items, pages: _Pag
 
 
 def _draw_distinct(rng: np.random.Generator, weights: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Draws with these weights, drawn again where an earlier column of the row has the same."""
+    """Draws with these weights, redrawn where an earlier column of the row has the same value."""
     cumulative = np.cumsum(weights)
     drawn = np.full((rows, columns), -1)
     for column in range(columns):
@@ -313,7 +313,7 @@ def _click(rng: np.random.Generator, items: _Items, pages: _Pages, shown: np.nda
 
 
 def _rounds(user: np.ndarray):
-    """The first pages of all users, then their second pages, ...: within a round no user comes twice."""
+    """The first pages of all users, then their second pages, ...: within a round no user occurs twice."""
     order = np.argsort(user, kind="stable")
     first = np.searchsorted(user[order], user[order])
     turn = np.empty(len(user), np.int64)

@@ -8,7 +8,7 @@ which the layers pass them on: scores are those without a store, to float tolera
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,24 +55,20 @@ class ItemStore:
 
         is_context = (batch.segment > 0) & (batch.candidate == 0)
         count = is_context.sum(axis=1)
-        longest = int(count.max(initial=0))
-        slots = next(slots for slots in self.context_slots(tokens) if slots >= longest)
+        step = -(-tokens // CONTEXT_STEPS)
+        slots = max(1, -(-int(count.max(initial=0)) // step)) * step
+        if jax.process_count() > 1:
+            slots = tokens  # the longest context of all hosts is not known here, and shapes must be those of all
         context = np.argsort(~is_context, axis=1, kind="stable")[:, :slots]
         context = np.where(np.arange(context.shape[1]) < count[:, None], context, tokens).astype(np.int32)
         return batch, ctr.StoredPlaces(state, context)
 
-    def without_items(self, batch: PackedBatch, slots: int) -> tuple[PackedBatch, ctr.StoredPlaces]:
-        """A batch [R, ...] as `complete` makes it, with no item looked up and K = `slots`: to compile its program."""
-        rows, tokens = batch.tokens.shape
-        state = np.full((rows, tokens), -1, np.int32)
-        return batch, ctr.StoredPlaces(state, np.full((rows, slots), tokens, np.int32))
-
-    def context_slots(self, tokens: int) -> list[int]:
-        """The context slots K, rising, that batches of L = `tokens` have."""
-        if jax.process_count() > 1:
-            return [tokens]  # the longest context of all hosts is not known here, and shapes must be those of all
+    def empty_places(self, rows: int, tokens: int) -> Iterator[ctr.StoredPlaces]:
+        """The places of rows of padding, in every shape that `complete` gives."""
         step = -(-tokens // CONTEXT_STEPS)
-        return list(dict.fromkeys(min(step * count, tokens) for count in range(1, CONTEXT_STEPS + 1)))
+        for slots in range(step, CONTEXT_STEPS * step + 1, step):
+            context = np.full((rows, min(slots, tokens)), tokens, np.int32)
+            yield ctr.StoredPlaces(np.full((rows, tokens), -1, np.int32), context)
 
 
 def build_item_store(session: Session, params: dict, items: Items, shape: BatchShape) -> ItemStore:

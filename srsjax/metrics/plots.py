@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srsjax.files import atomic_file
 from srsjax.metrics.auc import auc, roc_curve
 from srsjax.metrics.calibration import calibration_bins, ece
 
@@ -38,7 +39,5 @@ def save_curves(path: str | Path, probabilities: np.ndarray, labels: np.ndarray,
     calibration.plot(bins.predicted, bins.observed, marker="o")
     calibration.plot([0, top], [0, top], color="grey", linewidth=0.8)
     calibration.set(xlabel="mean predicted probability", ylabel="mean label", title=f"ECE {error:.4f}")
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

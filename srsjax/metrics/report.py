@@ -51,7 +51,7 @@ def evaluate(
     """
     weights, logits, labels, groups, users, identity = known(weights, logits, labels, groups, users, identity)
     if not len(logits):
-        return {"candidates": 0.0, "impressions": 0.0, "weight": 0.0}
+        return {metric.key(ndcg_at): 0.0 for metric in METRICS if metric.family == "count"}
     of = Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at)
     applies = {
         "click": "click" in families and not of.graded,
@@ -92,6 +92,7 @@ def references(
     *,
     threshold: float = 0.5,
     ndcg_at: int = 10,
+    families: Sequence[str] = FAMILIES,
     names: Collection[str] = ("popularity", "oracle"),
     numbered: tuple[Split, Split, int] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -99,7 +100,8 @@ def references(
     and `oracle` where its probability is known, as far as `names` has them.
 
     All are constants of the data, for labels in [0, 1]; graded labels have none. `n_items` is V, rows of `Items`;
-    `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`).
+    `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`). `families`
+    are those of the first task, so that the columns of a table hold the same metrics.
     """
     if train.labels[:, 0].max(initial=0) > 1:
         return {}
@@ -109,7 +111,7 @@ def references(
     if split.oracle is not None and "oracle" in names:
         scores["oracle"] = split.oracle
     return {
-        name: evaluate_split(logit(probabilities), split, threshold=threshold, ndcg_at=ndcg_at)
+        name: evaluate_split(logit(probabilities), split, threshold=threshold, ndcg_at=ndcg_at, families=families)
         for name, probabilities in scores.items()
     }
 
@@ -132,6 +134,11 @@ def monitored(metrics: dict[str, float], name: str) -> float:
     """The monitored metric of an evaluation. Raises InputError with the reason where it is undefined on this split."""
     if name in metrics:
         return metrics[name]
+    if not metrics.get(_of_same_task(name, "candidates")):
+        raise InputError(
+            f"evaluate.monitor: {name} is undefined on the validation split: found no known label, expected some; "
+            "check the label column of this task, and data.split"
+        )
     metric = find(name)
     reason = (metric and metric.undefined) or "the labels of this split do not allow it"
     raise InputError(
@@ -169,9 +176,10 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
     if all(values.get("weight") == values.get("candidates") for values in columns.values()):
         names = [name for name in names if name != "weight"]
     if "log_loss" in names:
-        names += [metric.name for metric in METRICS if metric.undefined and metric.name not in names]
+        click = [metric.name for metric in METRICS if metric.family == "click" and metric.undefined]
+        names += [name for name in click if name not in names]
     places = {metric.name: at for at, metric in enumerate(METRICS)}
-    order = ("metric", "rate", "count")
+    order = ("metric", "rate", "bound", "count")
 
     def place(name: str) -> tuple[int, int]:
         row = find(name)
@@ -184,5 +192,12 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
 def _cell(name: str, values: dict[str, float]) -> str:
     row = find(name)
     if name not in values:
-        return f"undefined: {row.undefined}" if row.undefined else "-"
+        measured = _of_same_task(name, "candidates") in values  # references have metrics of the first task only
+        return f"undefined: {row.undefined}" if row.undefined and measured else "-"
     return f"{values[name]:,.0f}" if row.shown == "count" else f"{values[name]:.4f}"
+
+
+def _of_same_task(name: str, metric: str) -> str:
+    """The key of another metric of the task that `name` belongs to."""
+    task, slash, _ = name.rpartition("/")
+    return f"{task}{slash}{metric}"

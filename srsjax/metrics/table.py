@@ -103,8 +103,8 @@ class Metric:
     better: Literal["max", "min", ""] = ""
     """Which way it is better; empty for what cannot choose a checkpoint."""
     undefined: str = ""
-    """Why it may be undefined, said in the table of every report of its family."""
-    shown: Literal["metric", "rate", "count", "hidden"] = "metric"
+    """Why it may be undefined. A click report has a line for each such metric of clicks, defined or not."""
+    shown: Literal["metric", "rate", "bound", "count", "hidden"] = "metric"
     """Its place in the table for people; what a mean averages over is hidden there."""
     headline: bool = False
     """Whether the line of a validation names it."""
@@ -119,11 +119,16 @@ def _ceiling(c: Candidates) -> float | None:
     return auc(c.labels, c.labels, c.weights) if np.any((c.labels > 0) & (c.labels < 1)) else None
 
 
+def _no_order(reason: str) -> str:
+    """Why a metric of the order within impressions may be undefined: the reason that all share, and its own."""
+    return f"one candidate in each impression, or {reason}"
+
+
 METRICS = (
     Metric("auc", "click", lambda c: auc(c.logits, c.labels, c.weights), "max", "one class", headline=True),
     Metric("gauc", "click", lambda c: c.by_user.value, "max", "no user with both classes", headline=True),
     Metric("gauc_covered", "click", lambda c: c.by_user.covered, shown="hidden"),
-    Metric("auc_ceiling", "click", _ceiling, shown="rate"),
+    Metric("auc_ceiling", "click", _ceiling, shown="bound"),
     Metric("log_loss", "click", lambda c: log_loss(c.logits, c.labels, c.weights), "min", headline=True),
     Metric(
         "normalized_entropy", "click", lambda c: normalized_entropy(c.logits, c.labels, c.weights), "min", "one class"
@@ -135,13 +140,19 @@ METRICS = (
     Metric("f1", "click", lambda c: c.decided.f1, "max", "no positives"),
     Metric("label_rate", "click", lambda c: c.weights @ c.labels / c.weights.sum(), shown="rate"),
     Metric("predicted_rate", "click", lambda c: c.weights @ c.probabilities / c.weights.sum(), shown="rate"),
-    Metric("ndcg", "ranking", lambda c: c.gain.value, "max", headline=True),
+    Metric("ndcg", "ranking", lambda c: c.gain.value, "max", _no_order("no label above 0"), headline=True),
     Metric("ndcg_groups", "ranking", lambda c: c.gain.groups, shown="hidden"),
-    Metric("mrr", "ranking", lambda c: c.first.value, "max"),
+    Metric("mrr", "ranking", lambda c: c.first.value, "max", _no_order("no label of 0.5 or more")),
     Metric("mrr_groups", "ranking", lambda c: c.first.groups, shown="hidden"),
-    Metric("pairwise", "ranking", lambda c: c.pairs.accuracy, "max"),
+    Metric("pairwise", "ranking", lambda c: c.pairs.accuracy, "max", _no_order("no different labels in one")),
     Metric("pairwise_pairs", "ranking", lambda c: c.pairs.pairs, shown="hidden"),
-    Metric("pairwise_significant", "ranking", lambda c: c.significant and c.significant.accuracy, "max"),
+    Metric(
+        "pairwise_significant",
+        "ranking",
+        lambda c: c.significant and c.significant.accuracy,
+        "max",
+        _no_order(f"no pair of significantly different rates, or more than {MAX_PAIRS:,} pairs"),
+    ),
     Metric("pairwise_significant_pairs", "ranking", lambda c: c.significant and c.significant.pairs, shown="hidden"),
     Metric("candidates", "count", lambda c: len(c.logits), shown="count"),
     Metric("impressions", "count", lambda c: len(c.sizes), shown="count"),

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from srsjax.cpu import on_cpu, small_first
+
 PRODUCT = "product"
 """Name of what `product` returns."""
 
@@ -72,21 +74,8 @@ def _contract_backward(spec, dot, operands, gradient):
     to_a = _einsum(f"{out},{b_spec}->{a_spec}", gradient, b.astype(a.dtype), dot, 0)
     to_b = functools.partial(_einsum, f"{a_spec},{out}->{b_spec}", dot=dot, gradient=1)
     if set(a_spec) & set(b_spec) & set(out):  # axes of a batch: the products of attention
-        ahead = functools.partial(_einsum_small_first, a_spec, out, b_spec)
-        to_b = functools.partial(jax.lax.platform_dependent, cpu=ahead, default=to_b)
+        to_b = on_cpu(small_first(_einsum, a_spec, out, b_spec), to_b)
     return to_a.astype(a.dtype), to_b(a, gradient).astype(b.dtype)
-
-
-def _einsum_small_first(a_spec: str, b_spec: str, out: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """`_einsum` over the last axis but one of both operands, in the form that XLA's CPU backend has a fast kernel for:
-    the smaller operand stands left and is transposed, and so is the result."""
-    if b.size < a.size:
-        a_spec, b_spec, a, b = b_spec, a_spec, b, a
-    a_spec, made = a_spec[:-2] + a_spec[:-3:-1], a_spec[:-2] + a_spec[-1] + b_spec[-1]
-    # Without the barriers XLA would merge the transpositions into the product again.
-    product = _einsum(f"{a_spec},{b_spec}->{made}", jax.lax.optimization_barrier(a.swapaxes(-1, -2)), b)
-    product = jax.lax.optimization_barrier(product)
-    return product if made == out else product.swapaxes(-1, -2)
 
 
 contract.defvjp(_contract_forward, _contract_backward)

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srsjax.data.kinds import InputSpec
 from srsjax.model.bert import BertConfig, Table
 from srsjax.model.dense import Dense
-from srsjax.model.spec import FeatureInput
 
 
 class CategoricalInput(nnx.Module):
     """Embeddings of ids, [size, D]; id 0 is missing or unknown."""
 
-    def __init__(self, feature: FeatureInput, encoder: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.table = Table(feature.size, encoder, rngs)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -25,7 +25,7 @@ class CategoricalInput(nnx.Module):
 class NumericInput(nnx.Module):
     """A number, standardised by the training rows, times a vector."""
 
-    def __init__(self, feature: FeatureInput, encoder: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.mean, self.deviation = feature.mean, feature.deviation or 1.0
         self.dense = Dense(1, encoder.hidden_size, encoder.initializer_range, rngs)
 
@@ -37,7 +37,7 @@ class NumericInput(nnx.Module):
 class VectorInput(nnx.Module):
     """A linear map of a vector of `size` numbers."""
 
-    def __init__(self, feature: FeatureInput, encoder: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.dense = Dense(feature.size, encoder.hidden_size, encoder.initializer_range, rngs)
 
     def __call__(self, vectors: jax.Array) -> jax.Array:
@@ -46,13 +46,13 @@ class VectorInput(nnx.Module):
 
 
 INPUTS = {"categorical": CategoricalInput, "numeric": NumericInput, "vector": VectorInput}
-"""By `FeatureInput.kind`."""
+"""By `InputSpec.kind`."""
 
 
 class Features(nnx.Module):
     """The vectors of all features that a model reads of one side."""
 
-    def __init__(self, features: tuple[FeatureInput, ...], encoder: BertConfig, rngs: nnx.Rngs):
+    def __init__(self, features: tuple[InputSpec, ...], encoder: BertConfig, rngs: nnx.Rngs):
         self.names = tuple(feature.name for feature in features)
         # A name of digits alone would be taken for the number of a layer.
         for feature in features:

@@ -1,23 +1,17 @@
-"""Encoder weights in and out under Hugging Face's names: `config.json` and safetensors, nothing unpickled.
+"""Encoder weights read under Hugging Face's names: `config.json` and safetensors, nothing unpickled.
 
-A head is saved so that transformers loads it: a BERT's as `BertForSequenceClassification` has it (`classifier`), a
-RoBERTa's as `RobertaForSequenceClassification` (`classifier.dense` is the pooler, `classifier.out_proj` the head).
-With the pooled read-out these classes then give the same logits. A head over another read-out has no such class: it
-is saved under `classifier` too, and the architecture named is the bare encoder.
+`hf_export` writes them.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from srsjax.errors import InputError
 from srsjax.hub import model_folder, read_json
@@ -134,14 +128,12 @@ def load_weights(source: str, bert: BertConfig, num_tasks: int = 0) -> tuple[dic
     }, report
 
 
-def _find(
-    source: str, bert: BertConfig, num_tasks: int
-) -> tuple[LoadReport, list[_Weight], dict[str, str], list[Path]]:
+def _find(source: str, bert: BertConfig, num_tasks: int) -> tuple[LoadReport, list[Weight], dict[str, str], list[Path]]:
     """The report, the weights to read, the checkpoint's names by plain ones, and its files."""
     files = _weight_files(source)
     shapes = _shapes(files)
     names = _plain_names(shapes)
-    weights = list(_weights(bert, num_tasks))
+    weights = list(stored_weights(bert, num_tasks))
     fresh = [weight for weight in weights if weight.optional and not _fits(weight, names, shapes)]
     needed = [weight for weight in weights if weight not in fresh]
     _check(source, needed, names, shapes)
@@ -158,13 +150,13 @@ def _find(
     return report, needed, names, files
 
 
-def _fits(weight: _Weight, names: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> bool:
+def _fits(weight: Weight, names: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether the checkpoint has this head or pooler; a head of another number of outputs is another head."""
     present = all(name in names for name in weight.names)
     return present and (not weight.path.startswith("head/") or shapes[names[weight.names[0]]] == weight.stored_shape)
 
 
-def _check(source: str, weights: list[_Weight], names: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
+def _check(source: str, weights: list[Weight], names: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> None:
     """Raises InputError naming every weight that is missing or of another shape."""
     problems = []
     for weight in weights:
@@ -232,76 +224,11 @@ def _open(file: Path):
         raise InputError(f"{file}: not a whole safetensors file ({error}); copy or download it again") from None
 
 
-# ---------------------------------------------------------------------------------------------- out
-
-
-def save_weights(folder: str | Path, params: Mapping[str, np.ndarray], bert: BertConfig, *, pairs: bool = True) -> None:
-    """Writes `model.safetensors` and `config.json` that transformers loads; float32, exact.
-
-    Args:
-      folder: made if absent; files of these names in it are replaced.
-      params: as `ctr.init` names them; arrays of any kind that numpy takes.
-      bert: their encoder.
-      pairs: whether the head reads pairs as transformers' classifiers do (`cross`).
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    num_tasks = params["head/dense/bias"].shape[0] if "head/dense/bias" in params else 0
-    roberta = bert.position_offset > 0
-    classifier = pairs and num_tasks > 0 and bert.has_pooler
-    tensors = {}
-    for weight in _weights(bert, num_tasks):
-        for name, array in zip(weight.names, weight.to_stored(np.asarray(params[weight.path])), strict=True):
-            full_name = _full_name(name, roberta, classifier)
-            tensors[full_name] = np.ascontiguousarray(array, np.float32)
-    temporary = folder / "model.safetensors.tmp"
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "model.safetensors")
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(_config_json(bert, num_tasks, roberta, classifier), indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
-
-
-def _full_name(name: str, roberta: bool, classifier: bool) -> str:
-    """The name under which transformers' own class keeps a weight."""
-    if roberta and classifier:
-        name = re.sub(r"^classifier\.", "classifier.out_proj.", name)
-        name = re.sub(r"^pooler\.dense\.", "classifier.dense.", name)
-    if name.startswith("classifier."):
-        return name
-    return f"{'roberta' if roberta else 'bert'}.{name}"
-
-
-def _config_json(bert: BertConfig, num_tasks: int, roberta: bool, classifier: bool) -> dict:
-    family = "Roberta" if roberta else "Bert"
-    raw = {
-        "architectures": [f"{family}{'ForSequenceClassification' if classifier else 'Model'}"],
-        "model_type": family.lower(),
-        "vocab_size": bert.vocab_size,
-        "hidden_size": bert.hidden_size,
-        "num_hidden_layers": bert.num_layers,
-        "num_attention_heads": bert.num_heads,
-        "intermediate_size": bert.intermediate_size,
-        "max_position_embeddings": bert.max_positions,
-        "type_vocab_size": bert.type_vocab_size,
-        "layer_norm_eps": bert.layer_norm_eps,
-        "hidden_act": bert.activation,
-        "hidden_dropout_prob": bert.hidden_dropout,
-        "attention_probs_dropout_prob": bert.attention_dropout,
-        "initializer_range": bert.initializer_range,
-        "pad_token_id": bert.position_offset - 1 if roberta else 0,
-    }
-    if num_tasks:
-        raw["id2label"] = {str(i): f"LABEL_{i}" for i in range(num_tasks)}
-        raw["label2id"] = {f"LABEL_{i}": i for i in range(num_tasks)}
-    return raw
-
-
 # ---------------------------------------------------------------------------------------------- names and shapes
 
 
 @dataclass(frozen=True)
-class _Weight:
+class Weight:
     """One parameter here and the tensors that hold it there (three for the fused query, key and value)."""
 
     path: str
@@ -324,13 +251,13 @@ class _Weight:
         return [part.T if self.is_kernel else part for part in parts]
 
 
-def _weights(bert: BertConfig, num_tasks: int) -> Iterator[_Weight]:
+def stored_weights(bert: BertConfig, num_tasks: int) -> Iterator[Weight]:
     """Every parameter of the encoder, of its pooler and of a head of `num_tasks` outputs."""
     d, inner = bert.hidden_size, bert.intermediate_size
     tables = {"token": ("word", bert.vocab_size), "position": ("position", bert.max_positions)}
     tables["token_type"] = ("token_type", bert.type_vocab_size)
     for here, (there, size) in tables.items():
-        yield _Weight(f"bert/embeddings/{here}/embedding", (f"embeddings.{there}_embeddings.weight",), (size, d))
+        yield Weight(f"bert/embeddings/{here}/embedding", (f"embeddings.{there}_embeddings.weight",), (size, d))
     yield from _norm("bert/embeddings/norm", "embeddings.LayerNorm", d)
     for i in range(bert.num_layers):
         here, there = f"bert/layers/{i}", f"encoder.layer.{i}"
@@ -347,15 +274,15 @@ def _weights(bert: BertConfig, num_tasks: int) -> Iterator[_Weight]:
         yield from _dense("head/dense", ["classifier"], d, num_tasks, optional=True)
 
 
-def _dense(path: str, modules: list[str], size_in: int, size_out: int, optional: bool = False) -> Iterator[_Weight]:
+def _dense(path: str, modules: list[str], size_in: int, size_out: int, optional: bool = False) -> Iterator[Weight]:
     weight, bias = (tuple(f"{module}.{kind}" for module in modules) for kind in ("weight", "bias"))
-    yield _Weight(f"{path}/kernel", weight, (size_out, size_in), optional)
-    yield _Weight(f"{path}/bias", bias, (size_out,), optional)
+    yield Weight(f"{path}/kernel", weight, (size_out, size_in), optional)
+    yield Weight(f"{path}/bias", bias, (size_out,), optional)
 
 
-def _norm(path: str, module: str, size: int) -> Iterator[_Weight]:
-    yield _Weight(f"{path}/scale", (f"{module}.weight",), (size,))
-    yield _Weight(f"{path}/bias", (f"{module}.bias",), (size,))
+def _norm(path: str, module: str, size: int) -> Iterator[Weight]:
+    yield Weight(f"{path}/scale", (f"{module}.weight",), (size,))
+    yield Weight(f"{path}/bias", (f"{module}.bias",), (size,))
 
 
 def _plain_names(names: Iterable[str]) -> dict[str, str]:

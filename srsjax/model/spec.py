@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from srsjax import config
+from srsjax.data.kinds import InputSpec
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.bert import BertConfig
@@ -26,22 +27,6 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class FeatureInput:
-    """A feature besides text that the model reads."""
-
-    name: str
-    side: Literal["context", "candidate"]
-    kind: str
-    """`categorical`, `numeric` or `vector` (`srsjax.model.features`)."""
-    size: int
-    """Rows of the vocabulary, the unknown id 0 included, or the length of a vector; 1 for a number."""
-    mean: float = 0.0
-    """Of a number in the training rows."""
-    deviation: float = 1.0
-    """Standard deviation of a number in the training rows."""
-
-
-@dataclass(frozen=True)
 class ModelSpec:
     """Encoder, interaction, inputs, outputs and the shape of a row; `model.json` of a run folder."""
 
@@ -53,7 +38,7 @@ class ModelSpec:
     """`model.readout`."""
     head_dropout: float = 0.0
     outputs: tuple[Outputs, ...] = (Outputs("click", "binary"),)
-    features: tuple[FeatureInput, ...] = ()
+    features: tuple[InputSpec, ...] = ()
     """What is read besides text."""
     combine: str = "text"
     """How: `model.combine`."""
@@ -87,7 +72,7 @@ class ModelSpec:
                 "encoder": BertConfig(**data["encoder"]),
                 "interaction": INTERACTIONS[data["interaction"]],
                 "outputs": tuple(Outputs(**outputs) for outputs in data["outputs"]),
-                "features": tuple(FeatureInput(**feature) for feature in data["features"]),
+                "features": tuple(InputSpec(**feature) for feature in data["features"]),
             }
             return cls(**data | made)
         except (KeyError, TypeError) as error:

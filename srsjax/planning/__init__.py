@@ -1,1 +1,1 @@
-"""What a config needs on devices that need not be there: memory, collectives and the floor of a step's time."""
+"""What a config needs on devices that may be absent: memory, collectives and a lower bound of the step time."""

@@ -1,4 +1,4 @@
-"""The devices a plan is for: those here, fake CPU devices, or those of a TPU topology that need not be there."""
+"""The devices of a plan: local ones, emulated CPU devices, or those of a TPU topology that may be absent."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from srsjax.errors import InputError
 
 @dataclass(frozen=True)
 class Target:
-    """Where a program is to run."""
+    """The devices that a program is compiled for."""
 
     devices: Sequence[jax.Device]
     here: bool
-    """Whether these devices can run anything; those of a topology cannot."""
+    """Whether these devices can run programs; those of a topology cannot."""
     chip: hardware.Chip | None
-    """What one device can do; None where that is not in the table."""
+    """Peak rates of one device; None if it is not in the table."""
     memory: float | None
-    """Bytes of one device; None where nobody knows."""
+    """Bytes of memory per device; None if unknown."""
 
     @property
     def platform(self) -> str:
@@ -38,11 +38,11 @@ class Target:
 
 
 def find(topology: str, memory: float = 0.0) -> Target:
-    """The devices that `--topology` names; called before JAX starts a backend.
+    """The devices that `--topology` names; call it before JAX initialises a backend.
 
     Args:
-      topology: `local`, `cpu:N`, or a TPU slice as `v5e:2x4`, for which `libtpu` has the compiler.
-      memory: bytes of one device; above 0 it replaces what is known of it.
+      topology: `local`, `cpu:N`, or a TPU slice as `v5e:2x4`, compiled for by `libtpu`.
+      memory: bytes per device; above 0 it overrides the known value.
 
     Raises:
       InputError: no such topology, or libtpu is not installed.
@@ -61,7 +61,7 @@ def find(topology: str, memory: float = 0.0) -> Target:
 
 
 def device_chip(devices: Sequence[jax.Device]) -> hardware.Chip | None:
-    """What one device can do: a part of a chip where JAX shows its cores one by one (v4 slices, by their places)."""
+    """Peak rates of one device: a part of a chip if JAX shows its cores as devices (v4 slices; by coordinates)."""
     chip = hardware.chip(devices[0].device_kind)
     places = {tuple(device.coords) for device in devices} if hasattr(devices[0], "coords") else set()
     cores = len(devices) // len(places) if places else 1
@@ -78,10 +78,10 @@ def _slice(topology: str) -> Sequence[jax.Device]:
         raise InputError(
             f"--topology {topology}: the compiler for TPU is not installed; run pip install 'jax[tpu]' (no TPU needed)"
         )
-    # The program runs on CPU and asks libtpu for its compiler only: no TPU is looked for, or kept from others.
+    # This process runs on CPU and uses libtpu's compiler only: it neither looks for a TPU nor locks one.
     jax.config.update("jax_platforms", "cpu")
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")  # nothing about the TPU hosts that it does not find
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")  # no warnings about TPU hosts that it does not find
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
@@ -93,7 +93,7 @@ def _slice(topology: str) -> Sequence[jax.Device]:
 
 
 def _reported(device: jax.Device) -> float | None:
-    """Bytes that a device says it may use; a CPU says nothing."""
+    """The memory limit that a device reports in bytes; None for a CPU."""
     try:
         return (device.memory_stats() or {}).get("bytes_limit")
     except jax.errors.JaxRuntimeError:  # a topology's device

@@ -1,4 +1,4 @@
-"""The shortest time that a step can take on a chip, from what its program must compute, move and send."""
+"""Lower bound of a step's time on a chip, from the operations, memory traffic and network traffic of its program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from srsjax.hardware import Chip
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds of a step on one device, each resource alone and at its maker's best."""
+    """Seconds of a step on one device, for each resource alone at its peak rate."""
 
     arithmetic: float
     """Floating-point operations / peak."""
@@ -18,34 +18,34 @@ class Floor:
     """Bytes accessed / bandwidth of the device's memory. The bytes are an estimate from the program, not a bound:
     a fusion that reads a part of its operand may count all of it."""
     network: float
-    """Bytes that a device must send / what all its links send."""
+    """Bytes that a device must send / bandwidth of all its links."""
 
     @property
     def step(self) -> float:
-        """The three may overlap wholly, so the longest of them is the floor."""
+        """The three may overlap completely, so the longest of them is the floor."""
         return max(self.arithmetic, self.memory, self.network)
 
     @property
     def bound(self) -> str:
-        """The resource that decides."""
+        """The resource that limits the step."""
         return max(("arithmetic", "memory", "network"), key=lambda name: getattr(self, name))
 
 
 def floor(chip: Chip, flops: float, accessed: float, sent: float) -> Floor:
-    """The floor of a device that computes `flops` operations, moves `accessed` bytes and sends `sent` bytes a step."""
+    """The floor of a device that computes `flops` operations, moves `accessed` and sends `sent` bytes per step."""
     return Floor(flops / chip.flops, accessed / chip.bandwidth, sent / chip.network)
 
 
 def weak_scaling(chip: Chip, one: Floor, gradient_bytes: float, sizes: Sequence[int]) -> list[tuple[int, float, float]]:
-    """What more devices give with the same rows on each, on paper: (devices n, network seconds, efficiency).
+    """Predicted weak scaling, with the same rows per device: (devices n, network seconds, efficiency).
 
-    Data parallel: arithmetic and memory of a device stay; the gradients are all-reduced, for which a device of a ring
-    sends 2 (n - 1) / n x `gradient_bytes`:
+    Data parallel: arithmetic and memory per device are constant; the gradients are all-reduced, for which a device of a
+    ring sends 2 (n - 1) / n x `gradient_bytes`:
 
         network(n) = 2 (n - 1) / n x gradient_bytes / chip.network
         efficiency(n) = w / (w + network(n)),  w = max(arithmetic, memory)
 
-    No communication is hidden behind arithmetic here, so this is the pessimistic end; hidden wholly, the efficiency is
+    No communication is hidden behind arithmetic here, so this is pessimistic; with all of it hidden, the efficiency is
     min(1, w / network(n)). The network is that of one slice with all links in use; an edge without wrap-around
     has fewer links.
     """

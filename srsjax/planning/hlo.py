@@ -1,4 +1,4 @@
-"""Reads the text of a compiled XLA program: its collectives, and its memory traffic."""
+"""Parses the text of a compiled XLA program for its collectives and its memory traffic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "conditional", "call"}
-"""Instructions that move no bytes themselves."""
+"""Instructions that move no bytes by themselves."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Collective:
     kind: str
     """One of `KINDS`."""
     count: int
-    """How often a step runs it; more than 1 in a loop."""
+    """Executions per step; more than 1 in a loop."""
     bytes: float
-    """Of the whole array that the devices of a group share, at one run: operand of all-reduce and reduce-scatter,
-    result of all-gather; what one device holds for the other kinds."""
+    """Bytes per execution of the whole array that the devices of a group share: operand of all-reduce and
+    reduce-scatter, result of all-gather; what one device holds for the other kinds."""
     group: int
-    """Devices that take part together, n."""
+    """Devices of a replica group, n."""
 
     @property
     def sent(self) -> float:
-        """Bytes that a device must send in a step, by the best algorithm without switches that add up.
+        """Bytes that a device must send per step, with the best algorithm without in-network reduction.
 
         all-reduce 2 (n - 1) / n x bytes (a ring: reduce-scatter, then all-gather); all-gather, reduce-scatter and
         all-to-all (n - 1) / n x bytes; collective-permute bytes.
@@ -60,14 +60,14 @@ class _Instruction(NamedTuple):
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """The collectives of a compiled program (`compiled.as_text()`), in its order; those of one device alone left out.
+    """The collectives of a compiled program (`compiled.as_text()`), in program order, without those of a single device.
 
     Args:
       text: HLO after partitioning and optimisation.
-      devices: the size of the mesh, the group of an instruction that names none.
+      devices: the size of the mesh, which is the group of an instruction without replica groups.
 
     Raises:
-      ValueError: the text is not an HLO module, or has a form of groups that this reader does not know.
+      ValueError: the text is not an HLO module, or has replica groups in an unknown format.
     """
     computations, entry = _computations(text)
     found = []
@@ -88,11 +88,11 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
 
 def traffic_factor(text: str) -> float:
-    """What to multiply XLA's `bytes accessed` of a program with, so that it is the traffic of the device's memory.
+    """Factor from XLA's `bytes accessed` of a program to the traffic of the device's memory.
 
-    XLA counts a loop's body once, whatever its trip count, and on TPU counts arrays that the compiler put in on-chip
-    memory (`S(1)` in their layout) like all others. Compared here are the operands and results of every instruction
-    outside of fusions, counted both ways.
+    XLA counts a loop's body once, whatever its trip count, and on TPU counts arrays in on-chip memory (`S(1)` in
+    their layout) like all others. The factor is the ratio of both ways to count the operands and results of all
+    instructions outside of fusions.
     """
     computations, entry = _computations(text)
     counted = real = 0.0
@@ -126,7 +126,7 @@ def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 
 
 def _walk(computations: dict, name: str, times: int = 1, fusions: bool = True) -> Iterator[tuple[str, int]]:
-    """Every computation that runs, with how often. A loop of unknown length counts once."""
+    """Every computation that runs and its number of executions. A loop of unknown length counts once."""
     yield name, times
     for instruction in computations[name]:
         if instruction.op.endswith(("-done", "-update")) or (instruction.op == "fusion" and not fusions):

@@ -1,4 +1,4 @@
-"""What one device holds during a step."""
+"""Memory per device during a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 BATCHES = 2
-"""Batches on a device at once: the one that is computed and the next, which is on its way."""
+"""Batches on a device at once: the current one and the next, which is being transferred."""
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 REFUSALS = (
@@ -18,7 +18,7 @@ REFUSALS = (
     (r"[Tt]otal hbm usage >= ([\d.]+)([KMGT])", True),
     (r"Used ([\d.]+)([KMGT]) of", True),
 )
-"""How compilers say what a program would need; whether that counts parameters, optimizer and batch too."""
+"""Patterns of compilers' out-of-memory messages, and whether the figure includes parameters, optimizer and batch."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Memory:
     optimizer: float
     batch: float
     temporary: float
-    """Activations, gradients and whatever else a program needs while it runs, its own code included."""
+    """Activations, gradients and everything else a program needs while it runs, its code included."""
     counted: str = ""
-    """Why `temporary` is not the compiler's figure; empty where it is."""
+    """Why `temporary` is not the compiler's figure; empty if it is."""
 
     @property
     def total(self) -> float:
@@ -51,10 +51,10 @@ def on_device(tree: Any) -> float:
 
 
 def temporary(compiled: jax.stages.Compiled, least: float, why: str) -> tuple[float, str]:
-    """Temporary bytes of a program, and why that is not what the compiler says; empty where it is.
+    """Temporary bytes of a program, and why they are not the compiler's figure; empty if they are.
 
-    Some backends report 0, or leave out what their libraries take for themselves. `least` is what the program cannot do
-    without, counted from shapes, and stands in where the compiler says less; `why` names it.
+    Some backends report 0, or leave out memory that their libraries allocate. `least` is a lower bound computed from
+    shapes, used if the compiler reports less; `why` describes it.
     """
     analysis = compiled.memory_analysis()
     said = 0.0
@@ -67,9 +67,9 @@ def temporary(compiled: jax.stages.Compiled, least: float, why: str) -> tuple[fl
 
 
 def refused_temporary(said: str, held: Memory, least: float) -> float:
-    """Temporary bytes that a program would need, from the compiler's refusal; `least` where it names fewer or none.
+    """Temporary bytes that a program would need, from the compiler's error message; `least` if it names fewer or none.
 
-    `held` is what the device holds besides.
+    `held`: what else the device holds.
     """
     for pattern, whole in REFUSALS:
         if found := re.search(pattern, said):

@@ -1,4 +1,4 @@
-"""Compiles the training step and the scoring step of a config for a target, and reads what they need."""
+"""Compiles the training and the scoring step of a config for a target, and reads their needs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model import flops
 from srsjax.model.attention_choice import choose, unmeasured
+from srsjax.model.bert import BertConfig
 from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.runs import session as sessions
 from srsjax.runs.evaluation import batch_shape, scoring_batches
+from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import Session, open_session, state_target
 from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.runs.spec import layout_of, make_spec
@@ -30,7 +32,7 @@ from srsjax.training import optimizers
 from srsjax.training.setup import check_rows, training_batches, training_step, with_rows
 
 SAMPLE = 4
-"""Real batches whose arithmetic is counted."""
+"""Number of real batches whose arithmetic is counted."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,18 @@ class Program:
     memory: memory.Memory
     collectives: list[hlo.Collective]
     flops: float
-    """Floating-point operations of products on real tokens, those that `model.remat full` repeats included."""
+    """Floating-point operations of matmuls on real tokens, including those that `model.remat full` repeats."""
     accessed: float
     """Bytes that its instructions read and write in the device's memory: XLA's count, corrected for loops and on-chip
     arrays (`hlo.traffic_factor`); of a kernel, operands and results."""
     examples: float
-    """Examples (candidates) of a run of it, over the whole mesh."""
+    """Examples (candidates) per execution, over the whole mesh."""
     example_flops: float
-    """Floating-point operations that an example needs; nothing repeated."""
+    """Floating-point operations per example, without repetition."""
     seconds: float
-    """Time of the compilation."""
+    """Compilation time."""
     refused: str = ""
-    """What the compiler said when the program did not fit; empty otherwise."""
+    """The compiler's message if the program did not fit; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether every program fits in a device's memory; None where nobody knows how much there is."""
+        """Whether every program fits in a device's memory; None if that is unknown."""
         if any(program.refused for program in self.programs.values()):
             return False
         if self.target.memory is None:
@@ -79,20 +81,20 @@ class Plan:
         return max(program.memory.total for program in self.programs.values()) <= self.target.memory
 
     def floor(self, program: Program) -> floor.Floor | None:
-        """The floor of a program's time; None for a device that is not in the table."""
+        """Lower bound of a program's time; None for a device that is not in the table."""
         sent = sum(collective.sent for collective in program.collectives)
         chip = self.target.chip
         return floor.floor(chip, program.flops, program.accessed, sent) if chip else None
 
 
 def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncoder) -> Plan:
-    """Compiles a config's programs for a target. Nothing runs there, and no array is put there.
+    """Compiles a config's programs for a target. Nothing runs on it, and no array is put on it.
 
-    Raises InputError for whatever `train` would refuse.
+    Raises InputError for everything that `train` would refuse.
     """
-    config = resolved(config, target)
-    spec = make_spec(config, text)
+    spec = make_spec(config, text, store.manifest)
     layout, bert = layout_of(spec, text), spec.encoder
+    config = resolved(config, target, bert)
     config = with_rows(config, store, layout, target.devices)
     session = open_session(config, spec, target.devices, choose=choose if target.here else unmeasured)
     check_lengths(config, layout, bert.longest)
@@ -134,10 +136,10 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     return Plan(config, target, session, trained, scored)
 
 
-def resolved(config: TrainConfig, target: Target) -> TrainConfig:
-    """The config with the compute type that `auto` means on the target, where that is not the program's own backend."""
+def resolved(config: TrainConfig, target: Target, encoder: BertConfig) -> TrainConfig:
+    """The config with the compute type that `auto` means on the target."""
     if config.model.dtype != "auto" or target.here:
-        return config
+        return choose_precision(config.model, encoder).apply(config)
     return replace(config, model=replace(config.model, dtype="bfloat16"))
 
 
@@ -153,11 +155,11 @@ def _compile(
     """`jitted` compiled for `arguments`.
 
     Args:
-      held: what a device holds beside the program's temporary memory, of one batch.
-      least: bytes that the program needs at least, and what they are.
+      held: memory per device besides the program's temporary memory, with one batch.
+      least: lower bound of the program's temporary bytes, and what they are.
       work: from `_work`.
       devices: size of the mesh.
-      repeated: share of the arithmetic that is done twice.
+      repeated: share of the arithmetic that is repeated.
     """
     need, examples = work
     computed = need * (1 + repeated) / devices

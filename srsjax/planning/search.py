@@ -1,4 +1,4 @@
-"""Finds a mesh, a remat policy and a number of micro-batches with which a global batch fits."""
+"""Searches for a mesh, a remat policy and a number of micro-batches with which a global batch fits."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ REMATS = ("none", "dots", "full")
 """From the fastest to the smallest."""
 
 TRIES = 3
-"""Numbers of micro-batches that are compiled for one mesh and policy, besides the whole batch."""
+"""Numbers of micro-batches compiled per mesh and policy, besides the whole batch."""
 
 
 def find(
     config: TrainConfig, bert: BertConfig, devices: int, make: Callable[[TrainConfig], Plan], say: Callable[[str], None]
 ) -> Plan | None:
-    """The fastest plan that fits, on the first mesh where one does; None where none does.
+    """The fastest plan that fits, on the first mesh where one does; None if none does.
 
-    On a mesh every remat policy is compiled with about as few micro-batches as suffice. Of these (at most three) plans
-    the one with the lowest floor is taken. Without remat and with the whole batch at once nothing is computed or read
-    twice, so that no other is tried where this one fits; nor where the chip is not known, which leaves the order of
-    the policies to decide.
+    On a mesh every remat policy is compiled with about the fewest micro-batches that suffice. Of these (at most three)
+    plans the one with the lowest floor is chosen. Without remat and with the whole batch at once nothing is computed or
+    read twice, so no other is tried if this one fits; nor if the chip is unknown, in which case the order of the
+    policies decides.
 
     Args:
-      config: what is asked for; its mesh, remat policy and micro-batches are replaced.
+      config: the requested config; its mesh, remat policy and micro-batches are replaced.
       bert: the encoder's sizes, for the meshes that divide them.
       devices: how many there are.
       make: compiles a config.
-      say: is told of every attempt.
+      say: called with a line for every attempt.
     """
     for mesh in meshes(config.batch.rows, bert, devices):
         fitting = []
@@ -54,10 +54,10 @@ def find(
 
 
 def meshes(rows: int, bert: BertConfig, devices: int) -> list[Mesh]:
-    """Meshes that divide the rows and the layers, in the order of the speed to expect.
+    """Meshes that divide the rows and the layers, in the order of expected speed.
 
-    Data parallel sends the gradients once a step; fsdp gathers the parameters for every micro-batch besides; tensor
-    sends activations in every layer.
+    Data parallelism sends the gradients once per step; fsdp also gathers the parameters for every micro-batch; tensor
+    parallelism sends activations in every layer.
     """
     made = []
     for tensor in (1, 2, 4, 8):
@@ -68,7 +68,7 @@ def meshes(rows: int, bert: BertConfig, devices: int) -> list[Mesh]:
 
 
 def flags(config: TrainConfig) -> str:
-    """What to give to `train` so that it runs this config's mesh, policy and micro-batches."""
+    """The flags with which `train` runs this config's mesh, policy and micro-batches."""
     mesh = config.mesh
     return (
         f"--mesh.data {mesh.data} --mesh.fsdp {mesh.fsdp} --mesh.tensor {mesh.tensor} "
@@ -77,10 +77,10 @@ def flags(config: TrainConfig) -> str:
 
 
 def _fewest(config: TrainConfig, make: Callable[[TrainConfig], Plan], say: Callable[[str], None]) -> Plan:
-    """The first plan that fits, from the whole batch to ever more micro-batches, or the last that was tried.
+    """The first plan that fits, from the whole batch to more and more micro-batches, or the last one tried.
 
-    Not every number is compiled: activations are taken to shrink with the micro-batch, beside two sets of gradients
-    (the sum and the newest), and the first number that should fit is the next; where it does not, those after it.
+    Not every number is compiled: activations are assumed to shrink with the micro-batch, beside two sets of gradients
+    (the sum and the newest); the first number predicted to fit is tried next, then those after it.
     """
     own = config.batch.rows // (config.mesh.data * config.mesh.fsdp)
     choices = [parts for parts in range(1, own + 1) if own % parts == 0]
@@ -109,7 +109,7 @@ def _attempt(config: TrainConfig, parts: int, make: Callable[[TrainConfig], Plan
 
 
 def _room(plan: Plan) -> float:
-    """Bytes that a device has for the training step's temporary memory."""
+    """Bytes per device available for the training step's temporary memory."""
     held = replace(plan.training.memory, temporary=0.0)
     return (plan.target.memory or 0.0) - held.total
 

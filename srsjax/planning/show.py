@@ -1,54 +1,50 @@
-"""What a plan prints for a person."""
+"""Prints a plan."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from srsjax.console import Console
 from srsjax.planning import floor
 from srsjax.planning.program import Plan, Program
 
 SIZES = (8, 16, 64, 256)
-"""Devices of the table of scaling."""
+"""Numbers of devices in the scaling table."""
 
 
 def plan(console: Console, made: Plan) -> None:
-    """Memory, collectives and floor of every program, and what more devices would give."""
+    """Prints memory, collectives and floor of every program, and the scaling table."""
     mesh = ", ".join(f"{axis} {size}" for axis, size in made.session.mesh.shape.items())
     config = made.config
-    console.print(f"mesh: {mesh} on {made.target.name}", highlight=False)
-    console.print(made.session.attention.said, highlight=False)
+    console.print(f"mesh: {mesh} on {made.target.name}")
+    console.print(made.session.attention.said)
     console.print(
         f"batch: {config.batch.rows} rows x {config.batch.tokens} tokens in {config.batch.micro_batches} "
         f"micro-batch(es), remat {config.model.remat}; {made.training.examples:,.0f} examples a step, "
-        f"{made.training.example_flops / 1e6:,.1f} MFLOP each",
-        highlight=False,
-        soft_wrap=True,
+        f"{made.training.example_flops / 1e6:,.1f} MFLOP each"
     )
     console.print(_memory(made))
     for name, program in made.programs.items():
         if program.refused:
-            console.print(f"{name}: the compiler refused it: {program.refused}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: the compiler refused it: {program.refused}")
         if program.memory.counted:
-            console.print(f"{name}: {program.memory.counted}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {program.memory.counted}")
     console.print(_collectives(made))
     if made.target.chip is None:
-        console.print("floor: no figures for this device in srsjax/hardware.py", highlight=False)
+        console.print("floor: no figures for this device in srsjax/hardware.py")
         return
     console.print(_floors(made))
     console.print(
-        "floor: the longest of the three at the chip's best, all overlapped; memory is an estimate from XLA's count",
-        highlight=False,
-        soft_wrap=True,
+        "floor: the longest of the three at the chip's best, all overlapped; memory is an estimate from XLA's count"
     )
     if made.session.mesh.size == made.session.mesh.shape["data"] > 1 and not made.training.refused:
         console.print(_scaling(made))
 
 
 def advice(made: Plan) -> list[str]:
-    """What makes a plan smaller, the cheapest first."""
+    """Changes that reduce a plan's memory, the cheapest first."""
     config, memory, size = made.config, made.training.memory, made.session.mesh.size
     lines = []
     own = config.batch.rows // (made.session.mesh.shape["data"] * made.session.mesh.shape["fsdp"])

@@ -17,7 +17,7 @@ from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.metrics import baselines, report
 from srsjax.model.spec import ModelSpec
-from srsjax.objectives import objectives
+from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
 from srsjax.runs.sharding import row_divisor, row_share
 
@@ -65,27 +65,18 @@ def predict_split(
     """
     batches = scoring_batches(split, items, shape, row_share(mesh))
     small = len(batches) == 1 and jax.process_count() == 1
-    sizes = request_rows(shape, mesh)
-    given = (_without_empty_rows(*batch, sizes) for batch in batches) if small else batches
+    given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
     completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
     return predict(step, params, completed, mesh, (len(split.item), shape.outputs), progress)
 
 
-def request_rows(shape: BatchShape, mesh: jax.sharding.Mesh) -> list[int]:
-    """The numbers of rows, rising, that batches of `predict_split` have: a whole evaluation batch, and smaller ones
-    for what one batch holds."""
-    sizes = [shape.eval_rows]
-    rows = row_divisor(mesh)
-    while jax.process_count() == 1 and rows < shape.eval_rows:
-        sizes.insert(-1, rows)
-        rows *= 2
-    return sizes
-
-
-def _without_empty_rows(batch: PackedBatch, where: np.ndarray, sizes: list[int]) -> tuple[PackedBatch, np.ndarray]:
-    """Cuts empty rows off the end, down to one of the sizes: a small request is fast, shapes are few."""
+def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
+    """Cuts empty rows off the end, down to a power of two times `divisor`: a small request is fast, shapes are few."""
     used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
-    rows = next(rows for rows in sizes if rows >= used)
+    rows = divisor
+    while rows < used:
+        rows *= 2
+    rows = min(rows, len(where))
     return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 
@@ -101,24 +92,26 @@ def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict
 
 
 def split_references(
-    config: TrainConfig, train: Split, split: Split, items: Items, say: Callable[[str], None] = lambda line: None
+    config: TrainConfig, train: Split, split: Split, items: Items, said: Callable[[str], None] = lambda line: None
 ) -> dict[str, dict[str, float]]:
     """What the model is compared with on a split: item popularity, with `data.user` item and user rates, and the best
     attainable where it is known.
 
     Rates need items (users) that recur: those of training must have half of the split's weight (`baselines.SEEN`); for
-    the rows of a catalogue popularity is always given. `say` is told what is left out, and why.
+    the rows of a catalogue popularity is always given. `said` is told what is left out, and why.
     """
     numbered, names = None, ["popularity", "oracle"]
     if Sources(config.schema, config.data).home is None:  # the same text has several rows of `items`
         numbered = baselines.number_items(items, train, split)
         if (share := baselines.share_seen(*numbered[:2], "item")) < baselines.SEEN:
             names.remove("popularity")
-            say(f"item popularity is left out: {share:.0%} of the weight is on items that training has")
+            said(f"item popularity is left out: {share:.0%} of the weight is on items that training has")
     if config.data.user and "popularity" in names:
         if (share := baselines.share_seen(train, split, "user")) >= baselines.SEEN:
             names.append("user_item")
         else:
-            say(f"item and user rates are left out: {share:.0%} of the weight is on users that training has")
+            said(f"item and user rates are left out: {share:.0%} of the weight is on users that training has")
     settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
-    return report.references(train, split, len(items.tokens), names=names, numbered=numbered, **settings)
+    families = objective(config.schema.tasks[0]).families
+    rates = {"names": names, "numbered": numbered}
+    return report.references(train, split, len(items.tokens), families=families, **settings, **rates)

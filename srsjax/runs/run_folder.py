@@ -6,18 +6,21 @@ manifest.json    the prepared store's manifest  checkpoints/     Orbax, the late
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
 report.json      final metrics; written last: with it the run is finished
+
+config.json also has, under `precision`, what `model.dtype auto` was and on what kind of device.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import shutil
 from pathlib import Path
 
 from srsjax.config import TrainConfig
 from srsjax.config_io import from_json, to_json
 from srsjax.errors import InputError
+from srsjax.files import remove_folder, write_json
 
 # Fields that do not change what is computed, so a run may go on under another value of them.
 FREE = (
@@ -31,6 +34,9 @@ FREE = (
     "batch.micro_batches",
 )
 FREE += ("batch.eval_rows", "model.remat", "profile")
+
+PRECISION = "precision"
+"""Key of `config.json` beside the fields of the config."""
 
 
 class RunFolder:
@@ -62,25 +68,34 @@ class RunFolder:
             changed = differences(_asked(self.config()), _asked(config))
             if changed and not config.overwrite:
                 raise InputError(
-                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); choose another --run_dir, "
-                    f"or --overwrite True to delete it"
+                    f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); "
+                    f"{self._warm_start(changed)}choose another --run_dir, or --overwrite True to delete it"
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path}: holds files but no config.json, so it is no run; choose another --run_dir")
 
-    def create(self, config: TrainConfig, tokenizer: Path, manifest: dict, model: dict) -> None:
+    def _warm_start(self, changed: list[str]) -> str:
+        """How to train longer, or on newer data, where the run is finished and its weights fit what changed."""
+        if not self.finished or any(field.startswith(("schema.", "model.", "tokenizer.")) for field in changed):
+            return ""
+        return f"train on from its weights with --model.pretrained {shlex.quote(str(self.path))} --run_dir NEW, "
+
+    def create(
+        self, config: TrainConfig, tokenizer: Path, manifest: dict, model: dict, precision: dict | None = None
+    ) -> None:
         """Writes what a run folder holds from its start; deletes an earlier run first where `config.overwrite`.
+
+        `precision` is what `precision()` then returns.
 
         Raises InputError where a run to go on with began with other data.
         """
         if config.overwrite and self.config_file.exists():
-            old = self.path.with_name(f".{self.path.name}.old.{os.getpid()}")
-            self.path.rename(old)  # in one move, so that a kill leaves no half of a run behind
-            shutil.rmtree(old)
+            remove_folder(self.path)
         if self.manifest_file.exists():
             self.check_data(manifest)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config_file, to_json(config))  # first: with it the folder is known as a run
+        data = to_json(config) | ({PRECISION: precision} if precision else {})
+        write_json(self.config_file, data)  # first: with it the folder is known as a run
         shutil.copytree(tokenizer, self.tokenizer, dirs_exist_ok=True)
         write_json(self.manifest_file, manifest)
         write_json(self.model_file, model)
@@ -95,12 +110,19 @@ class RunFolder:
 
     def config(self) -> TrainConfig:
         """The resolved config. Raises InputError where the folder is not a run."""
-        return from_json(self.read(self.config_file), str(self.config_file))
+        data = self.read(self.config_file)
+        if isinstance(data, dict):
+            data.pop(PRECISION, None)
+        return from_json(data, str(self.config_file))
+
+    def precision(self) -> dict | None:
+        """What `model.dtype auto` was for the run, of `srsjax.runs.precision`; None where that is not written."""
+        return self.read(self.config_file).get(PRECISION) if self.config_file.exists() else None
 
     def read(self, file: Path) -> dict:
         """One of the folder's JSON files. Raises InputError where it is missing or broken."""
         try:
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{self.path}: no {file.name}, expected a run folder written by srsjax.train") from None
         except (OSError, ValueError) as error:
@@ -119,13 +141,6 @@ def _asked(config: TrainConfig) -> dict:
     if config.batch.examples:
         data["batch"] |= {"rows": 0}
     return data
-
-
-def write_json(path: Path, data) -> None:
-    """Writes a file under a temporary name and renames it when whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(path)
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.checkpoints import load_params
+from srsjax.runs.precision import choose_precision, kept_precision
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.rules import found_by
 from srsjax.runs.run_folder import RunFolder
@@ -133,7 +134,10 @@ def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str,
     step = folder.best_step()
     if config.model.attention == folder.config().model.attention:
         config = replace(config, model=replace(config.model, attention="auto"))
-    session = open_session(config, read_spec(folder), training=False)
+    spec = read_spec(folder)
+    kept = kept_precision(folder, resuming=False)
+    config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
+    session = open_session(config, spec, training=False)
     return session, load_params(folder.checkpoints, step, target(session))
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from srsjax.config import TrainConfig
 from srsjax.data.batches.layout import Layout, make_layout, most_tokens
+from srsjax.data.kinds import input_specs
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model.interactions import INTERACTIONS
-from srsjax.model.spec import FeatureInput, ModelSpec, Outputs, encoder_config
+from srsjax.model.spec import ModelSpec, Outputs, encoder_config
 from srsjax.objectives import objective
 from srsjax.runs.warm_start import read_encoder
 
 
-def make_spec(config: TrainConfig, text: TextEncoder, features: Sequence[FeatureInput] = ()) -> ModelSpec:
+def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = None) -> ModelSpec:
     """The model of a config for a tokenizer; the candidate slots C are known once the batches are planned.
+
+    `manifest` is that of the prepared store, which has the sizes of features besides text.
 
     Raises InputError where the interaction, its layers or the checkpoint do not fit the schema or the tokenizer.
     """
@@ -29,7 +30,7 @@ def make_spec(config: TrainConfig, text: TextEncoder, features: Sequence[Feature
         model,
         encoder,
         outputs=tuple(Outputs(task.name, task.kind, objective(task).outputs) for task in config.schema.tasks),
-        features=tuple(features) if model.combine != "text" else (),
+        features=input_specs(config.schema, manifest or {}) if model.combine != "text" else (),
         has_context=layout.has_context,
         candidate_start=layout.candidate_start,
         longest_part=interaction.longest_part(context, candidate),

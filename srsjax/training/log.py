@@ -8,10 +8,11 @@ import math
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from srsjax.console import Console
 from srsjax.distributed import is_first
+from srsjax.files import write_text
 from srsjax.runs.run_folder import RunFolder
 
 
@@ -73,9 +74,7 @@ class RunLog:
         if not self.console.is_terminal:
             self.console.print(
                 f"step {step:>{len(str(total))}}/{total}  {loss}  {rate}  {examples:,.0f} examples/s  "
-                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}{mfu and '  ' + mfu}",
-                highlight=False,
-                soft_wrap=True,
+                f"{tokens:,.0f} tokens/s  input wait {values['input_wait']:.0%}{mfu and '  ' + mfu}"
             )
 
 
@@ -97,9 +96,7 @@ def drop_lines_after(path: Path, step: int) -> None:
             whole = False  # cut off while it was written
         if whole:
             kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _plain(values: dict) -> dict:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
+from srsjax.console import Console
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.metrics.table import METRICS
 from srsjax.runs.checkpoints import Checkpointer, better
@@ -97,7 +97,7 @@ def fit(
             progress = Progress(**checkpointer.progress(checkpointer.latest))
             with goodput.of("set-up"):
                 state = checkpointer.restore(checkpointer.latest, _target(state))
-            console.print(f"resumed at step {progress.next_step} of {total}", highlight=False)
+            console.print(f"resumed at step {progress.next_step} of {total}")
         batches.restore(progress.next_step)
         traced = profiled_steps(config.profile.steps)
         if traced and traced[-1] <= progress.next_step:
@@ -113,7 +113,7 @@ def fit(
         ):
             goodput.mark(progress.next_step)
             if goodput.goes_on:
-                console.print(f"so far: {goodput.said()}", highlight=False, soft_wrap=True)
+                console.print(f"so far: {goodput.said()}")
             ahead = _Ahead(batches, mesh, meter)
             stop_asked = _agreed_stop(stop, mesh)
             for step in range(progress.next_step + 1, total + 1):
@@ -237,4 +237,4 @@ def _say_evaluation(console, config: TrainConfig, step: int, values: dict, secon
     shown.append(resolve_monitor(config).key)
     text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values)
     best = "  (best so far)" if progress.best_step == step else ""
-    console.print(f"step {step}  valid: {text}  in {seconds:.1f} s{best}", highlight=False, soft_wrap=True)
+    console.print(f"step {step}  valid: {text}  in {seconds:.1f} s{best}")

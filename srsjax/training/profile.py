@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
+from srsjax.console import Console
 from srsjax.errors import InputError
 from srsjax.training.meter import Meter
 
@@ -79,7 +79,5 @@ class Profiler:
             where = self.folder / "plugins/profile" / f"steps-{first}-{self.steps[-1]}"
             self.console.print(
                 f"profile: steps {first} to {self._last} in {where}; open it with `tensorboard --logdir {self.folder}` "
-                f"(pip install xprof tensorboard), or its perfetto_trace.json.gz at ui.perfetto.dev",
-                highlight=False,
-                soft_wrap=True,
+                f"(pip install xprof tensorboard), or its perfetto_trace.json.gz at ui.perfetto.dev"
             )

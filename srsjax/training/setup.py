@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 import optax
-from rich.console import Console
 
-from srsjax.allocator import keep_freed_memory
 from srsjax.compilation import CompiledAhead
 from srsjax.config import TrainConfig
+from srsjax.console import Console
+from srsjax.cpu import keep_freed_memory
 from srsjax.data.batches.layout import BatchShape, Layout, check_lengths
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
 from srsjax.data.preparing.shared import shared_store
@@ -22,6 +22,7 @@ from srsjax.errors import InputError
 from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs.evaluation import batch_shape, predict_split
+from srsjax.runs.precision import Precision, choose_precision
 from srsjax.runs.session import Session, initial_state, open_session, state_target
 from srsjax.runs.sharding import batch_target, make_mesh, put_same, row_divisor, row_share
 from srsjax.runs.spec import layout_of, make_spec
@@ -39,8 +40,8 @@ class Training:
     """A run that has not started."""
 
     config: TrainConfig
-    """With `batch.rows` resolved."""
-
+    """With `batch.rows` and `model.dtype` resolved."""
+    precision: Precision
     store: Store
     session: Session
     batches: Batches
@@ -52,22 +53,24 @@ class Training:
     """[steps] float32."""
 
 
-def set_up(config: TrainConfig, console: Console) -> Training:
-    """Prepares the data if it has changed, and builds what a run needs.
+def set_up(config: TrainConfig, console: Console, kept: Precision | None = None) -> Training:
+    """Prepares the data if it has changed, and builds what a run needs; `kept`: what `model.dtype auto` is already.
 
     Raises InputError for whatever no run can have; a run folder is neither read nor written.
     """
-    store = shared_store(config, log=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
+    store = shared_store(config, log=console.print)
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
-    spec = make_spec(config, text)
+    spec = make_spec(config, text, store.manifest)
     layout = layout_of(spec, text)
-    config = with_rows(config, store, layout)
+    precision = choose_precision(config.model, spec.encoder, kept)
+    console.print(precision.said, highlight=False, markup=False, soft_wrap=True)
+    config = precision.apply(with_rows(config, store, layout))
     session = open_session(config, spec)
     check_lengths(config, layout, spec.encoder.longest)
     check_rows(config, session.mesh)
     if config.model.pretrained:  # what does not fit is refused now, not after the compilation
-        console.print(check_source(config.model.pretrained, spec), highlight=False)
+        console.print(check_source(config.model.pretrained, spec))
     share = row_share(session.mesh)
     batches = training_batches(config, store, layout, share)
     session = replace(session, spec=replace(spec, candidates=batches.candidates))
@@ -86,7 +89,7 @@ def set_up(config: TrainConfig, console: Console) -> Training:
     state = initial_state(session, optimizer, config.seed, weights)
     params = centred(config, session, store, shape, state.all_params)
     state = state._replace(params=session.trained(params), frozen=session.untrained(params))
-    return Training(config, store, session, batches, shape, state, step, rates)
+    return Training(config, precision, store, session, batches, shape, state, step, rates)
 
 
 def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:

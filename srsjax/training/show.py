@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import jax
-from rich.console import Console
 from rich.table import Column, Table
 
-from srsjax.config import History, Text, TrainConfig
+from srsjax.config import TrainConfig
+from srsjax.console import Console
 from srsjax.data.batches.layout import BatchShape
+from srsjax.data.kinds import is_text
 from srsjax.distributed import devices_in_use
 from srsjax.metrics import report
 from srsjax.objectives import losses
@@ -30,46 +31,41 @@ def start(
 ) -> None:
     """Mesh, parameters, the shape and filling of the batches, and the programs that are compiled for them."""
     kind = jax.devices()[0].device_kind
-    console.print(f"devices: {devices_in_use()} ({kind})", highlight=False)
+    console.print(f"devices: {devices_in_use()} ({kind})")
     if session.mesh.size > 1:
         sizes = ", ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
-        console.print(f"mesh: {sizes}", highlight=False)
-    console.print(session.attention.said, highlight=False)
+        console.print(f"mesh: {sizes}")
+    console.print(session.attention.said)
     console.print(parameters(session))
     console.print(
         f"a step: {batches.examples_per_step:,.0f} examples, {batches.tokens_per_step:,.0f} tokens in "
         f"{config.batch.rows} rows x {config.batch.tokens} ({batches.padding_share:.1%} padding, at most "
-        f"{batches.candidates} candidates a row, {config.batch.micro_batches} micro-batch(es))",
-        highlight=False,
-        soft_wrap=True,
+        f"{batches.candidates} candidates a row, {config.batch.micro_batches} micro-batch(es))"
     )
-    console.print(
-        f"steps: {batches.steps:,}, {batches.steps_per_epoch:,.1f} an epoch",
-        highlight=False,
-    )
+    console.print(f"steps: {batches.steps:,}, {batches.steps_per_epoch:,.1f} an epoch")
     parts = config.batch.micro_batches
     kept = f"compiled once, then kept in {cache}" if cache else "compiled anew: there is no folder to keep them in"
     console.print(
         f"programs: train_step of {parts} x {config.batch.rows // parts} rows x {config.batch.tokens} tokens, "
-        f"predict_step of {shape.eval_rows} rows x {shape.tokens} tokens; {kept}",
-        highlight=False,
-        soft_wrap=True,
+        f"predict_step of {shape.eval_rows} rows x {shape.tokens} tokens; {kept}"
     )
     if batches.split_impressions and losses.needs_whole_impressions(config.schema.tasks):
         console.print(
             f"note: {batches.split_impressions:,} impressions are longer than a row and are cut; their softmax runs "
-            f"over each part (raise batch.tokens to keep them whole)",
-            highlight=False,
+            f"over each part (raise batch.tokens to keep them whole)"
         )
     if batches.padding_share > MUCH_PADDING:
         console.print(
             f"note: rows are {batches.padding_share:.0%} padding because few impressions fit in one; a larger "
-            f"batch.tokens (and fewer batch.rows) fills them better",
-            highlight=False,
+            f"batch.tokens (and fewer batch.rows) fills them better"
         )
-    unread = [f.name for f in (*config.schema.context, *config.schema.candidate) if not _is_text(f)]
+    unread = (
+        []
+        if session.spec.features
+        else [f.name for f in (*config.schema.context, *config.schema.candidate) if not is_text(f)]
+    )
     if unread:
-        console.print(f"note: the model reads text only; stored but not read: {', '.join(unread)}", highlight=False)
+        console.print(f"note: the model reads text only; stored but not read: {', '.join(unread)}")
 
 
 def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
@@ -77,8 +73,7 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
     result = folder.read(folder.report_file)
     console.print(
         f"\nbest checkpoint: {folder.checkpoints / str(result['best_step'])} "
-        f"(valid {config.evaluate.monitor} {math.nan if result['best_value'] is None else result['best_value']:.4f})",
-        highlight=False,
+        f"(valid {config.evaluate.monitor} {math.nan if result['best_value'] is None else result['best_value']:.4f})"
     )
     for name in ("test", "valid"):
         if result[name]:
@@ -91,7 +86,7 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
         f"{command('score')} --run {run} --input '{new}' --output scores/",
         f"{command('evaluate')} --run {run} --split test",
     ):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}")
 
 
 def command(name: str) -> str:
@@ -153,7 +148,3 @@ def _size(count: int) -> str:
     """Bytes for people: `1.5 MiB`."""
     unit = min(int(math.log2(max(count, 1))) // 10, 3)
     return f"{count / 2 ** (10 * unit):.1f} {('B', 'KiB', 'MiB', 'GiB')[unit]}" if unit else f"{count} B"
-
-
-def _is_text(feature) -> bool:
-    return isinstance(feature, Text | History)

@@ -9,6 +9,8 @@ import numpy as np
 from bench_examples import Examples
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
+from srsjax.config import TrainConfig
+
 
 def metrics(name: str, examples: Examples, scores: dict[str, np.ndarray], split: str = "test") -> dict[str, float]:
     """Metrics of the config `name` on a split; `scores` holds one score a row for `valid` and `test`."""
@@ -28,6 +30,11 @@ def metrics(name: str, examples: Examples, scores: dict[str, np.ndarray], split:
         result[f"{prefix}auc"] = float(roc_auc_score(labels[part], scores[split][part]))
         result[f"{prefix}f1"] = float(f1_score(labels[part], scores[split][part] >= threshold))
     return result
+
+
+def monitored(config: TrainConfig) -> str:
+    """The metric by which a config chooses its best epoch; only listwise configs name one."""
+    return config.evaluate.monitor or "auc"
 
 
 def headline_tests(examples: Examples, rows: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 SETTINGS = {
-    # Memory that stays with the process, as `srsjax.allocator` has it for srsjax: glibc's habit of giving it back to
+    # Memory that stays with the process, as `srsjax.cpu` has it for srsjax: glibc's habit of giving it back to
     # the kernel after every step, to have it cleared again for the next, costs each of the systems a part of a step.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -40,11 +40,14 @@ class System(Protocol):
     def measure(self) -> dict[str, float]:
         """One measurement: seconds by name, from a `Clock`, and whatever else it should report."""
 
+    def precision(self) -> str:
+        """`float32` or `bfloat16`, what it computes in: of the two, where it was given `auto`, the faster one here."""
+
     def flops(self) -> float:
         """Of one measurement, where the driver does not know them; 0 where they would say nothing."""
 
     def peak(self) -> float:
-        """FLOP/s of a large square bfloat16 product."""
+        """FLOP/s of a large square product in its precision."""
 
 
 class Clock:
@@ -65,14 +68,18 @@ class Clock:
 
 
 class Worker:
-    """A worker process, started at once; a context manager that ends it."""
+    """A worker process, started at once; a context manager that ends it.
+
+    It imports srsjax from the checkout that its script, `tests/bench/*.py`, is in.
+    """
 
     def __init__(self, script: Path, threads: int, arguments: dict):
         cores = sorted(os.sched_getaffinity(0))[:threads]
         if len(cores) < threads:
             raise ValueError(f"{threads} threads asked for, {len(cores)} cores available")
         command = [sys.executable, str(script), json.dumps(arguments | {"threads": threads})]
-        counts = {"OMP_NUM_THREADS": str(threads), "NPROC": str(threads)}
+        path = os.pathsep.join(filter(None, (str(script.resolve().parents[2]), os.environ.get("PYTHONPATH"))))
+        counts = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads), "NPROC": str(threads)}
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
-"""Where the time of BERT-base's training step goes on CPU: 16 rows of 128 tokens, bfloat16, dropout 0.1.
+"""Where the time of BERT-base's training step goes on CPU: 16 rows of 128 tokens, dropout 0.1, `model.dtype auto`.
 
     python tests/bench/profile_step.py --out profile
-    python tests/bench/profile_step.py --out profile --default_heap    # without `srsjax.allocator`
+    python tests/bench/profile_step.py --out profile --default_heap    # without `srsjax.cpu`
 
 The wall time of one step, by what the compiled program did: of each moment the operations that ran then get equal
 parts. The library of fast products uses all cores within one operation.
@@ -22,7 +22,7 @@ import jax
 from speed_inputs import save_bert_base
 from speed_srsjax import Step
 
-from srsjax.allocator import keep_freed_memory
+from srsjax.cpu import keep_freed_memory
 from srsjax.runs.sharding import put_batch
 
 KINDS = {

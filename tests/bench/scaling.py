@@ -72,10 +72,10 @@ def measure(arguments: argparse.Namespace, devices: int, parts: int) -> dict[str
 def work(arguments: argparse.Namespace) -> None:
     """Times the steps of one worker and prints the result as JSON."""
     import jax
-    from rich.console import Console
 
     from srsjax.cli import read_config
     from srsjax.compilation import enable_cache
+    from srsjax.console import Console
     from srsjax.runs.sharding import put_batch
     from srsjax.training.setup import set_up
 

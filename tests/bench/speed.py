@@ -2,12 +2,18 @@
 
     python tests/bench/speed.py step --out speed
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/speed.py finetune --out speed
+    python tests/bench/speed.py step --against ../other-checkout --dtype bfloat16     # srsjax beside another srsjax
 
 Every system is a worker process on the same cores, with the same weights and the same texts; before anything is timed
 the workers must agree on the logits. Times are medians over rounds, ratios are taken within a round (`paired.py`).
 `<out>/<table>.json` holds every time, `<out>/<table>.md` the table. Peers: the extra `[bench]`.
 
-`step`: forward, backward, clipping and AdamW of BERT-base, dropout 0.1, one text of 128 tokens a row.
+Each system computes in its best precision on this CPU (`--dtype auto`): PyTorch in float32 or bfloat16 autocast,
+whichever does a forward and a backward pass sooner; srsjax in what `model.dtype auto` is. The table says which.
+
+`step`: forward, backward, clipping and AdamW of BERT-base, dropout 0.1, one text of 128 tokens a row. With `--against`,
+of this checkout of srsjax and of another one, each run by its own `speed_srsjax.py`: a ratio of 0.98 to 1.02 is no
+change. A checkout whose script does not take a dtype is not given one; it computes in bfloat16.
 `interaction`: training with the context of an impression computed once for all its candidates (`shared`), and on top of
 that candidates apart from it in the lower layers (`split`) or in all (`towers`), beside `cross`, which computes every
 pair. Histories of 200 tokens, 20 candidates of 20.
@@ -25,6 +31,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +40,8 @@ import numpy as np
 from bench_examples import load_config, read_examples
 from paired import Worker, check_gate, measure, quartiles
 from speed_inputs import CANDIDATES, save_bert_base, save_with_head, training_flops, training_subset
+
+from srsjax.hardware import cpu
 
 HERE = Path(__file__).parent
 SCRIPTS = {
@@ -47,8 +56,8 @@ class Case:
     """One comparison: rows of a table."""
 
     title: str
-    systems: dict[str, tuple[str, dict]]
-    """Script (of `SCRIPTS`) and arguments of each worker, by the name shown; the first is the one compared."""
+    systems: dict[str, tuple[Path, dict]]
+    """Script and arguments of each worker, by the name shown; the first is the one compared."""
     tolerances: dict[str, float]
     """Of the gate, see `paired.check_gate`."""
     targets: dict[str, tuple[float, float]]
@@ -73,21 +82,33 @@ def step(args: argparse.Namespace) -> Iterator[Case]:
     if not folder.exists():
         save_bert_base(folder)
     arguments = {"system": "step", "folder": str(folder), "rows": args.rows, "tokens": 128, "steps": 1}
+    given = arguments | {"dtype": args.dtype}
+    if args.against:
+        script = args.against.resolve() / "tests" / "bench" / SCRIPTS["srsjax"].name
+        peer, target = f"srsjax of {args.against}", (0.98, 1.02)
+        other = (script, given if takes_dtype(script) else arguments)
+    else:
+        peer, target, other = "transformers", (1.1, 1.4), (SCRIPTS["torch"], given)
     yield Case(
         title=f"BERT-base training step, {args.rows} rows of 128",
-        systems={"srsjax": ("srsjax", arguments), "transformers bfloat16": ("torch", arguments)},
+        systems={"srsjax": (SCRIPTS["srsjax"], given), peer: other},
         # float32 shows that the two are the same function: rounding alone is 1e-5 of the logits' spread. bfloat16 need
         # only show that no product is wrong: random weights give logits that differ little (0.05 around -0.3), of
         # which its rounding, 0.4 % a number, is a tenth.
         tolerances={"float32 logits": 1e-3, "logits": 0.25, "loss": 0.01, "gradient norm": 0.02},
-        targets={"transformers bfloat16": (1.1, 1.4)},
+        targets={peer: target},
         flops=training_flops(folder, args.rows * 128, args.rows * 128**2),
         examples=args.rows,
     )
 
 
+def takes_dtype(script: Path) -> bool:
+    """Whether the `Step` of a checkout's `speed_srsjax.py` has an argument `dtype`."""
+    return bool(re.search(r"^class Step:.*?def __init__\([^)]*\bdtype\b", script.read_text(), re.M | re.S))
+
+
 def finetune(args: argparse.Namespace) -> Iterator[Case]:
-    """MiniLM-L6 on texts of real lengths: transformers' Trainer with its defaults, and a good loop in PyTorch."""
+    """MiniLM-L6 on texts of real lengths: transformers' Trainer, and a good loop in PyTorch."""
     from torch_finetune import encode
 
     folder = args.out / "weights" / "minilm"
@@ -98,17 +119,17 @@ def finetune(args: argparse.Namespace) -> Iterator[Case]:
         examples = read_examples(config)
         rows, total = training_subset(examples, args.examples), len(examples.rows("train"))
         lengths = encode(config, examples).lengths[rows]
-        arguments = {"name": name, "folder": str(folder), "examples": args.examples}
-        systems = {"srsjax": "finetune", "Trainer, defaults": "trainer", "PyTorch loop": "loop"}
+        arguments = {"name": name, "folder": str(folder), "examples": args.examples, "dtype": args.dtype}
+        systems = {"srsjax": "finetune", "Trainer": "trainer", "PyTorch loop": "loop"}
         yield Case(
             title=f"one epoch of {name}, {total} examples",
             systems={
-                title: ("srsjax" if title == "srsjax" else "torch", {"system": system, **arguments})
+                title: (SCRIPTS["srsjax" if title == "srsjax" else "torch"], {"system": system, **arguments})
                 for title, system in systems.items()
             },
             # The same function in float32 on the same tokens; rounding alone is 1e-5 of the logits' spread.
             tolerances={"float32 logits": 1e-3},
-            targets={"Trainer, defaults": (3, 5), "PyTorch loop": (1.4, 2)},
+            targets={"Trainer": (3, 5), "PyTorch loop": (1.4, 2)},
             flops=training_flops(folder, int(lengths.sum()), int(np.square(lengths).sum())),
             examples=total,
             scale=total / len(rows),
@@ -118,26 +139,28 @@ def finetune(args: argparse.Namespace) -> Iterator[Case]:
 
 def interaction(args: argparse.Namespace) -> Iterator[Case]:
     """Training of each interaction beside `cross`."""
-    yield _beside_cross("training", "BERT-base", "shared", 4, (5, 8))
-    yield _beside_cross("training", "BERT-base", "split", 4)
-    yield _beside_cross("training", "BERT-base", "towers", 4)
-    yield _beside_cross("training", "MiniLM-L6", "shared", 16, (5, 8))
+    yield _beside_cross(args, "training", "BERT-base", "shared", 4, (5, 8))
+    yield _beside_cross(args, "training", "BERT-base", "split", 4)
+    yield _beside_cross(args, "training", "BERT-base", "towers", 4)
+    yield _beside_cross(args, "training", "MiniLM-L6", "shared", 16, (5, 8))
 
 
 def scoring(args: argparse.Namespace) -> Iterator[Case]:
     """Scoring of each interaction beside `cross`."""
-    yield _beside_cross("scoring", "BERT-base", "split", 12, (3, 8), items=1000)
-    yield _beside_cross("scoring", "BERT-base", "shared", 12, items=1000)
-    yield _beside_cross("scoring", "BERT-base", "towers", 12, items=1000)
-    yield _beside_cross("scoring", "MiniLM-L6", "split", 48, (3, 8), items=1000)
+    yield _beside_cross(args, "scoring", "BERT-base", "split", 12, (3, 8), items=1000)
+    yield _beside_cross(args, "scoring", "BERT-base", "shared", 12, items=1000)
+    yield _beside_cross(args, "scoring", "BERT-base", "towers", 12, items=1000)
+    yield _beside_cross(args, "scoring", "MiniLM-L6", "split", 48, (3, 8), items=1000)
 
 
-def _beside_cross(system: str, size: str, name: str, number: int, targets: tuple = (), **options) -> Case:
+def _beside_cross(
+    args: argparse.Namespace, system: str, size: str, name: str, number: int, targets: tuple = (), **options
+) -> Case:
     """`number`: impressions in one measurement."""
-    arguments = {"system": system, "size": size, "number": number, **options}
+    arguments = {"system": system, "size": size, "number": number, "dtype": args.dtype, **options}
     return Case(
         title=f"{system} of {size}: {name} beside cross",
-        systems={each: ("interactions", {"interaction": each, **arguments}) for each in (name, "cross")},
+        systems={each: (SCRIPTS["interactions"], {"interaction": each, **arguments}) for each in (name, "cross")},
         tolerances={"packed equals alone": 0},
         targets={"cross": targets},
         flops=None,
@@ -153,9 +176,15 @@ def run(case: Case, rounds: int, threads: int) -> dict:
     print(case.title, flush=True)
     with contextlib.ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker(SCRIPTS[script], threads, arguments))
+            name: stack.enter_context(Worker(script, threads, arguments))
             for name, (script, arguments) in case.systems.items()
         }
+        # The worker of another checkout may not answer this.
+        precisions = {
+            name: worker.ask("precision") if "dtype" in case.systems[name][1] else "its own"
+            for name, worker in workers.items()
+        }
+        print(", ".join(f"{name}: {precision}" for name, precision in precisions.items()), flush=True)
         differences = check_gate(workers, case.tolerances)
         before = {name: worker.ask("peak") for name, worker in workers.items()}
         times = measure(workers, rounds)
@@ -163,6 +192,7 @@ def run(case: Case, rounds: int, threads: int) -> dict:
         flops = {name: worker.ask("flops") if case.flops is None else case.flops for name, worker in workers.items()}
     first, peak = next(iter(workers)), max(peaks.values())
     result: dict = {"title": case.title, "examples": case.examples, "flops": flops, "threads": threads}
+    result |= {"cpu": str(cpu()), "precisions": precisions}
     result |= {"gate": differences, "peaks": peaks, "rounds": times, "systems": {}}
     for name in workers:
         median, low, high = quartiles([case.seconds(each[name]) for each in times])
@@ -179,13 +209,15 @@ def run(case: Case, rounds: int, threads: int) -> dict:
 def markdown(results: list[dict]) -> str:
     """A line for each case and system."""
     lines = [
-        "| | system | seconds (quartiles) | examples/s | of peak | speed of the first (quartiles) | floor, goal |",
-        "|---|---|---|---|---|---|---|",
+        "| | system | precision | seconds (quartiles) | examples/s | of peak | speed of the first (quartiles) | floor, "
+        "goal |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for name, system in result["systems"].items():
             low, high = system["quartiles"]
-            cells = [result["title"], name, f"{system['seconds']:.2f} ({low:.2f} to {high:.2f})"]
+            cells = [result["title"], name, result["precisions"][name]]
+            cells += [f"{system['seconds']:.2f} ({low:.2f} to {high:.2f})"]
             cells += [
                 f"{result['examples'] / system['seconds']:.1f}",
                 f"{system['share of peak']:.0%}" if system["share of peak"] else "",
@@ -200,7 +232,8 @@ def markdown(results: list[dict]) -> str:
                 cells += ["", ""]
             lines.append(f"| {' | '.join(cells)} |")
     peak = max(peak for result in results for peak in result["peaks"].values())
-    lines += ["", f"Peak: {peak / 1e9:.0f} GFLOP/s, the best worker's bfloat16 product of two 4096 x 4096 squares."]
+    told = f"CPU: {results[0]['cpu']}, {results[0]['threads']} threads. Peak: {peak / 1e9:.0f} GFLOP/s"
+    lines += ["", f"{told}, the best worker's product of two 4096 x 4096 squares in its precision."]
     return "\n".join(lines) + "\n"
 
 
@@ -210,10 +243,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed"), help="folder of tables, times and model folders")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores of every system")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of every system")
+    parser.add_argument("--against", type=Path, help="another checkout of srsjax, the peer of the step table")
     parser.add_argument("--rows", type=int, default=16, help="rows of the step table")
     parser.add_argument("--configs", nargs="+", default=["upworthy", "reviews", "esci"], help="of the finetune table")
     parser.add_argument("--examples", type=int, default=512, help="trained in one measurement of the finetune table")
     args = parser.parse_args()
+    if args.against and args.table != "step":
+        parser.error("--against: only for the step table")
     args.out.mkdir(parents=True, exist_ok=True)
     results = [run(case, args.rounds, args.threads) for case in TABLES[args.table](args)]
     (args.out / f"{args.table}.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))  # tests/
 
 import jax
 import numpy as np
+from batches import make_layout, make_split
 from paired import Clock, arguments, serve
 from speed_inputs import CANDIDATE, CANDIDATES, HISTORY
 from speed_srsjax import Training, matmul_peak
 
 from srsjax import config
-from srsjax.data.batches.layout import BatchShape, Layout
+from srsjax.data.batches.layout import BatchShape
 from srsjax.data.batches.loader import eval_batches, train_batches
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
@@ -21,6 +26,7 @@ from srsjax.model import ctr, flops
 from srsjax.model.compute import Compute
 from srsjax.model.spec import ModelSpec, encoder_config
 from srsjax.runs.evaluation import predict_split
+from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import open_session
 
 TEMPLATE = PairTemplate(prefix=(101,), between=(102,), suffix=(102,), candidate_type=1, separator=102)
@@ -37,15 +43,8 @@ def impressions(number: int, items: int) -> tuple[Split, Items]:
         return Ragged.from_lengths(rng.integers(1000, 30000, rows * tokens).astype(np.int32), np.full(rows, tokens))
 
     size = number * CANDIDATES
-    split = Split(
-        context=texts(number, HISTORY - 2),
-        candidates=np.arange(0, size + 1, CANDIDATES),
-        item=rng.integers(0, items, size),
-        labels=rng.integers(0, 2, (size, 1)).astype(np.float32),
-        weights=np.ones((size, 1), np.float32),
-        example=np.arange(size),
-        user=np.arange(number),
-    )
+    context, item = texts(number, HISTORY - 2), rng.integers(0, items, size)
+    split = make_split(rng.integers(0, 2, size), counts=np.full(number, CANDIDATES), context=context, item=item)
     return split, Items(texts(items, CANDIDATE - 1))
 
 
@@ -57,16 +56,17 @@ SIZES = {
 
 
 class System:
-    """An encoder with random weights, bfloat16, and the impressions it reads."""
+    """An encoder with random weights and the impressions it reads."""
 
-    def __init__(self, interaction: str, size: str, number: int, items: int):
-        model = config.Model(interaction=interaction, dtype="bfloat16", **SIZES[size])
+    def __init__(self, interaction: str, size: str, number: int, items: int, dtype: str = "auto"):
+        model = config.Model(interaction=interaction, dtype=dtype, **SIZES[size])
+        model = replace(model, dtype=choose_precision(model, encoder_config(model, VOCABULARY)).dtype)
         rows, self.tokens, self.candidates, parts = ROWS["cross" if interaction == "cross" else "shared"]
         batch = config.Batch(rows=rows, tokens=self.tokens, candidates=self.candidates, micro_batches=parts)
         self.rows = rows // parts  # of a micro-batch
         self.config = config.TrainConfig(model=model, batch=batch)
         self.session = open_session(self.config, ModelSpec.of(model, encoder_config(model, VOCABULARY)))
-        self.layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else HISTORY)
+        self.layout = make_layout(None if interaction == "cross" else HISTORY, TEMPLATE)
         self.split, self.items = impressions(number, items)
 
     def gate(self) -> dict[str, list[float]]:
@@ -86,15 +86,18 @@ class System:
             logits.append(found)
         return {"packed equals alone": [float(np.abs(logits[0] - logits[1]).max() < 1e-4 * np.ptp(logits[1]))]}
 
+    def precision(self) -> str:
+        return self.config.model.dtype
+
     def peak(self) -> float:
-        return matmul_peak()
+        return matmul_peak(self.precision())
 
 
 class Steps(System):
     """Training steps over all impressions once."""
 
-    def __init__(self, interaction: str, size: str, number: int):
-        super().__init__(interaction, size, number, items=1000)
+    def __init__(self, interaction: str, size: str, number: int, dtype: str = "auto"):
+        super().__init__(interaction, size, number, 1000, dtype)
         self.batches = train_batches(
             self.split, self.items, self.layout, self.config.batch, whole_impressions=False, seed=0
         )
@@ -117,8 +120,8 @@ class Steps(System):
 class Scoring(System):
     """Scores of all impressions; `split` looks its items up, which were computed before the clock starts."""
 
-    def __init__(self, interaction: str, size: str, number: int, items: int):
-        super().__init__(interaction, size, number, items)
+    def __init__(self, interaction: str, size: str, number: int, items: int, dtype: str = "auto"):
+        super().__init__(interaction, size, number, items, dtype)
         self.shape = BatchShape(self.layout, self.tokens, self.candidates, eval_rows=self.rows)
         self.params = jax.jit(self.session.init)(jax.random.key(0))
         self.step, self.complete = self.session.predict_step, lambda batch, numbers: batch
@@ -128,7 +131,7 @@ class Scoring(System):
             self.step = stored.step
             self.complete = lambda batch, numbers: stored.complete(self.item, batch, numbers)
             after = self._scores(self.split.take(np.arange(4)))
-            # bfloat16 states are stored as they are passed on; products of other shapes round other sums.
+            # States in bfloat16 are stored as they are passed on; products of other shapes round other sums.
             if not np.abs(after - before).max() < 0.02 * np.abs(before).max():
                 raise AssertionError("scores with stored items are others")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))  # tests/
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from batches import make_batch
 from bench_examples import load_config, read_examples
 from paired import Clock, arguments, serve
 from speed_inputs import GATE_ROWS, full_rows, training_subset
@@ -25,6 +30,7 @@ from srsjax.model import ctr, hf
 from srsjax.model.compute import Compute
 from srsjax.model.spec import ModelSpec, Outputs, encoder_config
 from srsjax.objectives import losses
+from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import initial_state, open_session
 from srsjax.runs.sharding import put_batch
 from srsjax.runs.spec import layout_of, make_spec
@@ -65,15 +71,20 @@ class Training:
 
 
 class Step:
-    """BERT's training step in bfloat16 over full rows, one text a row."""
+    """BERT's training step over full rows, one text a row."""
 
-    def __init__(self, folder: str, rows: int, tokens: int, steps: int):
+    def __init__(self, folder: str, rows: int, tokens: int, steps: int, dtype: str = "auto"):
         settings = config.TrainConfig(
-            model=config.Model(pretrained=folder, dtype="bfloat16"),
+            model=config.Model(pretrained=folder, dtype=dtype),
             optimizer=config.Optimizer(learning_rate=2e-5, schedule="constant", warmup=0),
         )
+        settings = choose_precision(settings.model, hf.load_config(folder)).apply(settings)
+        self.dtype = settings.model.dtype
         self.training = Training(settings, vocab_size=1, steps=1)
         self.shape, self.steps, self.done = (rows, tokens), steps, 0
+
+    def precision(self) -> str:
+        return self.dtype
 
     def gate(self) -> dict[str, list[float]]:
         batch = jax.tree.map(lambda array: array[0], self._batch(0))
@@ -100,26 +111,26 @@ class Step:
 
     def _batch(self, step: int) -> PackedBatch:
         ids, labels = full_rows(*self.shape, step)
-        rows, tokens = ids.shape
-        positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), ids.shape)
-        zero, one = np.zeros_like(ids), np.ones_like(ids)
-        slot, group = np.zeros((rows, 1), np.int32), np.arange(rows, dtype=np.int32)[:, None]
-        labels = labels[:, None, None]
-        batch = (ids, positions, zero, one, one, slot, slot, slot, group, labels, np.ones_like(labels))
-        return PackedBatch(*(array[None] for array in batch), {}, {})
+        group, labels = np.arange(len(ids), dtype=np.int32)[:, None], labels[:, None, None]
+        batch = make_batch(ids, group=group, labels=labels, weights=np.ones_like(labels))
+        return jax.tree.map(lambda array: array[None], batch)
 
     def peak(self) -> float:
-        return matmul_peak()
+        return matmul_peak(self.precision())
 
 
 class FineTune:
     """One epoch of fine-tuning on a part of a config's training split, packed as `srsjax.train` packs it."""
 
-    def __init__(self, name: str, folder: str, examples: int):
+    def __init__(self, name: str, folder: str, examples: int, dtype: str = "auto"):
         settings = load_config(name)
-        self.settings = replace(settings, model=replace(settings.model, pretrained=folder))
+        model = replace(settings.model, pretrained=folder, dtype=dtype)
+        self.settings = choose_precision(model, hf.load_config(folder)).apply(replace(settings, model=model))
         self.rows = training_subset(read_examples(self.settings), examples)
         self.training: Training | None = None
+
+    def precision(self) -> str:
+        return self.settings.model.dtype
 
     def gate(self) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory() as folder:
@@ -163,12 +174,12 @@ class FineTune:
         )
 
     def peak(self) -> float:
-        return matmul_peak()
+        return matmul_peak(self.precision())
 
 
-def matmul_peak() -> float:
-    """FLOP/s of a bfloat16 product with float32 result, as large as the other system's."""
-    return matmul_rate(jnp.dtype(jnp.bfloat16), size=4096)
+def matmul_peak(dtype: str) -> float:
+    """FLOP/s of a product with float32 result, as large as the other system's."""
+    return matmul_rate(jnp.dtype(dtype), size=4096)
 
 
 SYSTEMS = {"step": Step, "finetune": FineTune}

@@ -3,8 +3,9 @@
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/start.py --out start
 
 `cold` compiles; `warm` loads the programs that the cold run kept. Both find their data prepared. The first step (16
-rows of 128 tokens, bfloat16) takes longer than the later ones: it fetches its memory. BERT-base has random weights and
-the tokenizer of `SRSJAX_MINILM`. Where PyTorch is installed, TensorBoard's writer imports it before the end is told.
+rows of 128 tokens, `model.dtype auto`) takes longer than the later ones: it fetches its memory. BERT-base has random
+weights and the tokenizer of `SRSJAX_MINILM`. Where PyTorch is installed, TensorBoard's writer imports it before the end
+is told.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The peer: a MiniLM fine-tuned by PyTorch and transformers, as a good engineer would write it.
 
 It reads the texts, splits, token budgets, task, learning rate, epochs and tokens per step from a srsjax config and
-shares no other code with srsjax. bfloat16 autocast; batches of similar length, padded to their longest pair; the
-best epoch on valid is kept.
+shares no other code with srsjax. float32, or bfloat16 autocast where that is faster on this CPU; batches of similar
+length, padded to their longest pair; the best epoch on valid is kept.
 
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/torch_finetune.py --config upworthy --seed 0 --out x.jsonl
 """
@@ -17,12 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from bench_examples import Examples, load_config, read_examples
-from bench_metrics import metrics
+from bench_metrics import metrics, monitored
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 from srsjax.config import Task, TrainConfig
+
+TIMED = 16
+"""Texts of a batch in which both precisions are timed."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,29 @@ def loss_of(task: Task, logits: torch.Tensor, labels: torch.Tensor, weights: tor
     return loss
 
 
+def autocast(dtype: str) -> torch.autocast:
+    """The context of a forward pass in `float32` or `bfloat16`."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def faster_dtype(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> str:
+    """`float32` or `bfloat16`: in which a forward and a backward pass take less time here, the best of two each.
+
+    Without dropout, so that no random numbers are used up.
+    """
+    model.eval()
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for _ in range(3):  # the first one warms up
+        for dtype, taken in seconds.items():
+            started = time.perf_counter()
+            with autocast(dtype):
+                loss = model(**inputs).logits.float().sum()
+            loss.backward()
+            taken.append(time.perf_counter() - started)
+    model.zero_grad()
+    return min(seconds, key=lambda dtype: min(seconds[dtype][1:]))
+
+
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW without decay of biases and LayerNorm."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -115,7 +141,7 @@ def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.O
 
 
 def fine_tune(
-    model: torch.nn.Module, name: str, config: TrainConfig, examples: Examples, encoded: Encoded, seed: int
+    model: torch.nn.Module, name: str, config: TrainConfig, examples: Examples, encoded: Encoded, seed: int, dtype: str
 ) -> None:
     """Fine-tunes the model in place and leaves it as it was after the epoch with the best monitored metric on valid."""
     units, size = training_units(config, examples, encoded)
@@ -126,9 +152,9 @@ def fine_tune(
     best, kept, started = -1.0, {}, time.time()
     for epoch in range(epochs):
         batches = training_batches(units, encoded.lengths, size, rng)
-        loss = train_epoch(model, config, examples, encoded, batches, optimizer, schedule)
-        scores = {"valid": predict(model, encoded, examples.rows("valid"))}
-        value = metrics(name, examples, scores, "valid")[config.evaluate.monitor]
+        loss = train_epoch(model, config, examples, encoded, batches, optimizer, schedule, dtype)
+        scores = {"valid": predict(model, encoded, examples.rows("valid"), dtype)}
+        value = metrics(name, examples, scores, "valid")[monitored(config)]
         print(f"epoch {epoch + 1}: loss {loss:.4f}, valid {value:.4f}, {time.time() - started:.0f} s", flush=True)
         if value > best:
             best, kept = value, {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -136,16 +162,23 @@ def fine_tune(
 
 
 def train_epoch(
-    model: torch.nn.Module, config: TrainConfig, examples: Examples, encoded: Encoded, batches, optimizer, schedule
+    model: torch.nn.Module,
+    config: TrainConfig,
+    examples: Examples,
+    encoded: Encoded,
+    batches,
+    optimizer,
+    schedule,
+    dtype: str,
 ) -> float:
-    """Steps over the batches, each a list of units; the mean loss."""
+    """Steps over the batches, each a list of units, in `float32` or `bfloat16`; the mean loss."""
     labels = torch.tensor(examples.labels, dtype=torch.float32)
     weights = torch.tensor(examples.weights, dtype=torch.float32)
     model.train()
     losses = []
     for batch in batches:
         rows = np.concatenate(batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(dtype):
             logits = model(**pad(encoded, rows)).logits.float()[:, 0]
         loss = loss_of(config.schema.tasks[0], logits, labels[rows], weights[rows], [len(unit) for unit in batch])
         loss.backward()
@@ -168,13 +201,13 @@ def training_units(config: TrainConfig, examples: Examples, encoded: Encoded) ->
 
 
 @torch.inference_mode()
-def predict(model: torch.nn.Module, encoded: Encoded, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def predict(model: torch.nn.Module, encoded: Encoded, rows: np.ndarray, dtype: str, batch_size: int = 64) -> np.ndarray:
     """Probabilities of the rows, in their order, [m] float64."""
     model.eval()
     order = rows[np.argsort(encoded.lengths[rows], kind="stable")]
     scores = np.zeros(len(encoded.tokens))
     for batch in np.split(order, range(batch_size, len(order), batch_size)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(dtype):
             logits = model(**pad(encoded, batch)).logits.double()[:, 0]
         scores[batch] = torch.sigmoid(logits).numpy()
     return scores[rows]
@@ -187,11 +220,13 @@ def run(name: str, config: TrainConfig, seed: int, splits: tuple[str, ...] = ("v
     examples = read_examples(config)
     encoded = encode(config, examples)
     model = AutoModelForSequenceClassification.from_pretrained(config.model.pretrained, num_labels=1)
-    fine_tune(model, name, config, examples, encoded, seed)
+    dtype = faster_dtype(model, pad(encoded, examples.rows("train")[:TIMED]))
+    fine_tune(model, name, config, examples, encoded, seed, dtype)
     trained = time.time()
-    scores = {split: predict(model, encoded, examples.rows(split)) for split in splits}
+    scores = {split: predict(model, encoded, examples.rows(split), dtype) for split in splits}
     result = {split: metrics(name, examples, scores, split) for split in splits}
-    return {"config": name, "seed": seed, **result, "seconds": trained - started, "eval_seconds": time.time() - trained}
+    seconds = {"seconds": trained - started, "eval_seconds": time.time() - trained}
+    return {"config": name, "seed": seed, "dtype": dtype, **result, **seconds}
 
 
 def main() -> None:

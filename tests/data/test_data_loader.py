@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from batches import make_layout, make_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,17 +34,17 @@ def make_store(seed: int = 0, impressions: int = 40, tasks: int = 2) -> tuple[Sp
         lengths = random.integers(0, longest + 1, rows)
         return Ragged.from_lengths(random.integers(200, 900, lengths.sum()).astype(np.int32), lengths)
 
-    candidates = np.concatenate([[0], np.cumsum(random.integers(0, 7, impressions))])
-    size = candidates[-1]
+    counts = random.integers(0, 7, impressions)
+    size = counts.sum()
     known = random.random((size, tasks)) > 0.3
-    split = Split(
-        context=texts(impressions, 8),
-        candidates=candidates,
-        item=random.integers(0, 15, size),
-        labels=np.where(known, random.random((size, tasks)), 0).astype(np.float32),
-        weights=np.where(known, random.integers(1, 5, (size, tasks)), 0).astype(np.float32),
+    context, item = texts(impressions, 8), random.integers(0, 15, size)
+    split = make_split(
+        np.where(known, random.random((size, tasks)), 0),
+        np.where(known, random.integers(1, 5, (size, tasks)), 0),
+        counts,
+        context=context,
+        item=item,
         example=random.permutation(size),
-        user=np.arange(impressions),
         context_features={"device": random.integers(1, 5, impressions).astype(np.int32)},
         candidate_features={"position": random.random(size).astype(np.float32)},
     )
@@ -59,7 +60,7 @@ def train(store, *, rows=4, process=(0, 1), template=BERT, seed=0, whole=False, 
     run = {name: options.pop(name) for name in ("epochs", "max_steps") if name in options}
     batches = train_batches(
         *store,
-        Layout(template, PAD, pair, start),
+        make_layout(start, template, PAD, pair),
         config.Batch(rows=rows, **(batch | options)),
         whole_impressions=whole,
         seed=seed,
@@ -157,7 +158,7 @@ def features_of(split: Split, items: Items) -> dict[str, np.ndarray]:
 def test_rows_are_what_the_layout_says(template, pair, start):
     split, items = make_store()
     seen = 0
-    layout = Layout(template, PAD, pair, start)
+    layout = make_layout(start, template, PAD, pair)
     batches = eval_batches(split, items, layout, rows=4, tokens=48, candidates=6)
     for item in batches:
         arrays = leaves(item)
@@ -295,7 +296,7 @@ def test_evaluation_gives_every_candidate_once_for_any_rows_and_hosts(seed, rows
         batches = eval_batches(
             split,
             items,
-            Layout(BERT, PAD, True, start),
+            make_layout(start, BERT, PAD),
             rows=rows * hosts,
             tokens=48,
             candidates=candidates,
@@ -313,7 +314,7 @@ def test_evaluation_gives_every_candidate_once_for_any_rows_and_hosts(seed, rows
 
 def test_an_empty_split_has_no_evaluation_batches():
     split, items = make_store(impressions=0)
-    assert list(eval_batches(split, items, Layout(BERT, PAD, True), rows=2, tokens=48)) == []
+    assert list(eval_batches(split, items, make_layout(None, BERT, PAD), rows=2, tokens=48)) == []
 
 
 # ---------------------------------------------------------------------------------------------- stores on disk
@@ -363,7 +364,7 @@ def test_wrong_settings_are_named():
     with pytest.raises(InputError, match=r"batch\.tokens is 10, but the longest pair has 1\d tokens"):
         train(store, tokens=10)
     with pytest.raises(InputError, match=r"batch\.eval_rows is 3, expected a multiple of the 2 hosts"):
-        eval_batches(*store, Layout(BERT, PAD, True), rows=3, tokens=48, process_count=2)
+        eval_batches(*store, make_layout(None, BERT, PAD), rows=3, tokens=48, process_count=2)
 
 
 def test_a_training_split_without_labels_is_named():

@@ -27,8 +27,8 @@ from srsjax.config import (
 )
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.arrays import SPLITS
-from srsjax.data.store.folders import building
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder
 
 # ---------------------------------------------------------------------------------------------- bad input
 
@@ -193,9 +193,9 @@ def test_a_killed_run_leaves_nothing_that_is_trusted(tmp_path):
 
 
 def test_two_that_build_the_same_folder(tmp_path):
-    with building(tmp_path / "store") as slow:
+    with atomic_folder(tmp_path / "store", exists="keep") as slow:
         (slow / "whole").touch()
-        with building(tmp_path / "store") as fast:
+        with atomic_folder(tmp_path / "store", exists="keep") as fast:
             assert slow.exists() and slow != fast
             (fast / "whole").touch()
             (fast / "fast").touch()
@@ -204,7 +204,7 @@ def test_two_that_build_the_same_folder(tmp_path):
 
 
 def test_a_failed_block_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), building(tmp_path / "store"):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "store"):
         1 / 0  # noqa: B018
     assert list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from srsjax.config import Mesh
+from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 
 
@@ -28,7 +29,7 @@ def log(trained):
 def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     run = trained / "runs/ctr"
     files = {path.name for path in run.iterdir()}
-    assert {"config.json", "encoder.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
+    assert {"config.json", "model.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
             "goodput.jsonl", "checkpoints", "valid.png", "test.png"} == files  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
@@ -66,10 +67,8 @@ def test_score_writes_keys_and_probabilities_in_input_order(trained, scorer, log
     )
     assert done.returncode == 0, done.stderr
     scores = ds.dataset(sorted((trained / "scores").iterdir())).to_table()
-    copied = ["request_id", "user_id", "item_id", "history", "time", "click", "click_probability"]  # not the text
-    assert scores.column_names == ["row", *copied, "score"]
-    assert scores["row"].to_pylist() == list(range(len(log)))
-    for key in copied:
+    assert scores.column_names == ["request_id", "user_id", "item_id", "score"]
+    for key in scores.column_names[:-1]:
         assert scores[key].to_pylist() == log[key].to_pylist()
     assert all(0 < score < 1 for score in scores["score"].to_pylist())
     rows = log.slice(0, 24).to_pylist()
@@ -121,11 +120,8 @@ def test_text_columns_may_be_given_instead_of_keys(scorer, trained, log):
     by_key = scorer.predict((context, {"item_id": row["item_id"]}))
     by_text = scorer.predict((context, {"title": item["title"], "description": item["description"]}))
     assert by_key == pytest.approx(by_text, abs=1e-6)
-    # An item that is not in the catalogue has the text that comes with it, else that of a missing one.
-    new = {"item_id": "no-such-item"}
-    assert scorer.predict((context, new | item)) == pytest.approx(by_text, abs=1e-6)
-    empty = scorer.predict((context, {"title": None, "description": None}))
-    assert scorer.predict((context, new)) == pytest.approx(empty, abs=1e-6)
+    with pytest.raises(InputError, match="no-such-item"):
+        scorer.predict((context, {"item_id": "no-such-item"}))
 
 
 def test_a_folder_that_is_no_run_is_refused(command, tmp_path):

@@ -3,11 +3,8 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
-from compilations import compilations
 
 from srsjax.config import Mesh
 from srsjax.errors import InputError
@@ -92,72 +89,6 @@ def test_the_command_scores_alike_with_and_without_stored_items(folder, command)
         ds.dataset(folder / f"scores-{store}").to_table()["score"].to_numpy() for store in (True, False)
     )
     np.testing.assert_allclose(with_store, without, rtol=0, atol=1e-6)
-
-
-def test_new_items_are_scored_by_their_own_text_or_as_missing(folder, command, monkeypatch, log):
-    """Whatever the input brings, every row has a score; rows of known items keep theirs, stored or not."""
-    table = ds.dataset(folder / "data/shop/log-0.parquet").to_table().slice(0, 40)
-    items = {row["item_id"]: row for row in pq.read_table(folder / "data/shop/items.parquet").to_pylist()}
-    keys = [f"new-{row}" if row % 4 == 0 else key for row, key in enumerate(table["item_id"].to_pylist())]
-    table = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(keys))
-    pq.write_table(table, folder / "bare.parquet")
-    for name in ("title", "description"):
-        own = [items[key][name] if key in items else f"new {name} {row}" for row, key in enumerate(keys)]
-        table = table.append_column(name, pa.array(own))
-    pq.write_table(table, folder / "own.parquet")
-
-    found = {}
-    for name, store in (("bare", True), ("own", True), ("own", False)):
-        options = ("--output", f"new-{name}-{store}", "--store_items", store)
-        done = command("score", "--run", "runs/split", "--input", f"{name}.parquet", *options, cwd=folder)
-        assert done.returncode == 0, done.stderr
-        read = "missing; to have them read, give the input the columns title, description"
-        read = read if name == "bare" else "their own columns say"
-        assert f"rows whose key is not in catalogue 'items': 10, scored as {read}\n" in done.stdout
-        scores = ds.dataset(folder / f"new-{name}-{store}").to_table()
-        assert not {"query", "title", "description"} & set(scores.column_names)
-        assert scores["item_id"].to_pylist() == keys and scores["row"].to_pylist() == list(range(40))
-        found[name, store] = scores["score"].to_numpy()
-    np.testing.assert_allclose(found["own", True], found["own", False], rtol=0, atol=1e-6)
-    new = np.array([key not in items for key in keys])
-    np.testing.assert_allclose(found["bare", True][~new], found["own", True][~new], rtol=0, atol=1e-6)
-    assert (np.abs(found["bare", True] - found["own", True])[new] > 1e-6).all()
-
-    scorer = load(folder, monkeypatch, "split")  # and from Python the same, one by one or together
-    rows = table.to_pylist()
-    contexts = [{"query": row["query"], "history": row["history"]} for row in rows]
-    own = [{"item_id": row["item_id"]} for row in rows]
-    np.testing.assert_allclose(
-        scorer.predict(list(zip(contexts, own, strict=True))), found["bare", True], rtol=0, atol=1e-5
-    )
-    assert scorer.unknown == {"items": 10}
-    for row in range(0, 40, 4):
-        own[row] |= {name: rows[row][name] for name in ("title", "description")}
-    np.testing.assert_allclose(
-        scorer.predict(list(zip(contexts, own, strict=True))), found["own", True], rtol=0, atol=1e-5
-    )
-    assert scorer.unknown == {"items": 10}
-
-
-def test_what_to_do_with_unknown_items_is_not_asked_where_it_has_no_effect(folder, command):
-    options = ("--input", "data/shop/log-0.parquet", "--data.catalogues.0.unknown", "drop")
-    done = command("score", "--run", "runs/split", *options, cwd=folder)
-    assert done.returncode == 2 and "--data.catalogues.0.unknown: fixed by the run" in done.stderr
-
-
-def test_no_request_compiles_after_warm_up_with_stored_items(folder, monkeypatch, log):
-    scorer = load(folder, monkeypatch, "split", Mesh(8))
-    scorer.store_items()
-    said: list[str] = []
-    assert scorer.warm_up(said.append) == [8]
-    assert said == ["compiled for 8 rows x 160 tokens, and 8 times that with stored items"]
-    pairs, new = split_pairs(log[:300]), {"title": "a coat", "description": "red"}
-    with compilations() as compiled:
-        scorer.predict(pairs)
-        for count in (1, 100, 500):
-            scorer.rank(pairs[0][0], [pair[1] for pair in pairs * 2][:count])
-        scorer.rank(pairs[0][0], [pair[1] for pair in pairs[:50]] + [new])
-    assert compiled == []
 
 
 def test_other_interactions_are_exported_as_the_bare_encoder(folder, command):

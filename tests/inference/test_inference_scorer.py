@@ -104,7 +104,7 @@ def test_keys_choose_the_columns_and_a_clash_of_names_is_refused(folder, command
     assert done.returncode == 2 and "column 'row'" in done.stderr and not (folder / "clash").exists()
     done = score(command, folder, log, "chosen", "--data.keys", "item_id")
     assert done.returncode == 0, done.stderr
-    assert read(folder, "chosen").column_names == ["row", "item_id", "score", "score_buy"]
+    assert read(folder, "chosen").column_names == ["item_id", "score", "score_buy"]
 
 
 def test_pairs_alone_are_scored(folder, scorer, command):
@@ -177,7 +177,7 @@ def test_no_request_compiles_after_warm_up(folder, monkeypatch):
     fresh = Scorer.load("runs/pairs", mesh=Mesh(8))
     with compilations() as compiled:
         sizes = fresh.warm_up(said.append)
-    assert sizes == [8, 16, 32] and said == ["compiled for 8, 16, 32 rows x 96 tokens"]
+    assert sizes == [8, 16, 32] and said == ["compiling for 8, 16, 32 rows x 96 tokens"]
     assert len(compiled) >= len(sizes)
     titles = make_log(500)["title"]
     with compilations() as compiled:

@@ -3,8 +3,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from batches import make_split
 
-from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.metrics.baselines import (
@@ -19,16 +20,8 @@ from srsjax.metrics.baselines import (
 
 def split_of(item, labels, weights, user=None):
     """One candidate an impression."""
-    count = len(item)
-    return Split(
-        context=Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(count, np.int64)),
-        candidates=np.arange(count + 1),
-        item=np.array(item),
-        labels=np.array(labels, np.float32)[:, None],
-        weights=np.array(weights, np.float32)[:, None],
-        example=np.arange(count),
-        user=np.arange(count) if user is None else np.array(user),
-    )
+    users = {} if user is None else {"user": np.array(user)}
+    return make_split(labels, weights, item=np.array(item), **users)
 
 
 def clicks_of_items(strength, items=4000, mean=0.1, seed=0):

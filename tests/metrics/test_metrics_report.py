@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from batches import make_split
 from hypothesis import given
 from metrics_cases import rows
-from rich.console import Console
 
-from srsjax.data.store.arrays import Split
-from srsjax.data.store.ragged import Ragged
+from srsjax.console import Console
 from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.metrics.calibration import logit, sigmoid
@@ -29,13 +28,10 @@ def simulated_split(seed, impressions=2000, items=50, users=300):
     item = random.integers(0, items, impressions * PAGE)
     popularity = np.random.default_rng(0).normal(size=items)
     probability = sigmoid(-1 + popularity[item] + random.normal(size=len(item)))
-    return Split(
-        context=Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(impressions, np.int64)),
-        candidates=np.arange(0, len(item) + 1, PAGE),
+    return make_split(
+        random.random(len(item)) < probability,
+        counts=np.full(impressions, PAGE),
         item=item,
-        labels=(random.random(len(item)) < probability).astype(np.float32)[:, None],
-        weights=np.ones((len(item), 1), np.float32),
-        example=np.arange(len(item)),
         user=random.integers(0, users, impressions),
         oracle=probability.astype(np.float32),
     )

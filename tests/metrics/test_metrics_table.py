@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from test_metrics_report import printed, simulated_split
 
 from srsjax import train
 from srsjax.config import Evaluate, Schema, Task, Text, TrainConfig
@@ -11,6 +14,7 @@ from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.metrics.table import METRICS
 from srsjax.objectives import KINDS
+from srsjax.runs.evaluation import split_references
 from srsjax.runs.monitor import Monitor, resolve_monitor
 
 
@@ -67,3 +71,51 @@ def test_what_no_evaluation_gives_is_refused_before_anything_is_prepared(tasks, 
         with pytest.raises(InputError, match=said):
             train.main(["--config", "ctr.py", "--evaluate.monitor", monitor])
         assert list(tmp_path.iterdir()) == []
+
+
+def test_references_of_a_listwise_task_have_its_metrics_only():
+    train, test = simulated_split(3, impressions=200), simulated_split(4, impressions=200)
+    families = KINDS["listwise"].families
+    model = report.evaluate_split(test.oracle, test, families=families)
+    references = report.references(train, test, n_items=50, families=families)
+    assert set(references) == {"popularity", "oracle"}
+    assert all(set(values) == set(model) for values in references.values())
+    items = SimpleNamespace(tokens=range(50))
+    # Without a catalogue only the known probability is compared with.
+    assert split_references(config(Task(kind="listwise")), train, test, items) == {"oracle": references["oracle"]}
+    text = printed(report.table({"model": model, **references}))
+    assert "ndcg@10" in text and "undefined" not in text and "log_loss" not in text
+
+
+def test_a_table_gives_no_reason_where_a_task_was_not_measured():
+    split = simulated_split(5, impressions=100)
+    first = report.evaluate_split(split.oracle, split)
+    both = first | {f"buy/{name}": value for name, value in first.items()}
+    assert "undefined" not in printed(report.table({"model": both, "popularity": first}))
+
+
+def test_every_metric_that_can_be_missing_says_why():
+    """One candidate in each impression, of one class: what is left has no reason to be missing."""
+    each = np.arange(5)
+    found = report.evaluate(np.arange(5.0), np.zeros(5), np.ones(5), each, each)
+    missing = [metric for metric in METRICS if metric.better and metric.key(10) not in found]
+    assert {"auc", "recall", "ndcg", "mrr", "pairwise", "pairwise_significant"} <= {metric.name for metric in missing}
+    assert all(metric.undefined for metric in missing)
+    with pytest.raises(InputError, match=r"ndcg@10 is undefined .*\(one candidate in each impression, or no label"):
+        report.monitored(found, "ndcg@10")
+
+
+def test_a_monitored_task_without_labels_is_not_said_to_have_one_class():
+    each = np.arange(5)
+    empty = report.evaluate(np.arange(5.0), np.zeros(5), np.zeros(5), each, each)
+    assert empty == {"candidates": 0, "impressions": 0, "weight": 0}
+    with pytest.raises(InputError, match="buy/auc is undefined on the validation split: found no known label"):
+        report.monitored({"auc": 0.5, "candidates": 5.0} | {f"buy/{k}": v for k, v in empty.items()}, "buy/auc")
+
+
+def test_the_ceiling_of_rates_stands_after_the_rates():
+    rates, shown = np.array([0.01, 0.02, 0.03]), np.full(3, 5000)
+    metrics = report.evaluate(np.arange(3.0), rates, shown, np.zeros(3, np.int64), np.zeros(3, np.int64))
+    text = printed(report.table({"model": metrics}))
+    places = [text.index(name) for name in ("label_rate", "predicted_rate", "auc_ceiling", "candidates")]
+    assert places == sorted(places)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
+from pathlib import Path
 
 # No TPU is looked for: the program itself runs nothing, and the compiler is asked for a topology by name.
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+sys.path.append(str(Path(__file__).parents[1]))  # tests/
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from batches import make_batch
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -75,9 +79,8 @@ def compiled(mesh: jax.sharding.Mesh, attention: Attend, arguments: argparse.Nam
 
 def batch(rows: int, tokens: int, slots: int = 16) -> PackedBatch:
     """Shapes of one micro-batch."""
-    text, slot, number = ((1, rows, tokens), np.int32), ((1, rows, slots), np.int32), ((1, rows, slots, 1), np.float32)
-    arrays = (jax.ShapeDtypeStruct(*array) for array in (*[text] * 5, *[slot] * 4, *[number] * 2))
-    return PackedBatch(*arrays, {}, {})
+    arrays = make_batch(np.zeros((rows, tokens), np.int32), slots=slots)
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct((1, *array.shape), array.dtype), arrays)
 
 
 if __name__ == "__main__":

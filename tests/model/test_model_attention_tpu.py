@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
+from batches import make_batch
 
 from srsjax.config import Mesh, Model
 from srsjax.data.batches.batch import PackedBatch
@@ -75,14 +76,10 @@ def test_equals_the_reference_on_packed_rows(interaction, tokens, heads, mesh, d
 def batch_of(rows: int, tokens: int) -> PackedBatch:
     """Packed rows of random tokens whose candidates are read by their mean."""
     segment, candidate = packed_ids(rows, tokens)
-    slots = int(candidate.max())
-    first = np.zeros((rows, slots), np.int32)
     random = np.random.default_rng(1)
     ids = random.integers(0, 50, (rows, tokens)).astype(np.int32)
-    positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), (rows, tokens))
     kind = (candidate > 0).astype(np.int32)
-    none = np.zeros((rows, slots, 1), np.float32)
-    return PackedBatch(ids, positions, kind, segment, candidate, first, first, first, first, none, none, {}, {})
+    return make_batch(ids, slots=int(candidate.max()), token_types=kind, segment=segment, candidate=candidate)
 
 
 def test_a_model_gives_the_same_logits_and_gradients():

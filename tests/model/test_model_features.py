@@ -6,26 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import make_layout, make_split
 from models import make_spec
 from scipy.special import erf
 
 from srsjax import config
-from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import eval_batches
+from srsjax.data.kinds import InputSpec
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
-from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
-from srsjax.model.spec import FeatureInput
 
-TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 BERT = BertConfig(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32)
 FEATURES = (
-    FeatureInput("device", "context", "categorical", 5),
-    FeatureInput("age", "context", "numeric", 1, mean=40.0, deviation=12.0),
-    FeatureInput("brand", "candidate", "categorical", 7),
-    FeatureInput("image", "candidate", "vector", 3),
+    InputSpec("device", "context", "categorical", 5),
+    InputSpec("age", "context", "numeric", 1, mean=40.0, deviation=12.0),
+    InputSpec("brand", "candidate", "categorical", 7),
+    InputSpec("image", "candidate", "vector", 3),
 )
 
 
@@ -37,14 +35,11 @@ def store() -> tuple[Split, Items]:
         Ragged.from_rows([rng.integers(3, 50, rng.integers(1, 6)) for _ in range(6)], np.int32),
         {"image": rng.normal(size=(6, 3)).astype(np.float32)},
     )
-    split = Split(
+    split = make_split(
+        np.zeros(sum(counts)),
+        counts=counts,
         context=Ragged.from_rows([rng.integers(3, 50, 4) for _ in counts], np.int32),
-        candidates=np.concatenate([[0], np.cumsum(counts)]),
         item=rng.integers(0, 6, sum(counts)),
-        labels=np.zeros((sum(counts), 1), np.float32),
-        weights=np.ones((sum(counts), 1), np.float32),
-        example=np.arange(sum(counts)),
-        user=np.arange(len(counts)),
         context_features={
             "device": rng.integers(0, 5, 3).astype(np.int32),
             "age": rng.uniform(18, 80, 3).astype(np.float32),
@@ -66,7 +61,7 @@ def model(interaction: str):
 def logits(spec, params, split: Split, items: Items, candidates: int) -> np.ndarray:
     """[M], through packed batches of at most so many candidates a row."""
     start = 12 if spec.interaction.shares_context else None
-    layout = Layout(TEMPLATE, 0, True, start)
+    layout = make_layout(start)
     out = np.full(len(split.item), np.nan)
     for batch, numbers in eval_batches(split, items, layout, rows=2, tokens=64, candidates=candidates):
         found = np.asarray(ctr.forward(ctr.build(spec), params, batch))[..., 0]
@@ -93,7 +88,7 @@ def test_the_combination_is_the_formula(store):
     """float64 numpy: an embedding, a standardised number, a linear map, then x + W2 gelu(W1 [x, f] + b1) + b2."""
     split, items = store
     spec, params = model("cross")
-    layout = Layout(TEMPLATE, 0, True, None)
+    layout = make_layout()
     ((batch, numbers),) = eval_batches(split, items, layout, rows=1, tokens=128, candidates=8)
     merged = ctr.merge(ctr.build(spec), params)
     (text,) = merged.encode(batch, spec.interaction.read(batch))
@@ -124,18 +119,11 @@ def test_sides_can_be_had_alone():
     items = Items(Ragged.from_rows([rng.integers(3, 50, rng.integers(1, 6)) for _ in range(9)], np.int32))
     spec = make_spec(config.Model(interaction="towers"), BERT)
     params, graphdef = ctr.init(spec, jax.random.key(0)), ctr.build(spec)
-    split = Split(
-        context=Ragged.from_rows([rng.integers(3, 50, 4), rng.integers(3, 50, 2)], np.int32),
-        candidates=np.array([0, 4, 9]),
-        item=np.arange(9),
-        labels=np.zeros((9, 1), np.float32),
-        weights=np.ones((9, 1), np.float32),
-        example=np.arange(9),
-        user=np.arange(2),
-    )
+    context = Ragged.from_rows([rng.integers(3, 50, 4), rng.integers(3, 50, 2)], np.int32)
+    split = make_split(np.zeros(9), counts=[4, 5], context=context)
     from srsjax.data.batches.contexts import items_alone
 
-    layout = Layout(TEMPLATE, 0, True, 12)
+    layout = make_layout(12)
     ((batch, numbers),) = eval_batches(split, items, layout, rows=1, tokens=128, candidates=9)
     whole = np.asarray(ctr.vectors(graphdef, params, batch, "candidate"))[0]
     for alone, own in eval_batches(items_alone(items), items, layout.alone(), rows=1, tokens=32, candidates=3):

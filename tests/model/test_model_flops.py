@@ -4,18 +4,14 @@ import jax
 import models
 import numpy as np
 import pytest
+from batches import make_impressions, make_layout
 
 from srsjax import config
-from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import eval_batches
-from srsjax.data.store.arrays import Items, Split
-from srsjax.data.store.ragged import Ragged
-from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.model import ctr, flops
 from srsjax.model.bert import BertConfig
 from srsjax.model.interactions import INTERACTIONS as MEETING
 
-TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 BERT = BertConfig(
     vocab_size=200,
     hidden_size=128,
@@ -30,18 +26,8 @@ BERT = BertConfig(
 def full_batch(start: int | None, candidates: int):
     """A row of 64 tokens without padding: one context of 16 tokens and candidates of 48 / `candidates` each."""
     own = 48 // candidates
-    split = Split(
-        context=Ragged.from_rows([np.full(14, 5)], np.int32),
-        candidates=np.array([0, candidates]),
-        item=np.arange(candidates),
-        labels=np.zeros((candidates, 1), np.float32),
-        weights=np.ones((candidates, 1), np.float32),
-        example=np.arange(candidates),
-        user=np.zeros(1, np.int64),
-    )
-    items = Items(Ragged.from_rows([np.full(own - 1, 7)] * candidates, np.int32))
-    layout = Layout(TEMPLATE, 0, True, start)
-    ((batch, _),) = eval_batches(split, items, layout, rows=1, tokens=64, candidates=candidates)
+    split, items = make_impressions([[5] * 14], [[[7] * (own - 1)] * candidates])
+    ((batch, _),) = eval_batches(split, items, make_layout(start), rows=1, tokens=64, candidates=candidates)
     assert (batch.segment > 0).all()
     return batch
 

@@ -7,11 +7,12 @@ import jax
 import models
 import numpy as np
 import pytest
+from batches import make_batch
 from safetensors.numpy import load_file, save_file
 
 from srsjax import config
 from srsjax.errors import InputError
-from srsjax.model import ctr, hf
+from srsjax.model import ctr, hf, hf_export
 from srsjax.model.bert import BertConfig
 from srsjax.model.spec import encoder_config
 
@@ -34,7 +35,7 @@ def random_params(bert: BertConfig, num_tasks: int = 3) -> dict[str, np.ndarray]
 @pytest.fixture
 def saved(tmp_path):
     """A folder with a BERT and its head of three outputs."""
-    hf.save_weights(tmp_path, random_params(FAMILIES["bert"]), FAMILIES["bert"])
+    hf_export.save_weights(tmp_path, random_params(FAMILIES["bert"]), FAMILIES["bert"])
     return tmp_path
 
 
@@ -64,7 +65,7 @@ def assert_equal(found, expected) -> None:
 def test_round_trip_is_exact(tmp_path, family):
     bert = FAMILIES[family]
     params = random_params(bert)
-    hf.save_weights(tmp_path, params, bert)
+    hf_export.save_weights(tmp_path, params, bert)
     found_config = hf.load_config(str(tmp_path))
     assert vars(found_config) | {"has_pooler": bert.has_pooler} == vars(bert)
     found, report = hf.load_weights(str(tmp_path), bert, num_tasks=3)
@@ -79,7 +80,7 @@ def test_transformers_loads_what_is_saved(tmp_path, family):
     transformers = pytest.importorskip("transformers")
     bert = FAMILIES[family]
     params = random_params(bert)
-    hf.save_weights(tmp_path, params, bert)
+    hf_export.save_weights(tmp_path, params, bert)
     loader = transformers.AutoModelForSequenceClassification if bert.has_pooler else transformers.AutoModel
     model, info = loader.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["mismatched_keys"]
@@ -97,12 +98,7 @@ def test_transformers_loads_what_is_saved(tmp_path, family):
 
 def pair_logits(bert: BertConfig, params, tokens: np.ndarray) -> np.ndarray:
     """[1, T] logits of one unpadded pair."""
-    from srsjax.data.batches.batch import PackedBatch
-
-    zeros, slot = np.zeros_like(tokens), np.zeros((1, 1), np.int32)
-    labels = np.zeros((1, 1, 3), np.float32)
-    positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
-    batch = PackedBatch(tokens, positions, zeros, zeros + 1, zeros + 1, slot, slot, slot, slot, labels, labels, {}, {})
+    batch = make_batch(tokens, tasks=3)
     return np.asarray(ctr.forward(models.build(config.Model(dtype="float32"), bert, 3), params, batch))[:, 0]
 
 

@@ -7,24 +7,21 @@ import jax
 import models
 import numpy as np
 import pytest
+from batches import make_impressions, make_layout
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srsjax import config
 from srsjax.data.batches.contexts import join_equal_contexts
-from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import eval_batches
 from srsjax.data.store.arrays import Items, Split
-from srsjax.data.store.ragged import Ragged
-from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.errors import InputError
 from srsjax.model import ctr
 from srsjax.model.bert import Bert, BertConfig
 from srsjax.model.interactions import INTERACTIONS as MEETING
 
 INTERACTIONS = ["cross", "shared", "split", "towers"]
-TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 BERT = BertConfig(vocab_size=200, hidden_size=16, num_layers=3, num_heads=2, intermediate_size=32, max_positions=32)
 START, TOKENS, SLOTS = 12, 48, 6
 
@@ -42,26 +39,10 @@ def model(interaction: str, readout: str = "pooled", split_layers: int = 1):
 forward = jax.jit(ctr.forward, static_argnums=0)
 
 
-def store(contexts: list[list[int]], candidates: list[list[list[int]]]) -> tuple[Split, Items]:
-    """Impressions with these texts, every candidate an item of its own."""
-    counts = [len(own) for own in candidates]
-    size = sum(counts)
-    split = Split(
-        context=Ragged.from_rows(contexts, np.int32),
-        candidates=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        item=np.arange(size),
-        labels=np.zeros((size, 1), np.float32),
-        weights=np.ones((size, 1), np.float32),
-        example=np.arange(size),
-        user=np.arange(len(contexts)),
-    )
-    return split, Items(Ragged.from_rows([text for own in candidates for text in own], np.int32))
-
-
 def logits(interaction: str, readout: str, split: Split, items: Items, slots: int = SLOTS, rows: int = 2) -> np.ndarray:
     """[M] of every candidate, through packed batches."""
     graphdef, params = model(interaction, readout)
-    layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else START)
+    layout = make_layout(None if interaction == "cross" else START)
     out = np.full(len(split.item), np.nan)
     for batch, numbers in eval_batches(split, items, layout, rows=rows, tokens=TOKENS, candidates=slots):
         found = np.asarray(forward(graphdef, params, batch))[..., 0]
@@ -78,12 +59,12 @@ impressions = st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=7))
 @given(impressions=impressions)
 def test_alone_together_and_one_by_one_give_the_same_logits(interaction, readout, impressions):
     contexts, candidates = zip(*impressions, strict=True)
-    split, items = store(contexts, candidates)
+    split, items = make_impressions(contexts, candidates)
     packed = logits(interaction, readout, split, items)
     assert np.isfinite(packed).all()
     repeated = [context for context, own in impressions for _ in own]
-    one_by_one, _ = store(repeated, [[text] for _, own in impressions for text in own])
-    alone = np.concatenate([logits(interaction, readout, *store([c], [own])) for c, own in impressions])
+    one_by_one, _ = make_impressions(repeated, [[text] for _, own in impressions for text in own])
+    alone = np.concatenate([logits(interaction, readout, *make_impressions([c], [own])) for c, own in impressions])
     # Invisible keys add exact zeros; what is left is the order of float32 sums, in three layers, on logits of order 1
     # (of order 10 in towers).
     tolerance = 1e-3 if interaction == "towers" else 1e-4
@@ -100,8 +81,8 @@ def test_a_token_reaches_its_own_impression_and_candidate_only(interaction, read
     """The gradient of each logit by the token embeddings; no two texts share a token."""
     graphdef, params = model(interaction, readout)
     contexts, candidates = [[10, 11], [20]], [[[30, 31], [40]], [[50, 51, 52]]]
-    split, items = store(contexts, candidates)
-    layout = Layout(TEMPLATE, 0, True, None if interaction == "cross" else START)
+    split, items = make_impressions(contexts, candidates)
+    layout = make_layout(None if interaction == "cross" else START)
     ((batch, numbers),) = eval_batches(split, items, layout, rows=1, tokens=TOKENS, candidates=SLOTS)
     table = "bert/embeddings/token/embedding"
     jacobian = jax.jit(jax.jacrev(lambda x: ctr.forward(graphdef, params | {table: x}, batch)[0, :, 0]))(params[table])
@@ -117,8 +98,8 @@ def test_a_token_reaches_its_own_impression_and_candidate_only(interaction, read
 def hidden_reach(interaction: str, split_layers: int) -> np.ndarray:
     """[L, V]: whether the last hidden state of each token of a row depends on each token id of the vocabulary. The row
     holds [CLS] 10 11 [SEP], then 30 31 [SEP] and 40 [SEP]."""
-    split, items = store([[10, 11]], [[[30, 31], [40]]])
-    layout = Layout(TEMPLATE, 0, True, START)
+    split, items = make_impressions([[10, 11]], [[[30, 31], [40]]])
+    layout = make_layout(START)
     ((batch, _),) = eval_batches(split, items, layout, rows=1, tokens=TOKENS, candidates=SLOTS)
     visibility = MEETING[interaction].layer_visibility(split_layers, BERT.num_layers, batch.segment, batch.candidate)
     graphdef, state = nnx.split(Bert(BERT, np.dtype("float32"), nnx.Rngs(0)))
@@ -147,8 +128,8 @@ def test_contexts_see_themselves_and_candidates_the_context_where_they_may(inter
 
 @pytest.mark.parametrize("readout", ["pooled", "mean"])
 def test_split_of_no_layer_is_shared(readout):
-    split, items = store([[10, 11, 12]], [[[30, 31], [40], [50, 51]]])
-    layout = Layout(TEMPLATE, 0, True, START)
+    split, items = make_impressions([[10, 11, 12]], [[[30, 31], [40], [50, 51]]])
+    layout = make_layout(START)
     ((batch, _),) = eval_batches(split, items, layout, rows=1, tokens=TOKENS, candidates=SLOTS)
     params = model("shared", readout)[1]
     found = forward(model("split", readout, 0)[0], params, batch)
@@ -162,7 +143,7 @@ def test_split_layers_beyond_the_encoder_are_refused():
 
 @given(st.lists(st.tuples(st.lists(st.integers(3, 5), max_size=3), st.integers(0, 2), st.integers(0, 3)), max_size=12))
 def test_joined_contexts_are_the_runs_of_equal_ones(rows):
-    split, _ = store([text for text, _, _ in rows], [[[9]] * count for _, _, count in rows])
+    split, _ = make_impressions([text for text, _, _ in rows], [[[9]] * count for _, _, count in rows])
     split.context_features["device"] = np.array([device for _, device, _ in rows], np.int32)
     joined = join_equal_contexts(split)
     assert joined.candidates[-1] == split.candidates[-1]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
+from batches import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
@@ -54,8 +55,9 @@ def pack(rows: list[list[tuple[int, int, np.ndarray]]]) -> PackedBatch:
     weights = np.zeros((*slots, 2), np.float32)
     for r, row in enumerate(rows):
         weights[r, [slot for _, slot, _ in row]] = 1
-    slot_arrays = (readout, readout, context_of, context_of, weights, weights)
-    return PackedBatch(tokens, positions, token_types, segment, segment, *slot_arrays, {}, {})
+    slots = {"context_readout": readout, "readout": readout, "context_of": context_of, "group": context_of}
+    text = {"positions": positions, "token_types": token_types, "segment": segment}
+    return make_batch(tokens, **text, **slots, labels=weights, weights=weights)
 
 
 @st.composite

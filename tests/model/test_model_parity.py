@@ -4,6 +4,7 @@ import jax
 import models
 import numpy as np
 import pytest
+from batches import make_batch
 from flax import nnx
 
 from srsjax import config
@@ -35,14 +36,9 @@ TINY = dict(
 
 def pairs_batch(tokens: np.ndarray, lengths: np.ndarray, token_types: np.ndarray) -> PackedBatch:
     """One pair a row, [R, L], padded at the end."""
-    rows, length = tokens.shape
-    slot = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
+    slot = np.arange(tokens.shape[1], dtype=np.int32)
     segment = (slot < lengths[:, None]).astype(np.int32)
-    zero = np.zeros((rows, 1), np.int32)
-    floats = np.zeros((rows, 1, 2), np.float32)
-    return PackedBatch(
-        tokens, slot * segment, token_types, segment, segment, zero, zero, zero, zero, floats, floats, {}, {}
-    )
+    return make_batch(tokens, tasks=2, positions=slot * segment, token_types=token_types, segment=segment)
 
 
 def random_pairs(vocab_size: int, types: int, rows: int = 3, length: int = 24) -> PackedBatch:

@@ -4,6 +4,7 @@ import jax
 import models
 import numpy as np
 import pytest
+from batches import make_batch
 
 from srsjax import config
 from srsjax.data.batches.batch import PackedBatch
@@ -18,11 +19,7 @@ def batch(rows: int = 4, tokens: int = 64) -> PackedBatch:
     segment, candidate = packed_ids(rows, tokens)
     random = np.random.default_rng(0)
     ids = random.integers(5, 100, segment.shape).astype(np.int32)
-    positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), ids.shape)
-    slot = np.zeros((rows, 1), np.int32)
-    labels = np.ones((rows, 1, 1), np.float32)
-    zero = np.zeros_like(ids)
-    return PackedBatch(ids, positions, zero, segment, candidate, slot, slot, slot, slot, labels, labels, {}, {})
+    return make_batch(ids, segment=segment, candidate=candidate)
 
 
 def gradient(remat: str):

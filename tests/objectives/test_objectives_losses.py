@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +16,7 @@ from srsjax.objectives import losses
 
 
 def a_batch(labels, weights, group) -> PackedBatch:
-    empty = np.zeros((len(labels), 1), np.int32)
-    return PackedBatch(*[empty] * 8, np.asarray(group, np.int32), labels[..., None], weights[..., None], {}, {})
+    return make_batch(group=np.asarray(group, np.int32), labels=labels[..., None], weights=weights[..., None])
 
 
 def reference(task: Task, logits, labels, weights, group) -> float:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from batches import make_batch, make_split
 
 from srsjax.config import Task
-from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.store.arrays import Split
-from srsjax.data.store.ragged import Ragged
 from srsjax.objectives import losses, priors
 
 TASKS = (Task(), Task(label_smoothing=0.1, weight_power=0.5))
@@ -17,16 +16,7 @@ TASKS = (Task(), Task(label_smoothing=0.1, weight_power=0.5))
 
 def a_split(labels: np.ndarray, weights: np.ndarray) -> Split:
     """Single candidates, labels and weights [M, T]."""
-    m = len(labels)
-    return Split(
-        context=Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(m, np.int64)),
-        candidates=np.arange(m + 1),
-        item=np.zeros(m, np.int64),
-        labels=labels.astype(np.float32),
-        weights=weights.astype(np.float32),
-        example=np.arange(m),
-        user=np.zeros(m, np.int64),
-    )
+    return make_split(labels, weights)
 
 
 @pytest.fixture
@@ -37,8 +27,7 @@ def split() -> Split:
 
 
 def test_the_loss_of_a_constant_logit_is_least_there(split):
-    empty = np.zeros((1, 1), np.int32)
-    batch = PackedBatch(*[empty] * 9, split.labels[None], split.weights[None], {}, {})
+    batch = make_batch(labels=split.labels[None], weights=split.weights[None])
     whole = losses.normalisers(TASKS, batch)
 
     def loss(bias):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from srsjax.config import Batch, Mesh, Optimizer, Profile, TrainConfig
+from srsjax.config import Batch, Mesh, Model, Optimizer, Profile, TrainConfig
 from srsjax.errors import InputError
 from srsjax.runs.run_folder import RunFolder
 
@@ -33,6 +33,20 @@ def test_the_same_run_goes_on_and_another_is_refused(create):
     create(replace(CONFIG, mesh=Mesh(2), log_every=3, profile=Profile("2:3")))  # changes nothing of what is computed
     with pytest.raises(InputError, match=r"batch\.rows 32 there, 64 here; optimizer\.name 'adamw' there, 'sgd' here"):
         create(replace(CONFIG, optimizer=Optimizer(name="sgd"), batch=Batch(rows=64)))
+
+
+def test_what_a_finished_run_is_trained_longer_with(create):
+    folder = create()
+    with pytest.raises(InputError) as unfinished:
+        folder.check(replace(CONFIG, epochs=2.0))
+    assert "--model.pretrained" not in str(unfinished.value)
+    folder.report_file.write_text("{}")
+    with pytest.raises(InputError) as finished:
+        folder.check(replace(CONFIG, epochs=2.0))
+    assert f"train on from its weights with --model.pretrained {folder.path} --run_dir NEW" in str(finished.value)
+    with pytest.raises(InputError) as other:  # its weights may not fit
+        folder.check(replace(CONFIG, epochs=2.0, model=Model(interaction="shared")))
+    assert "--model.pretrained" not in str(other.value)
 
 
 def test_a_run_does_not_go_on_with_other_data(create):

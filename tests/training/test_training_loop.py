@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import Checkpoints, Evaluate, Mesh, TrainConfig
+from srsjax.console import Console
 from srsjax.data.batches.layout import BatchShape
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.run_folder import RunFolder

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
+from srsjax.console import Console
 from srsjax.runs.run_folder import RunFolder
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from srsjax.compilation import Compilations
 from srsjax.config import Checkpoints, Profile, TrainConfig
+from srsjax.console import Console
 from srsjax.errors import InputError
 from srsjax.runs.run_folder import RunFolder
 from srsjax.training.goodput import Goodput

@@ -6,9 +6,9 @@ import io
 import re
 
 import jax
-from rich.console import Console
 
 from srsjax.config import Mesh, Model, Optimizer
+from srsjax.console import Console
 from srsjax.training import show
 
 LARGE = Model(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=128, max_positions=64)

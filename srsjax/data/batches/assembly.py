@@ -1,10 +1,10 @@
-"""Rows of candidate numbers into the arrays of a packed batch.
+"""Turns rows of candidate indices into the arrays of a packed batch.
 
-A row is a sequence of contexts, each followed by its candidates. In `cross` every candidate brings a context of its
-own, and the two are one sequence with one count of positions; in the other interactions the candidates of an impression
-follow one context, and each of them starts at the same position.
+A row is a sequence of contexts, each followed by its candidates. In `cross` every candidate has its own copy of the
+context, and the two are one sequence with consecutive positions; in the other interactions the candidates of an
+impression follow one context, and each of them starts at the same position.
 
-All of it is array operations over the whole batch: no Python runs per row, pair or token.
+Everything is array operations over the whole batch: no Python code runs per row, pair or token.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class Assembler:
         """Packs the candidates of each row, [R] ragged int64, into a batch of L = `tokens` and C = `candidates`.
 
         Returns the batch and the candidate number in each slot, [R, C] int64, -1 in empty slots. A row must hold at
-        most C candidates and L tokens. Where contexts are shared, candidates of an impression share one if they stand
-        one behind the other.
+        most C candidates and L tokens. Where contexts are shared, consecutive candidates of an
+        impression share one.
         """
         number = np.asarray(rows.values)  # [K], as all arrays of candidates below
         row = np.repeat(np.arange(len(rows)), rows.lengths)
         slot = np.arange(len(number)) - np.repeat(rows.offsets[:-1], rows.lengths)
-        # An impression without candidates begins where the next one does; "right" steps over it.
+        # An impression without candidates has the same offset as the next one; "right" skips it.
         impression = np.searchsorted(self.split.candidates, number, side="right") - 1
         item = self.split.item[number]
 
-        begins = np.ones(len(number), bool)  # a context stands before this candidate
+        begins = np.ones(len(number), bool)  # a context precedes this candidate
         if self.layout.shares_context:
             begins[1:] = (np.diff(row) != 0) | (np.diff(impression) != 0)
         places = self._places(rows, row, impression, item, begins, tokens)
@@ -83,14 +83,14 @@ class Assembler:
         return batch, slots.put(number, -1, np.int64)
 
     def _places(self, rows: Ragged, row, impression, item, begins, tokens: int) -> _Places:
-        """Where the K candidates of a batch and their contexts stand, one behind the other in each row."""
+        """Positions of the K candidates of a batch and their contexts, consecutive in each row."""
         context = self.split.context.take(impression[begins]) if self.layout.has_context else None
         before = np.full(int(begins.sum()), len(self.layout.template.prefix) + len(self.layout.between))
         if context is not None:
             before += context.lengths
         text = self.items.tokens.take(item)
         after = text.lengths + len(self.layout.template.suffix)
-        ahead = np.zeros(len(item), np.int64)  # tokens of the context that stands right before the candidate
+        ahead = np.zeros(len(item), np.int64)  # tokens of the context right before the candidate
         ahead[begins] = before
         ends = np.concatenate([[0], np.cumsum(ahead + after)])
         start = row * tokens + ends[:-1] - np.repeat(ends[rows.offsets[:-1]], rows.lengths)
@@ -125,7 +125,7 @@ class Assembler:
 
 
 class _Places(NamedTuple):
-    """The J contexts and K candidates of a batch. Places are counted through the whole batch: row * L + token slot."""
+    """The J contexts and K candidates of a batch. A place is an index into the whole batch: row * L + token slot."""
 
     text_of_context: Ragged | None
     """Context token ids, [J] ragged."""
@@ -142,20 +142,20 @@ class _Places(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """The slots of K candidates or contexts, to put values in."""
+    """The slots of K candidates or contexts, for scattering values."""
 
     shape: tuple[int, int]
     row: np.ndarray
     slot: np.ndarray
 
     def put(self, values: np.ndarray, empty: int, dtype) -> np.ndarray:
-        """`values` [K, ...] in an array [R, C, ...]; `empty` stands in the other slots."""
+        """`values` [K, ...] in an array [R, C, ...]; other slots hold `empty`."""
         out = np.full((*self.shape, *values.shape[1:]), empty, dtype)
         out[self.row, self.slot] = values
         return out
 
     def put_each(self, features: dict[str, np.ndarray], source: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows `source` [K] of each feature; zeros stand in the other slots."""
+        """Rows `source` [K] of each feature; other slots hold zeros."""
         return {name: self.put(values[source], 0, values.dtype) for name, values in features.items()}
 
 

@@ -1,6 +1,6 @@
 """The packed batch: the contract between data and model.
 
-R rows, L token slots, I context slots and C candidate slots a row, T tasks. All shapes are static for a run.
+R rows, L token slots, I context slots and C candidate slots per row, T tasks. All shapes are static for a run.
 In a training step every array carries a leading axis A of micro-batches: [A, R / A, ...].
 """
 
@@ -17,7 +17,8 @@ class PackedBatch(NamedTuple):
     tokens: np.ndarray
     """[R, L] int32, token ids; the pad id in empty slots."""
     positions: np.ndarray
-    """[R, L] int32, position ids from 0 (an encoder adds its own offset). In `cross` the candidate's run on."""
+    """[R, L] int32, position ids from 0 (an encoder adds its own offset). In `cross` the candidate's continue the
+    context's."""
     token_types: np.ndarray
     """[R, L] int32, token type ids as the tokenizer's pair template gives them (BERT: 0 context, 1 candidate; a pair
     without context fields is a single sequence, all 0; RoBERTa: all 0)."""
@@ -33,8 +34,8 @@ class PackedBatch(NamedTuple):
     context_of: np.ndarray
     """[R, C] int32, context slot of each candidate; 0 in empty slots."""
     group: np.ndarray
-    """[R, C] int32, candidates of one impression share a number within the batch, whatever their row; -1 in empty
-    slots."""
+    """[R, C] int32, an id shared by the candidates of one impression within the batch, whatever their row; -1 in
+    empty slots."""
     labels: np.ndarray
     """[R, C, T] float32."""
     weights: np.ndarray

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from srsjax.config import Feature, History, Text, TrainConfig
+from srsjax.config import Feature, TrainConfig
+from srsjax.data.kinds import is_text, kind_of
 from srsjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,14 +82,9 @@ def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool) ->
     return Layout(text.template, text.pad_id, has_context, start)
 
 
-def is_text(feature: Feature) -> bool:
-    """Whether a feature becomes tokens."""
-    return isinstance(feature, Text | History)
-
-
 def most_tokens(features: Sequence[Feature]) -> int:
     """Most tokens of one side of a pair by its budgets, separators between fields included."""
-    budgets = [feature.max_tokens for feature in features if is_text(feature)]
+    budgets = [kind.budget for kind in map(kind_of, features) if kind.is_text]
     return sum(budgets) + max(len(budgets) - 1, 0)
 
 

@@ -1,8 +1,8 @@
 """Packed batches for training, evaluation and scoring: the packing plan made into numpy arrays by Grain.
 
-The element of the Grain pipeline is the batches of a few consecutive steps, found by their number; it is not a row that
-Grain batches afterwards. That keeps the state one integer, the step, whatever the number of hosts and workers; it keeps
-workers from making ragged batches; and rows assembled at once are many times as fast as one by one.
+An element of the Grain pipeline is the batches of a few consecutive steps, addressed by index, not a row that Grain
+batches afterwards. So the state is one integer, the step, whatever the number of hosts and workers; workers make no
+ragged batches; and assembling many rows at once is many times as fast as one by one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from srsjax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Elements made ahead: by the threads of this process, and by each worker process.
+# Elements prefetched by the threads of this process, and by each worker process.
 THREADS, THREAD_BUFFER, WORKER_BUFFER = 1, 4, 2
-# Tokens of an element, and its most steps. numpy's and Grain's time for a small element hardly depends on its size.
+# Tokens of an element, and its most steps. The time of numpy and Grain for a small element hardly depends on its size.
 TOKENS_AT_ONCE, STEPS_AT_ONCE = 1 << 16, 16
-# Workers send arrays through a pipe. Grain would put each into shared memory and unmap it when the array is deleted,
-# while a device may still read it; and containers often have little shared memory.
+# Workers send arrays through a pipe. Grain would put each in shared memory and unmap it when the array is deleted,
+# while a device may still be reading it; and containers often have little shared memory.
 BY_PIPE = grain.experimental.DatasetOptions(min_shm_size=2**62)
 
 
@@ -89,30 +89,30 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         return self._source.batches(0, 1)[0][0]
 
     def state(self) -> int:
-        """Batches given so far; batches made ahead do not count."""
+        """Batches returned so far; prefetched batches do not count."""
         return self._step
 
     def restore(self, step: int) -> None:
-        """Goes on after `step` batches, with any number of workers and hosts. Raises ValueError beyond `steps`."""
+        """Resumes after `step` batches, with any number of workers and hosts. Raises ValueError beyond `steps`."""
         if not 0 <= step <= self.steps:
             raise ValueError(f"cannot go on after batch {step} of {self.steps}")
         self.close()
         self._step = step
 
     def close(self) -> None:
-        """Ends threads and worker processes. The next batch starts them again."""
+        """Stops threads and worker processes. The next batch starts them again."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator, self._made = None, []
 
     def _open(self) -> grain.DatasetIterator:
-        # Always a fresh pipeline that begins at the step: Grain's own state counts batches by worker, and is silently
-        # wrong when restored with another number of workers.
+        # Always a fresh pipeline that starts at the step: Grain's own state counts batches per worker, and is silently
+        # wrong when restored with a different number of workers.
         steps = grain.MapDataset.source(self._source)[self._step // self._source.steps_at_once :]
         if not self._workers:
             return iter(steps.to_iter_dataset(grain.ReadOptions(THREADS, THREAD_BUFFER)))
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; their defaults are right here
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; the defaults are what we want
         workers = grain.MultiprocessingOptions(self._workers, WORKER_BUFFER)
         batches = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(grain.ReadOptions(0, 0)), BY_PIPE)
         return iter(batches.mp_prefetch(workers))
@@ -134,8 +134,8 @@ def train_batches(
     """Shuffled training batches of the candidates that have a weight above 0 for some task.
 
     Arrays are [A, R / (A P), ...] for A = `batch.micro_batches` and P = `process_count`; concatenated over hosts along
-    axis 1 they are the batch of a single host. Rows of one epoch follow those of the last without a gap; empty rows
-    fill the last batch.
+    axis 1 they are the batch of a single host. Rows of an epoch follow those of the previous one without a gap; the
+    last batch is filled up with empty rows.
 
     Args:
       split, items: what the pairs are read from, memory-mapped or in memory.
@@ -146,7 +146,7 @@ def train_batches(
       epochs: passes over the split; `max_steps`, where above 0, decides instead.
 
     Raises:
-      InputError: rows that cannot be divided, a pair longer than a row, or nothing to train on.
+      InputError: indivisible rows, a pair longer than a row, or nothing to train on.
     """
     parts = batch.micro_batches * process_count
     if batch.rows < 1 or batch.rows % parts:
@@ -198,7 +198,7 @@ def eval_batches(
     rows fill the last. `candidates` 0 chooses C by the lengths; other arguments as in `train_batches`.
 
     Raises:
-      InputError: rows that cannot be divided, or a pair longer than a row.
+      InputError: indivisible rows, or a pair longer than a row.
     """
     if rows < 1 or rows % process_count:
         raise InputError(f"batch.eval_rows is {rows}, expected a multiple of the {process_count} hosts")
@@ -286,7 +286,7 @@ class StepSource:
 
     def batches(self, first: int, last: int) -> list[tuple[PackedBatch, np.ndarray]]:
         """This host's part of the batches of steps first..last-1."""
-        # Micro-batch by micro-batch, each divided over the hosts: the order of rows does not depend on the hosts.
+        # Each micro-batch is divided over the hosts, so that the order of rows does not depend on their number.
         rows = np.arange(first * self.rows, last * self.rows)
         parts = ((last - first) * (self.micro_batches or 1), self.process_count, -1)
         mine = rows.reshape(parts)[:, self.process_index].reshape(-1)
@@ -308,10 +308,10 @@ class StepSource:
 
 
 class _ByPath(pickle.Pickler):
-    """Pickles a memory-mapped file as its path, so that worker processes map the store too instead of copying it."""
+    """Pickles a memory-mapped file as its path, so that worker processes map the store instead of copying it."""
 
     def reducer_override(self, obj: Any) -> Any:
-        # A view of a mapped array has another base and an offset it does not know; it is pickled by value.
+        # A view of a mapped array has a different base and an unknown offset; it is pickled by value.
         if type(obj) is np.memmap and isinstance(obj.base, mmap.mmap):
             order = "F" if obj.flags.fnc else "C"
             return np.memmap, (obj.filename, obj.dtype, "r", obj.offset, obj.shape, order)

@@ -1,17 +1,17 @@
 """The packing plan: which candidates share a row. A pure function of lengths, seed and epoch; no text, no model.
 
-A unit is what must stay together: one candidate, or the candidates of one impression. Units of one class, that is of
-equal token and candidate count, fit in the same places. So rows are packed once per run, by histogram: best-fit
+A unit is what must stay together: one candidate, or the candidates of one impression. Units of one class, that is with
+equal token and candidate counts, are interchangeable. So rows are packed once per run, by histogram: best-fit
 decreasing over classes instead of units (Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination",
-arXiv:2107.02027). An epoch deals the units of each class out to the places of that class at random, and shuffles the
-rows. Three things follow:
+arXiv:2107.02027). An epoch assigns the units of each class to the places of that class at random, and shuffles the
+rows. Consequences:
 
 - packing sees the whole split at once, so only the last few rows are not full;
-- every epoch has the same number of rows, so step <-> (epoch, row) is arithmetic, and a resumed run makes only the
-  epoch it is in;
+- every epoch has the same number of rows, so step <-> (epoch, row) is arithmetic, and a resumed run computes only
+  its current epoch;
 - an epoch costs a few array operations.
 
-The price: a unit that is alone in its class keeps its row mates in every epoch, and only its row moves.
+The cost: a unit that is alone in its class keeps its row mates in every epoch; only its row moves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 from srsjax.data.store.ragged import Ragged
 
-# Epoch orders kept: a batch, or two threads, may stand on either side of an epoch's end.
+# Epoch orders cached: a batch, or two threads, may span the end of an epoch.
 EPOCHS_KEPT = 2
 # Share of rows in which the token limit, not the candidate limit, ends the packing (`choose_candidates`).
 TOKEN_BOUND_ROWS = 0.99
@@ -41,13 +41,13 @@ class Plan:
     units: Ragged
     """Candidate numbers of each unit, [U] ragged int64."""
     unit_class: np.ndarray
-    """[U] int32, class of each unit; a piece of a split impression is a class of its own."""
+    """[U] int32, class of each unit; each piece of a split impression is a class by itself."""
     place_order: np.ndarray
     """[U] int64, the places, sorted by class."""
     row_offsets: np.ndarray
     """[rows + 1] int64, first place of each row."""
     row_block: np.ndarray
-    """[rows] int64; rows of one block (the pieces of a split impression) stay consecutive when rows are shuffled."""
+    """[rows] int64; rows of one block (the pieces of a split impression) stay adjacent when rows are shuffled."""
     padding_share: float
     """Share of token slots that hold padding, 0 to 1."""
     split_impressions: int
@@ -69,7 +69,7 @@ class Plan:
         return self._fill(np.argsort(self.unit_class, kind="stable"), np.arange(len(self)))
 
     def _fill(self, dealt: np.ndarray, row_order: np.ndarray) -> Ragged:
-        """Rows of candidates. `dealt` [U]: units sorted by class, as they go to places; `row_order` [rows]."""
+        """Rows of candidates. `dealt` [U]: units sorted by class, in the order of places; `row_order` [rows]."""
         placed = np.empty_like(dealt)
         placed[self.place_order] = dealt
         rows = Ragged(placed, self.row_offsets).take(row_order)
@@ -95,11 +95,11 @@ def plan_rows(
       keep: [M] bool, the candidates to pack; None packs all.
       impressions: [N + 1] first candidate of each impression: its packed candidates stay in one row. An impression
         too large for a row is cut in order. None packs candidates singly.
-      contexts: [N] tokens of each impression's context, which stands once in a row for its candidates there (once for
+      contexts: [N] tokens of each impression's context, which is stored once per row for its candidates there (once for
         each piece). None: nothing is shared.
-      together: whether an impression that fits in a row is whole, and the pieces of another one stand on consecutive
-        rows, for a loss that compares its candidates. If not, impressions are cut where that makes fewer rows, though
-        each piece has the context once more.
+      together: whether an impression that fits in a row is kept whole, and the pieces of a larger one are on
+        consecutive rows, for a loss that compares its candidates. If not, impressions are cut where that gives fewer
+        rows, although each piece repeats the context.
 
     Raises:
       ValueError: a candidate, with its context, does not have 1 to L tokens.
@@ -108,7 +108,7 @@ def plan_rows(
     lengths = np.asarray(lengths)[kept]
     firsts = np.arange(len(kept)) if impressions is None else np.searchsorted(kept, impressions[:-1])
     wholes = np.unique(np.append(firsts, len(kept)))
-    # An impression without kept candidates starts where the next one does: the last of equal firsts is the one.
+    # An impression without kept candidates has the same first as the next one: the last of equal firsts counts.
     head = np.zeros(len(wholes) - 1, np.int64)  # tokens of each unit's context
     if contexts is not None:
         head[np.searchsorted(wholes, firsts[firsts < len(kept)])] = np.asarray(contexts)[firsts < len(kept)]
@@ -118,7 +118,7 @@ def plan_rows(
     cuts = [tokens]
     if not together and impressions is not None:
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        largest = (np.diff(ends[wholes]) + head).max(initial=0)  # a cut that is not below it cuts nothing
+        largest = (np.diff(ends[wholes]) + head).max(initial=0)  # a limit that is not below it cuts nothing
         cuts += [cut for cut in (tokens // part for part in CUTS) if longest.max(initial=0) <= cut < largest]
     plans = [_pack(kept, lengths, wholes, head, cut, tokens, candidates, together) for cut in cuts]
     return min(plans, key=len)
@@ -134,7 +134,7 @@ def _pack(
     candidates: int,
     together: bool,
 ) -> Plan:
-    """The plan where impressions of more than `cut` tokens are cut into pieces of at most as many.
+    """The plan in which impressions of more than `cut` tokens are cut into pieces of at most `cut`.
 
     `kept` [n] candidate numbers and their `lengths`, `wholes` [W + 1] the first candidate of each impression among them
     and `head` [W] the tokens of its context; others as in `plan_rows`.
@@ -172,8 +172,8 @@ def choose_candidates(
 ) -> int:
     """Candidate slots C of a row for `batch.candidates = 0`.
 
-    So many that nearly every row is full of tokens before it is full of candidates, and that no impression is split
-    for want of candidate slots; above 4 a multiple of 4. Arguments as in `plan_rows`.
+    Enough that nearly every row runs out of tokens before candidate slots, and that no impression is split for lack of
+    candidate slots; above 4 a multiple of 4. Arguments as in `plan_rows`.
     """
     plan = plan_rows(lengths, tokens=tokens, candidates=tokens, impressions=impressions, contexts=contexts)
     if not len(plan):
@@ -190,8 +190,8 @@ def _cut_large(
     """Cuts units that are larger than a row into pieces, each as large as fits.
 
     `wholes` [W + 1]: first candidate of each unit; `ends` [n + 1]: tokens before each candidate; `head` [W]: tokens of
-    each unit's context. Returns offsets [U + 1] of units and pieces, owner [U]: which cut unit (0, 1, ...) a piece is
-    of, -1 for a whole unit, and the tokens of each one's context [U].
+    each unit's context. Returns offsets [U + 1] of units and pieces, owner [U]: the cut unit (0, 1, ...) that a piece
+    belongs to, -1 for a whole unit, and the tokens of each one's context [U].
     """
     large = np.flatnonzero((np.diff(ends[wholes]) + head > tokens) | (np.diff(wholes) > candidates))
     cuts = []
@@ -228,7 +228,7 @@ def _classify(
 
 
 class Shape(NamedTuple):
-    """Rows that are packed alike."""
+    """Rows with the same content by class."""
 
     space: int
     """Token slots left in each."""
@@ -247,10 +247,10 @@ class Shape(NamedTuple):
 def best_fit(
     classes: list[tuple[int, int, int]], tokens: int, candidates: int, begun: Iterable[Shape] = ()
 ) -> list[Shape]:
-    """Best-fit decreasing: each unit goes to the row with the least space that holds it, else to a new row.
+    """Best-fit decreasing: each unit goes to the row with the least space in which it fits, else to a new row.
 
     `classes`: (tokens, candidates, units) from the longest to the shortest; `begun`: rows that hold something already.
-    All units of a class are placed together: filling a row as far as it goes is what best fit would do one by one.
+    All units of a class are placed together: filling a row as far as possible is what best fit would do one by one.
     """
     rows = _OpenRows(tokens, begun)
     for cls, (length, count, units) in enumerate(classes):
@@ -271,7 +271,7 @@ def best_fit(
 
 
 class _OpenRows:
-    """Shapes by the space they have left. A bit mask of the occupied spaces makes the tightest fit a bit operation."""
+    """Shapes by the space they have left. A bit mask of occupied spaces finds the tightest fit by bit operations."""
 
     def __init__(self, tokens: int, begun: Iterable[Shape]):
         self._stacks: list[list[Shape]] = [[] for _ in range(tokens + 1)]
@@ -288,9 +288,9 @@ class _OpenRows:
         self._occupied |= 1 << shape.space
 
     def pop_tightest(self, length: int, count: int) -> Shape | None:
-        """Takes out the shape with the least space for `length` tokens and `count` candidates.
+        """Removes and returns the shape with the least space for `length` tokens and `count` candidates.
 
-        Only the latest shape of each space is looked at, so candidate slots may be missed, never overfilled.
+        Only the latest shape of each space is considered, so candidate slots may be missed, never overfilled.
         """
         fits = self._occupied >> length << length
         while fits:
@@ -318,9 +318,9 @@ def _places(shapes: list[Shape]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class RowStream:
-    """The rows of epoch 0, 1, 2, ... one after another, up to row `end`; any of them is found by its number.
+    """The rows of epoch 0, 1, 2, ... one after another, up to row `end`; any of them is addressed by its index.
 
-    Safe to use from several threads; a copy in another process makes the same rows.
+    Thread-safe; a copy in another process gives the same rows.
     """
 
     def __init__(self, plan: Plan, end: int, seed: int | None):

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srsjax import config
-from srsjax.config import History, columns
+from srsjax.config import columns
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.reading import cells, hashing, tables
 from srsjax.errors import InputError
@@ -59,13 +60,43 @@ def read_catalogues(sources: Sources, set_aside: SetAside, splitting: bool = Tru
     Raises InputError for a key that is missing or stands there twice, and for a value that cannot be read.
     """
     used = set(sources.joined(splitting))
-    used |= {feature.catalogue for feature in sources.features if isinstance(feature, History)}
+    histories = {column for column in map(sources.column, sources.features) if column.items}
+    used |= {column.items for column in histories}
     places: dict[str, list[tables.Chunk]] = {}
     found = {name: _read(sources, name, splitting, places.setdefault(name, []), set_aside) for name in used}
-    for column in {sources.column(feature) for feature in sources.features if isinstance(feature, History)}:
+    for column in histories:
         if column.table:
             _resolve_history(column, found, places[column.table])
     return found
+
+
+def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Catalogue:
+    """A catalogue with the rows of a log whose keys it lacks, the first of each key, where the log has all columns that
+    are read from the catalogue; else the catalogue itself. Histories are not read from a log."""
+    on = sources.on(catalogue.spec.name)
+    wanted = {*on, *(column.name for column in catalogue.values)}
+    if not wanted <= set(tables.column_names(table)) or any(column.kind == "texts" for column in catalogue.values):
+        return catalogue
+    hashes, parts = [], {column: [array] for column, array in catalogue.values.items()}
+    known = catalogue.hashes
+    for chunk in tables.read(table, sorted(wanted)):
+        problems = cells.Problems()
+        hashed, missing = key_hashes(chunk, on, problems)
+        unique, first = np.unique(hashed, return_index=True)
+        new = np.sort(first[~np.isin(unique, known) & ~missing[first]])
+        if len(new):
+            hashes.append(hashed[new])
+            known = np.union1d(known, hashed[new])
+            for column, part in parts.items():
+                part.append(read_values(chunk, column, problems).take(pa.array(new)))
+    if not hashes:
+        return catalogue
+    own = np.empty(len(catalogue), np.uint64)
+    own[catalogue.order] = catalogue.hashes
+    hashed = np.concatenate([own, *hashes])
+    order = np.argsort(hashed, kind="stable")
+    values = {column: pa.concat_arrays(part) for column, part in parts.items()}
+    return Catalogue(catalogue.spec, hashed[order], order, values)
 
 
 def key_hashes(chunk: tables.Chunk, names: tuple[str, ...], problems: cells.Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -104,19 +135,11 @@ def find_items(lists: pa.Array, catalogue: Catalogue) -> tuple[pa.Array, np.ndar
     return pa.LargeListArray.from_arrays(offsets, rows[rows >= 0]), lengths - np.diff(offsets)
 
 
-def missing_advice(feature: config.Feature, fixed: bool = False) -> str:
-    """What was expected where a value is missing, and what to do; `fixed` is a schema that cannot be changed, a
-    run's."""
-    if fixed:
-        return f'a value: the run was trained with missing="{feature.missing}" for its feature {feature.name!r}'
-    policy = "median" if isinstance(feature, config.Numeric) else "constant"
-    return f'a value; clean it or set {type(feature).__name__}("{feature.name}", missing="{policy}")'
-
-
 def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chunk], set_aside: SetAside) -> Catalogue:
     spec = sources.catalogues[name]
     key, wanted = columns(spec.key), sources.catalogue_columns(name, splitting)
-    strict = [f for f in sources.features if getattr(f, "missing", "") == "error" and sources.column(f).table == name]
+    own = [feature for feature in sources.features if sources.column(feature).table == name]
+    strict = [kind for kind in map(kind_of, own) if kind.policy == "error"]
     hashes: list[np.ndarray] = []
     parts: dict[Column, list[pa.Array]] = {column: [] for column in wanted}
     for chunk in tables.read(spec, [*dict.fromkeys([*key, *(column.name for column in wanted)])]):
@@ -124,10 +147,9 @@ def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chun
         hashed, missing = key_hashes(chunk, key, problems)
         problems.report(chunk, missing, key[0], "a key; every row of a catalogue needs one")
         values = {column: read_values(chunk, column, problems) for column in wanted}
-        for feature in strict:
-            column = sources.column(feature)
-            advice = missing_advice(feature, fixed=not splitting)
-            problems.report(chunk, np.asarray(values[column].is_null()), column.name, advice)
+        for kind in strict:
+            column = sources.column(kind.feature)
+            problems.report(chunk, np.asarray(values[column].is_null()), column.name, kind.advice)
         good = np.flatnonzero(~problems.mask(chunk))
         for problem in problems.by_row.values():
             set_aside(problem)

@@ -24,14 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from srsjax import config
-from srsjax.config import History, Table, Task, columns
+from srsjax.config import Table, Task, columns
+from srsjax.config_data import LABELS
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.catalogue import (
     Catalogue,
     SetAside,
     find_items,
     history_advice,
     key_hashes,
-    missing_advice,
     read_values,
 )
 from srsjax.data.preparing.sources import Sources
@@ -73,11 +74,14 @@ class Cleaner:
         splitting: bool = True,
         on_bad_row: Literal["error", "skip"] = "error",
         leave_out: bool = True,
+        keep: Sequence[str] = (),
     ):
         """`labels`: read labels, weights and the oracle. `splitting`: read what decides duplicates, impressions and the
-        split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring)."""
+        split. `leave_out`: whether `drop` policies leave rows out; else such a row is an error (scoring). `keep`:
+        further columns that are read, for the file of scores."""
         self.sources, self.catalogues, self.set_aside = sources, catalogues, set_aside
         self.labels, self.splitting, self.on_bad_row, self.leave_out = labels, splitting, on_bad_row, leave_out
+        self.keep = tuple(keep)
         self.joined = sources.joined(splitting, user=labels or splitting)
         self.rows_read = 0
         """Candidates read, whatever became of them."""
@@ -90,10 +94,9 @@ class Cleaner:
         self.lost_items: Counter[str] = Counter()
         """Items left out of histories because their key is not in the catalogue, by feature."""
 
-    def read(self, table: Table, also: Sequence[str] = ()) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
-        """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows. `also` are
-        columns to read besides those that clean rows need."""
-        for chunk in tables.read(table, self.stored_columns(table, also), self.batch_rows):
+    def read(self, table: Table) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
+        """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
+        for chunk in tables.read(table, self.stored_columns(table), self.batch_rows):
             cleaned = self.clean(chunk)
             yield cleaned.chunk, self.add(cleaned)
 
@@ -102,20 +105,21 @@ class Cleaner:
         """Log rows of a chunk."""
         return EXPLODED_BATCH_ROWS if self.sources.data.explode else BATCH_ROWS
 
-    def stored_columns(self, table: Table, also: Sequence[str] = ()) -> list[str] | None:
+    def stored_columns(self, table: Table) -> list[str] | None:
         """The columns of the log to read; None for all. Raises InputError where one is not there."""
         if self.splitting and self.sources.whole_row:
             return None
         explode = self.explode(tables.table_schema(table))
-        wanted = [*self.sources.log_columns(self.labels, self.splitting), *also]
+        wanted = [*self.sources.log_columns(self.labels, self.splitting), *self.keep]
         fixed = not (self.labels or self.splitting)
         return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode, fixed)
 
     def explode(self, names: Collection[str]) -> tuple[str, ...]:
         """The columns to explode of a log with the columns `names`: to score, lists of labels need not be there."""
         explode = columns(self.sources.data.explode)
-        needed = self.labels or self.splitting
-        return explode if needed else tuple(name for name in explode if name in names) or explode
+        if self.labels or self.splitting:
+            return explode
+        return tuple(name for name in explode if name in names) or explode
 
     def fresh(self) -> Cleaner:
         """One that cleans in the same way and has seen nothing; safe to send to another process."""
@@ -127,6 +131,7 @@ class Cleaner:
             splitting=self.splitting,
             on_bad_row=self.on_bad_row,
             leave_out=self.leave_out,
+            keep=self.keep,
         )
 
     def clean(self, chunk: tables.Chunk) -> Cleaned:
@@ -196,42 +201,37 @@ class Cleaner:
         if spec.unknown == "drop" and self.leave_out:
             dropped[f"key not in catalogue {name}"] = unknown
         elif spec.unknown != "missing":
-            policies = 'unknown="drop" or "missing"' if self.leave_out else 'unknown="missing"'
             problems.report(
                 chunk,
                 unknown,
                 on[-1],
-                f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or set "
-                f"{policies} there",
+                f"a key of catalogue {name!r} ({', '.join(columns(spec.key))}); add it to {_shown(spec.files)} or "
+                + ('set unknown="drop" or "missing" there' if self.leave_out else "give the item by its own columns"),
             )
         return rows
 
     def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
-        column = self.sources.column(feature)
+        column, kind = self.sources.column(feature), kind_of(feature)
         if column.table:
             missing = self.catalogues[column.table].missing(column)[rows[column.table]]
             shown = self.sources.on(column.table)[0]
-            if not self.leave_out:  # what is not in the catalogue is scored, whatever is missing of it
-                missing &= rows[column.table] >= 0
         else:
             values = read_values(chunk, column, problems)
             missing = np.asarray(values.is_null())
             shown = column.name
-            if isinstance(feature, History):
+            if kind.items:
                 values = self._history(chunk, feature, values, problems)
             out[f"feature:{feature.name}"] = values
-        if isinstance(feature, History):  # an empty history is an ordinary one
-            return
-        if missing.any():
+        if kind.policy and missing.any():
             self.missing[feature.name] += int(missing.sum())
-            if feature.missing == "drop" and self.leave_out:
+            if kind.policy == "drop" and self.leave_out:
                 dropped[f"{feature.name} missing"] = missing
-            elif feature.missing in ("error", "drop"):
-                problems.report(chunk, missing, shown, missing_advice(feature, fixed=not self.leave_out))
+            elif kind.policy in ("error", "drop"):
+                problems.report(chunk, missing, shown, kind.advice)
 
-    def _history(self, chunk, feature: History, lists: pa.Array, problems: cells.Problems) -> pa.Array:
-        items = self.catalogues[feature.catalogue]
+    def _history(self, chunk, feature: config.Feature, lists: pa.Array, problems: cells.Problems) -> pa.Array:
+        items = self.catalogues[kind_of(feature).items]
         rows, lost = find_items(lists, items)
         if items.spec.unknown == "error":
             problems.report(chunk, lost > 0, self.sources.column(feature).name, history_advice(items.spec))
@@ -311,7 +311,7 @@ def read_label(chunk: tables.Chunk, task: Task, problems: cells.Problems) -> tup
     if task.impressions:
         rate, shown, missing = cells.click_rates(chunk, column, task.impressions, problems)
         return rate, shown, missing
-    if task.kind == "listwise" and not task.positive:
+    if LABELS[task.kind] == "grade" and not task.positive:
         grade, missing = cells.non_negative(chunk, column, problems)
         return grade, np.ones(len(chunk)), missing
     label, missing = cells.labels(chunk, column, problems, task.positive)

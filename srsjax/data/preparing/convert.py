@@ -1,4 +1,4 @@
-"""One column of values to the integers and floats that the store holds, feature by feature."""
+"""Columns of texts and histories to the tokens that the store holds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from srsjax.config import Categorical, History, Numeric, Vector
-from srsjax.data.reading import hashing
+from srsjax.config import History
 from srsjax.data.store.ragged import Ragged, join
 from srsjax.data.store.tokenizer import TextEncoder
 
@@ -61,28 +60,6 @@ def distinct(columns: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarr
     _, first, code = np.unique(code, return_index=True, return_inverse=True)
     by_place = np.argsort(first)  # numbered in the order in which they first stand
     return first[by_place], np.argsort(by_place)[code]
-
-
-def categories(feature: Categorical, values: pa.Array, fill: str, vocabulary: list[str]) -> np.ndarray:
-    """Ids [n] int32; 0 where missing and not filled, or unknown."""
-    values = pc.fill_null(values, fill) if fill else values
-    if feature.hash_buckets:
-        ids = 1 + (hashing.hash_texts(values) % np.uint64(feature.hash_buckets)).astype(np.int32)
-        return np.where(np.asarray(values.is_null()), 0, ids).astype(np.int32)
-    known = pc.index_in(values, pa.array(vocabulary, values.type))
-    return np.where(np.asarray(values.is_null()), 0, pc.add(known, 1).fill_null(0).to_numpy()).astype(np.int32)
-
-
-def numbers(feature: Numeric, values: pa.Array, fill: float) -> np.ndarray:
-    """[n] float32."""
-    return pc.fill_null(values.cast(pa.float64()), float(fill)).to_numpy().astype(np.float32)
-
-
-def vectors(feature: Vector, values: pa.Array, fill: float) -> np.ndarray:
-    """[n, size] float32."""
-    out = np.full((len(values), feature.size), fill, np.float32)
-    out[np.asarray(values.is_valid())] = values.flatten().to_numpy().reshape(-1, feature.size)
-    return out
 
 
 @dataclass(frozen=True)

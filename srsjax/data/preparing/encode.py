@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from srsjax import config
-from srsjax.config import Categorical, History, Numeric, Table, Text, TrainConfig, Vector, columns
+from srsjax.config import Table, TrainConfig, columns
+from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
 from srsjax.data.preparing import convert
-from srsjax.data.preparing.catalogue import Catalogue, read_catalogues
+from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.convert import CodedText
-from srsjax.data.preparing.fit import Fitted
-from srsjax.data.preparing.new_items import with_own_rows
 from srsjax.data.preparing.sources import Column, Sources
-from srsjax.data.preparing.values import Value, chunk_of, own_rows, require
+from srsjax.data.preparing.statistics import Fitted
+from srsjax.data.preparing.values import Value, chunk_of, require, stand_in
 from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problems
 from srsjax.data.store.arrays import Items, Split
@@ -45,15 +44,13 @@ class Encoded:
     items: Items
     """Candidate texts and shared features: the whole catalogue, or the distinct texts of these rows."""
     keys: pa.RecordBatch | None = None
-    """The columns that go into a file of scores (`data.keys`), one row a candidate [M]; None while preparing."""
+    """The columns that go into a file of scores (`Sources.kept_columns`), one row a candidate [M]; None where none is
+    made."""
     cut: Counter[str] = field(default_factory=Counter)
     """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
     items not read because there were too many, and `NAME item texts`, items cut to their budget."""
     unknown: Counter[str] = field(default_factory=Counter)
-    """By catalogue, rows to be scored whose key is not in it; of Python values, those that bring no columns of it."""
-    new: Encoded | None = None
-    """Rows to be scored that bring the columns of a catalogue themselves, where there are others too: then `split`
-    holds the others, and `split.example` says which row is which."""
+    """Candidates whose key is not in the catalogue, by catalogue."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,8 @@ class Encoder:
         coded = self._coder(catalogues)
         used = {sources.column(feature).table for feature in sources.features} - {""}
         self.joined = {name: self._encode_catalogue(name, catalogues[name], coded) for name in used}
-        self.histories = {f.name: self._history_items(f, coded) for f in sources.features if isinstance(f, History)}
+        histories = of_kind(sources.features, HistoryKind)
+        self.histories = {kind.feature.name: self._history_items(kind, coded) for kind in histories}
         self.items = self.items_of(self.joined) if sources.home else None
         """The store's items, where they are the rows of a catalogue."""
 
@@ -84,114 +82,64 @@ class Encoder:
         """Streams the rows of `table` (default: the config's log) in input order, every row one candidate.
 
         `split.example` counts 0, 1, ... over the input. An impression is a log row (exploded, where the config says
-        so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Where
-        `unknown="missing"`, a row whose key is not in a catalogue is read from its own columns if it has all that
-        features read there, and is missing if not. Without `labels` the columns of labels, weights and the user need
-        not exist; labels and weights are 0.
+        so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
+        `labels` label and weight columns need not exist; labels and weights are 0.
         """
-        table = table or self.sources.data.log
-        cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False)
-        names = tables.exploded_columns(table, columns(self.sources.data.explode))
-        keys = self.sources.scored_columns(names)
-        brought = {name: own for name in self.joined if (own := self.sources.brought(name, names)) is not None}
-        also = [*keys, *(column for own in brought.values() for column in own.values())]
-        for chunk, rows in cleaner.read(table, also):
-            unknown = {name: _rows(rows, name) < 0 for name in self.joined}
-            encoded = self._encode_scored(chunk, rows, {name: (unknown[name], own) for name, own in brought.items()})
-            counts = Counter({name: int(mask.sum()) for name, mask in unknown.items() if mask.any()})
-            yield replace(encoded, keys=chunk.batch.select(list(keys)), unknown=counts)
+        table, explode = table or self.sources.data.log, columns(self.sources.data.explode)
+        keep = self.sources.kept_columns(tables.column_names(table, explode))
+        options = {"labels": labels, "splitting": False, "leave_out": False, "keep": keep}
+        cleaner = Cleaner(self.sources, self.catalogues, refuse, **options)
+        for chunk, rows in cleaner.read(table):
+            encoded = self.encode(rows)
+            unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
+            yield Encoded(encoded.split, encoded.items, chunk.batch.select(keep), encoded.cut, unknown)
 
-    def _encode_scored(
-        self, chunk: tables.Chunk, rows: pa.RecordBatch, brought: dict[str, tuple[np.ndarray, dict[Column, str]]]
-    ) -> Encoded:
-        """Clean rows of a chunk, all of it; `brought` are, by catalogue, the rows [n] bool read from the chunk itself,
-        and from which of its columns."""
-        new = np.any([np.zeros(len(chunk), bool), *(own for own, _ in brought.values())], axis=0)
-        if not new.any():
-            return self.encode(rows)
-        if not new.all():  # the others keep the catalogue's rows, which may be stored
-            own = {name: (mask[new], called) for name, (mask, called) in brought.items()}
-            mine = self._encode_scored(chunk.take(np.flatnonzero(new)), rows.filter(pa.array(new)), own)
-            return replace(self.encode(rows.filter(pa.array(~new))), new=mine)
-        impression = rows["impression"].to_numpy()
-        heads = np.flatnonzero(np.diff(impression, prepend=-1))
-        head_of = heads[np.cumsum(np.diff(impression, prepend=-1) != 0) - 1]  # an impression has one context
-        mixed = {}
-        for name, (own, called) in brought.items():
-            if own.any():
-                mixed[name] = with_own_rows(self.catalogues, name, _rows(rows, name), own, called, chunk)
-                row = head_of if mixed[name].spec.side == "context" else np.arange(len(chunk))
-                at = rows.schema.get_field_index(f"row:{name}")
-                rows = rows.set_column(at, f"row:{name}", pa.array(row))
-        coded = self._coder(self.catalogues | mixed)
-        return self.encode(rows, {name: self._encode_catalogue(name, mixed[name], coded) for name in mixed})
+    def with_new_rows(self, table: Table) -> Encoder:
+        """An encoder whose catalogues also have the rows of a log whose keys they lack, where the log itself has all
+        columns that the features read from the catalogue. Without new rows, this one."""
+        if self.sources.data.explode:
+            return self
+        catalogues = {name: add_rows(self.sources, catalogue, table) for name, catalogue in self.catalogues.items()}
+        if all(catalogues[name] is self.catalogues[name] for name in catalogues):
+            return self
+        return Encoder(self.sources, catalogues, self.text, self.fitted)
 
     def encode_values(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         """One impression for each of `contexts`, with its own list of candidates; labels and weights are 0.
 
         A value is a mapping of column names to values. The columns of a catalogue are given as such (`{"title": ...}`)
-        or looked up by the key (`{"item_id": 7}`). A plain string stands for the text of a side whose only feature is a
-        Text. A key that is not in the catalogue is missing where `unknown="missing"`. Raises InputError where a column
-        is missing, or a key is unknown otherwise.
+        or looked up by the key (`{"item_id": 7}`), in one way for all values of a side. A plain string stands for the
+        text of a side whose only feature is a Text. Raises InputError where a column is missing or a key is unknown.
         """
         counts = np.fromiter((len(own) for own in candidates), np.int64, len(candidates))
         context_of = np.repeat(np.arange(len(contexts)), counts)
-        unknown: Counter[str] = Counter()
-        context, context_joined = self._value_columns("context", contexts, unknown)
-        values = [value for own in candidates for value in own]
-        candidate, candidate_joined = self._value_columns("candidate", values, unknown)
+        context, context_joined = self._value_columns("context", contexts)
+        candidate, candidate_joined = self._value_columns("candidate", [value for own in candidates for value in own])
         rows = {"example": pa.array(np.arange(len(context_of))), "impression": pa.array(context_of)} | candidate
         rows |= {name: values.take(pa.array(context_of)) for name, values in context.items()}
-        encoded = self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
-        return replace(encoded, unknown=unknown)
+        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
 
-    def _value_columns(
-        self, side: str, values: Sequence[Value], unknown: Counter[str]
-    ) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
-        """What one side adds to clean rows, one row a value, and the catalogues that its values are in place of."""
+    def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
+        """What one side adds to clean rows, one row a value, and the catalogues that its values stand in for."""
         features = getattr(self.sources.schema, side)
         if not features:
             return {}, {}
         chunk = chunk_of(self.sources, side, values)
-        read = {self.sources.column(feature).table for feature in features} - {""}
-        problems, out, rows, mixed = Problems(), {}, {}, {}
-        cleaner = Cleaner(self.sources, self.catalogues, refuse, labels=False, splitting=False, leave_out=False)
-        for name in read:
-            own, called = own_rows(self.sources, name, chunk)
-            rows[name] = np.full(len(chunk), -1)
-            looked_up = np.flatnonzero(~own)
-            if len(looked_up):
-                rows[name][looked_up] = cleaner.join(chunk.take(looked_up), name, problems, {})
-                unknown[name] += int((rows[name][looked_up] < 0).sum())
-            if own.any():
-                mixed[name] = with_own_rows(self.catalogues, name, rows[name], own, called, chunk)
-                rows[name] = np.where(own, -1, np.arange(len(chunk)))  # whatever is missing of them is filled
-        catalogues = self.catalogues | mixed
+        tables = {self.sources.column(feature).table for feature in features} - {""}
+        stand_ins = {name: stand_in(self.sources, name, chunk, self.catalogues) for name in tables}
+        stand_ins = {name: catalogue for name, catalogue in stand_ins.items() if catalogue is not None}
+        catalogues = self.catalogues | stand_ins
         cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
+        problems, out, rows = Problems(), {}, {}
+        for name in tables:
+            rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
         for feature in features:
             if not self.sources.column(feature).table:
                 require(chunk, self.sources.column(feature).name)
             cleaner.feature(chunk, feature, rows, problems, {}, out)
-        rows |= {name: np.arange(len(chunk)) for name in mixed}
         out |= {f"row:{name}": pa.array(row) for name, row in rows.items()}
         coded = self._coder(catalogues)
-        return out, {name: self._encode_catalogue(name, mixed[name], coded) for name in mixed}
-
-    def encode_missing(self) -> Encoded:
-        """One impression with one candidate of which everything is missing: a batch of it has all arrays there are."""
-        empty = {Text: pa.large_string(), Categorical: pa.large_string(), Numeric: pa.float64()}
-        rows = {"example": pa.array([0]), "impression": pa.array([0])}
-        rows |= {f"row:{name}": pa.array([-1]) for name in self.joined}
-        for feature in self.sources.features:
-            if not self.sources.column(feature).table:
-                if isinstance(feature, History):
-                    values = pa.array([[]], pa.large_list(pa.int64()))
-                elif isinstance(feature, Vector):
-                    values = pa.nulls(1, pa.list_(pa.float32(), feature.size))
-                else:
-                    values = pa.nulls(1, empty[type(feature)])
-                rows[f"feature:{feature.name}"] = values
-        return self.encode(pa.RecordBatch.from_pydict(rows))
+        return out, {name: self._encode_catalogue(name, stand_ins[name], coded) for name in stand_ins}
 
     def _check_one_context(self, rows: pa.RecordBatch, heads: pa.RecordBatch, head_of: np.ndarray) -> None:
         """Raises InputError where the rows of one impression differ in a context feature: it has one context."""
@@ -249,45 +197,47 @@ class Encoder:
 
     def _encode_catalogue(self, name: str, catalogue: Catalogue, coded: Coder) -> Joined:
         """Everything the features read from a catalogue (or from values that stand in for it)."""
-        out = Joined()
-        for feature in self.sources.features:
-            column = self.sources.column(feature)
-            if column.table != name:
-                continue
-            if isinstance(feature, Text):
-                out.texts[feature.name] = self._with_fill(feature, coded(column), catalogue.missing(column))
-                continue
-            values = catalogue.values[column]
-            values = pa.concat_arrays([values, pa.nulls(1, values.type)])  # a row with a missing key
-            if isinstance(feature, History):
-                out.lists[feature.name] = values
-            else:
-                out.arrays[feature.name] = self._array(feature, values)
-        return out
+        own = [feature for feature in self.sources.features if self.sources.column(feature).table == name]
 
-    def _with_fill(self, feature: Text, text: CodedText, missing: np.ndarray) -> CodedText:
-        """A catalogue's texts cut to the feature's budget; what fills a missing one, `missing` [V + 1], comes last."""
-        fill, _ = self.text.encode([self._fill(feature)], feature.max_tokens + 1)
+        def values(kind: ArrayKind | HistoryKind) -> pa.Array:
+            found = catalogue.values[self.sources.column(kind.feature)]
+            return pa.concat_arrays([found, pa.nulls(1, found.type)])  # a row with a missing key
+
+        return Joined(
+            texts={kind.feature.name: self._with_fill(kind, catalogue, coded) for kind in of_kind(own, TextKind)},
+            arrays={kind.feature.name: kind.array(values(kind), self.fitted) for kind in of_kind(own, ArrayKind)},
+            lists={kind.feature.name: values(kind) for kind in of_kind(own, HistoryKind)},
+        )
+
+    def _with_fill(self, kind: TextKind, catalogue: Catalogue, coded: Coder) -> CodedText:
+        """A catalogue's texts cut to the feature's budget, codes [V + 1]; what fills a missing one comes last."""
+        column = self.sources.column(kind.feature)
+        text, missing = coded(column), catalogue.missing(column)
+        fill, _ = self.text.encode([kind.fill(self.fitted)], kind.budget + 1)
         tokens = text.tokens.append(fill)
         codes = np.where(missing, len(tokens) - 1, np.append(text.codes, 0))
-        return CodedText(tokens.truncate(feature.max_tokens), codes, tokens.lengths > feature.max_tokens)
+        return CodedText(tokens.truncate(kind.budget), codes, tokens.lengths > kind.budget)
 
     def _coder(self, catalogues: dict[str, Catalogue]) -> Coder:
         """Tokenises each text column once for all that read it, to one token more than the largest of their budgets."""
 
         @cache
         def coded(column: Column) -> CodedText:
-            budgets = [f.max_tokens for f in self.sources.features if self.sources.column(f) == column]
-            for feature in self.sources.features:
-                if isinstance(feature, History) and column in _fields(feature):
-                    budgets.append(feature.item_tokens)
+            features = self.sources.features
+            budgets = [
+                kind.budget for kind in of_kind(features, TextKind) if self.sources.column(kind.feature) == column
+            ]
+            for kind in of_kind(features, HistoryKind):
+                if column in self.sources.item_columns(kind.feature):
+                    budgets.append(kind.feature.item_tokens)
             return convert.tokenize(self.text, catalogues[column.table].values[column], max(budgets) + 1)
 
         return coded
 
-    def _history_items(self, feature: History, coded: Coder) -> convert.HistoryItems:
-        tokens = [text.tokens.take(text.codes) for text in map(coded, _fields(feature))]
-        return convert.history_items(tokens, feature.item_tokens, self.text.template.separator)
+    def _history_items(self, kind: HistoryKind, coded: Coder) -> convert.HistoryItems:
+        columns = [coded(column) for column in self.sources.item_columns(kind.feature)]
+        tokens = [text.tokens.take(text.codes) for text in columns]
+        return convert.history_items(tokens, kind.feature.item_tokens, self.text.template.separator)
 
     def items_of(self, joined: dict[str, Joined]) -> Items:
         """The store's items: the rows of the home catalogue, and one for a missing key if such rows are kept."""
@@ -305,21 +255,26 @@ class Encoder:
         """The texts of one side in schema order, histories among them."""
         out = []
         for feature in features:
-            table = self.sources.column(feature).table
-            if isinstance(feature, Text):
-                if table:
-                    text = joined[table].texts[feature.name]
-                    text = CodedText(text.tokens, text.codes[_rows(rows, table)], text.cut)
-                else:
-                    values = rows[f"feature:{feature.name}"].fill_null(self._fill(feature))
-                    text = convert.tokenize(self.text, values, feature.max_tokens)
-                cut[feature.name] += int(text.cut[text.codes].sum())
-                out.append(text)
-            elif isinstance(feature, History):
-                out.append(self._history(feature, rows, joined, cut))
+            match kind_of(feature):
+                case TextKind() as kind:
+                    out.append(self._text(kind, rows, joined, cut))
+                case HistoryKind() as kind:
+                    out.append(self._history(kind, rows, joined, cut))
         return out
 
-    def _history(self, feature: History, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+    def _text(self, kind: TextKind, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+        name, table = kind.feature.name, self.sources.column(kind.feature).table
+        if table:
+            text = joined[table].texts[name]
+            text = CodedText(text.tokens, text.codes[_rows(rows, table)], text.cut)
+        else:
+            values = rows[f"feature:{name}"].fill_null(kind.fill(self.fitted))
+            text = convert.tokenize(self.text, values, kind.budget)
+        cut[name] += int(text.cut[text.codes].sum())
+        return text
+
+    def _history(self, kind: HistoryKind, rows, joined: dict[str, Joined], cut: Counter) -> CodedText:
+        feature = kind.feature
         table = self.sources.column(feature).table
         if table:
             lists = joined[table].lists[feature.name]
@@ -339,28 +294,15 @@ class Encoder:
         return join([text.tokens.take(text.codes[rows]) for text in texts], self.text.template.separator)
 
     def _arrays(self, features, rows: pa.RecordBatch, joined: dict[str, Joined]) -> dict[str, np.ndarray]:
-        """Categorical, numeric and vector features, [n, ...] by name."""
+        """Features that are stored as arrays, [n, ...] by name."""
         out = {}
-        for feature in features:
-            if not isinstance(feature, Text | History):
-                table = self.sources.column(feature).table
-                if table:
-                    out[feature.name] = joined[table].arrays[feature.name][_rows(rows, table)]
-                else:
-                    out[feature.name] = self._array(feature, rows[f"feature:{feature.name}"])
+        for kind in of_kind(features, ArrayKind):
+            name, table = kind.feature.name, self.sources.column(kind.feature).table
+            if table:
+                out[name] = joined[table].arrays[name][_rows(rows, table)]
+            else:
+                out[name] = kind.array(rows[f"feature:{name}"], self.fitted)
         return out
-
-    def _array(self, feature: config.Feature, values: pa.Array) -> np.ndarray:
-        if isinstance(feature, Categorical):
-            vocabulary = self.fitted.vocabularies.get(feature.name, [])
-            return convert.categories(feature, values, self._fill(feature), vocabulary)
-        if isinstance(feature, Numeric):
-            return convert.numbers(feature, values, self._fill(feature))
-        return convert.vectors(feature, values, self._fill(feature))
-
-    def _fill(self, feature: config.Feature) -> str | float:
-        """What a missing value becomes. Where `drop` or `error` let none through, the config's `fill` never shows."""
-        return self.fitted.fills.get(feature.name, feature.fill)
 
     def _per_task(self, rows: pa.RecordBatch, what: str) -> np.ndarray:
         """Labels or weights, [M, T] float32; zeros where they were not read."""
@@ -375,8 +317,10 @@ def refuse(problem) -> None:
     raise InputError(str(problem))
 
 
-def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
+def load_encoder(train: TrainConfig, folder: str | Path, unknown: str = "") -> Encoder:
     """The encoder of a store or run folder, which holds `manifest.json` and `tokenizer/`; reads the catalogue files.
+
+    `unknown` is what becomes of a key that is not in its catalogue, instead of `Catalogue.unknown`; empty leaves that.
 
     Raises InputError where the folder is not whole or a catalogue cannot be read.
     """
@@ -384,13 +328,12 @@ def load_encoder(train: TrainConfig, folder: str | Path) -> Encoder:
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no manifest.json, expected a store or a run folder")
     fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
-    sources = Sources(train.schema, train.data)
+    data = train.data
+    if unknown:
+        data = replace(data, catalogues=tuple(replace(each, unknown=unknown) for each in data.catalogues))
+    sources = Sources(train.schema, data)
     catalogues = read_catalogues(sources, refuse, splitting=False)
     return Encoder(sources, catalogues, load_tokenizer(folder / "tokenizer"), fitted)
-
-
-def _fields(feature: History) -> list[Column]:
-    return [Column(feature.catalogue, name, "text") for name in feature.fields]
 
 
 def _rows(rows: pa.RecordBatch, catalogue: str) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Who does the work of `prepare`: the threads of this machine, or a Spark cluster. The store is the same.
+"""What runs the work of `prepare`: threads of this machine, or a Spark cluster. The store is the same.
 
 Two steps take most of the time, and each of their results depends on one chunk of rows only: reading and cleaning
-(`Cleaner.clean`), and tokenising (`Encoder.encode_splits`). An engine does them for many chunks at once and hands over
-the results in input order. Everything that sees rows together (numbering, duplicates, impressions, the split, fitting,
-writing) is done here, in that order, whichever engine it is.
+(`Cleaner.clean`), and tokenising (`Encoder.encode_splits`). An engine runs them for many chunks in parallel and returns
+the results in input order. Everything that depends on several rows (numbering, duplicates, impressions, the split,
+fitting, writing) is done in this process, in that order, with any engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from srsjax.hardware import usable_cores
 
 
 class Engine(Protocol):
-    """What `prepare` asks of one. Both raise InputError for what is wrong first in input order."""
+    """What `prepare` needs. Both methods raise InputError for the first bad input in input order."""
 
     def clean(self, cleaner: Cleaner, table: Table) -> Iterator[Cleaned]:
         """The chunks of a log in input order, cleaned, for `cleaner.add`."""
@@ -36,10 +36,10 @@ class Engine(Protocol):
 
 
 class Local:
-    """Threads of this machine: most of the work is done by Arrow, numpy and tokenizers, which let other threads run."""
+    """Threads of this machine: most of the work is done by Arrow, numpy and tokenizers, which release the GIL."""
 
     def __init__(self, workers: int = 0):
-        """`workers`: threads; 0 is one for each core that this process may use."""
+        """`workers`: threads; 0 means one per core that this process may use."""
         if workers < 0:
             raise InputError(f"data.workers: found {workers}, expected 0 (one thread for each core) or more")
         self.workers = workers or usable_cores()
@@ -55,7 +55,7 @@ class Local:
 
 
 def open_engine(data: Data, scratch: Path) -> AbstractContextManager[Engine]:
-    """The engine that `data.engine` names. `scratch` is a folder that does not exist yet, which all machines see."""
+    """The engine that `data.engine` names. `scratch`: a folder that does not exist yet, visible to all machines."""
     if data.engine == "spark":
         from srsjax.data.preparing.spark import open_spark
 
@@ -64,8 +64,8 @@ def open_engine(data: Data, scratch: Path) -> AbstractContextManager[Engine]:
 
 
 def in_order[In, Out](function: Callable[[In], Out], inputs: Iterable[In], workers: int) -> Iterator[Out]:
-    """`map(function, inputs)` by threads. At most `workers + 1` results are held, so memory stays flat; an
-    exception comes where `map` would raise it."""
+    """`map(function, inputs)` by threads. At most `workers + 1` results are held, so memory is bounded; an
+    exception is raised where `map` would raise it."""
     if workers == 1:
         yield from map(function, inputs)
         return
@@ -78,7 +78,7 @@ def in_order[In, Out](function: Callable[[In], Out], inputs: Iterable[In], worke
                     waiting.append(pool.submit(function, next(inputs)))
                 except StopIteration:
                     break
-                except Exception as error:  # raised below, after what came before it
+                except Exception as error:  # raised below, after the results before it
                     failure = error
                 if len(waiting) > workers:
                     yield waiting.popleft().result()

@@ -1,7 +1,7 @@
-"""What can only be known once all rows are read: duplicates, impressions, the split by time.
+"""What can be decided only after all rows are read: duplicates, impressions, the split by time.
 
-Clean rows are spilled to disk as they come, with the few numbers that decide these things in arrays beside them; every
-step below reads those in blocks, so memory does not grow with the log.
+Clean rows are spilled to disk as they arrive, with the few numbers that these decisions need in arrays beside them;
+every step below reads those in blocks, so memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import pyarrow as pa
 
 from srsjax.data.store.arrays import ArrayWriter
 
-# Rows whose hashes are sorted at a time, and bytes of spilled rows that are brought into order at a time.
+# Rows whose hashes are sorted at a time, and bytes of spilled rows that are sorted at a time.
 BLOCK = 1 << 20
 PART_BYTES = 1 << 24
-# Parts are open files; more rows than fit into so many make larger parts.
+# Parts are open files; beyond this number the parts become larger instead.
 MOST_PARTS = 256
-# Rows of the batches that are encoded.
+# Rows of a batch to be encoded.
 BATCH_ROWS = 8192
 
 
 class Spill:
-    """Clean rows on disk: `rows.arrow`, and K-long arrays of what decides their order."""
+    """K clean rows on disk: `rows.arrow`, and arrays [K] of what decides their order."""
 
     KINDS: ClassVar = {
         "group": np.uint64,
@@ -37,7 +37,7 @@ class Spill:
     }
 
     def __init__(self, folder: Path, batches: Iterator[pa.RecordBatch], block: int = BLOCK):
-        """Writes all batches; the rows of an impression stand together and in one batch."""
+        """Writes all batches; the rows of an impression are consecutive and in one batch."""
         self.folder, self.block, self.rows, self.bytes = folder, block, 0, 0
         folder.mkdir(parents=True)
         sink, writers = None, {}
@@ -60,18 +60,18 @@ class Spill:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def create(self, name: str, dtype) -> np.ndarray:
-        """A new array of K values on disk, zeros, to be written."""
+        """A new writable array of K zeros on disk."""
         if not self.rows:
             return np.zeros(0, dtype)
         return np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", dtype, (self.rows,))
 
     def blocks(self) -> Iterator[slice]:
-        """Spans that cover all rows."""
+        """Slices that cover all rows."""
         for start in range(0, self.rows, self.block):
             yield slice(start, min(start + self.block, self.rows))
 
     def batches(self) -> Iterator[tuple[slice, pa.RecordBatch]]:
-        """The rows in input order, each batch with its span."""
+        """The rows in input order, each batch with its slice."""
         if not self.rows:
             return
         at = 0
@@ -93,12 +93,12 @@ class Order:
     """Rows of each split."""
     duplicates: int
     moved: int
-    """Rows whose own key or column says another split than that of their impression."""
+    """Rows whose own key or column gives a different split than that of their impression."""
 
 
 def settle(spill: Spill, valid: float, test: float) -> Order:
     """Finds duplicates (later rows with the same `unique` hash), then impressions (rows with the same `group` hash,
-    or the same `impression`), then the split, which is that of the impression's first row; by time, of its earliest."""
+    or the same `impression`), then the split: that of the impression's first row, or by time that of its earliest."""
     keep = spill.create("keep", bool)
     if "unique" in spill.columns:
         same = first_positions(spill, "unique")
@@ -120,9 +120,9 @@ def settle(spill: Spill, valid: float, test: float) -> Order:
 
 
 def first_positions(spill: Spill, name: str, keep: np.ndarray | None = None) -> np.ndarray:
-    """For each row the position of the first row with the same value, [K] int64 on disk; rows not kept do not count.
+    """For each row the position of the first row with the same value, [K] int64 on disk; rows not kept are ignored.
 
-    Values are divided by their hash into parts of about `block` rows, each sorted alone.
+    Values are partitioned by hash into parts of about `block` rows, each sorted separately.
     """
     values, out = spill[name], spill.create(f"first_{name}", np.int64)
     parts = -(-spill.rows // spill.block)
@@ -149,8 +149,8 @@ def first_positions(spill: Spill, name: str, keep: np.ndarray | None = None) -> 
 def _split_by_time(spill: Spill, keep: np.ndarray, first: np.ndarray, valid: float, test: float) -> np.ndarray:
     """The split of each impression's earliest time, at the position of its first row, [K] int8 on disk.
 
-    The newest `test` of the rows test and the `valid` before them validate; rows of one time stay together, in the
-    later split.
+    The newest `test` of the rows test and the `valid` before them validate; rows with equal times are in one split,
+    the later one.
     """
     time, earliest, split = spill["time"], spill.create("earliest", np.float64), spill.create("by_time", np.int8)
     for at in spill.blocks():
@@ -180,7 +180,7 @@ def kth_smallest(blocks: Callable[[], Iterator[np.ndarray]], k: int) -> float:
     for shift in (48, 32, 16, 0):
         counts = np.zeros(1 << 16, np.int64)
         for block in blocks():
-            bits = (block + 0.0).view(np.uint64)  # + 0.0 makes -0.0 into 0.0
+            bits = (block + 0.0).view(np.uint64)  # + 0.0 turns -0.0 into 0.0
             negative = bits >> np.uint64(63) == 1
             bits = np.where(negative, ~bits, bits | np.uint64(1 << 63))
             if shift < 48:
@@ -199,7 +199,7 @@ def kth_smallest(blocks: Callable[[], Iterator[np.ndarray]], k: int) -> float:
 
 
 def by_impression(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Gives each impression, which stands together, the split of its first row (where that is not settled yet)."""
+    """Gives each impression, whose rows are consecutive, the split of its first row (where that is not settled yet)."""
     for batch in batches:
         impression = batch["impression"].to_numpy()
         split = batch["split"].to_numpy()[np.searchsorted(impression, impression)]
@@ -234,7 +234,7 @@ def _settled(order: Order, at: slice, batch: pa.RecordBatch) -> pa.Table:
 
 
 def _adjacent(spill: Spill, order: Order) -> bool:
-    """Whether the rows of every impression already stand together."""
+    """Whether the rows of every impression are already consecutive."""
     last = -1
     for at in spill.blocks():
         kept = order.first[at][np.asarray(order.split[at]) >= 0]
@@ -245,7 +245,7 @@ def _adjacent(spill: Spill, order: Order) -> bool:
 
 
 def _joined_at_ends(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Moves an impression that goes on in the next part into it."""
+    """Moves an impression that continues in the next part into that part."""
     held: pa.Table | None = None
     for part in parts:
         part = part if held is None else pa.concat_tables([held, part]).combine_chunks()
@@ -260,7 +260,7 @@ def _joined_at_ends(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _by_first_row(spill: Spill, order: Order) -> Iterator[pa.Table]:
-    """An external sort by (first row of the impression, position): rows are divided into files by their first row."""
+    """An external sort by (first row of the impression, position): rows are partitioned into files by the former."""
     bounds = _part_bounds(spill, order)
     folder = spill.folder / "parts_rows"
     folder.mkdir()
@@ -285,7 +285,7 @@ def _by_first_row(spill: Spill, order: Order) -> Iterator[pa.Table]:
 
 
 def _part_bounds(spill: Spill, order: Order) -> np.ndarray:
-    """First positions at which a new part begins, so that each holds about `PART_BYTES`."""
+    """First positions at which a new part begins, so that each part has about `PART_BYTES`."""
     size = max(spill.rows * PART_BYTES // max(spill.bytes, 1), -(-spill.rows // MOST_PARTS), 1)
     grain = max(size // 16, 1)
     counts = np.zeros(-(-spill.rows // grain), np.int64)

@@ -16,21 +16,23 @@ from pathlib import Path
 import pyarrow as pa
 
 from srsjax.config import Schema, Split, Table, TrainConfig, columns
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing import fit, order
 from srsjax.data.preparing.catalogue import read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.encode import Encoder, refuse
 from srsjax.data.preparing.engine import Engine, Local, open_engine
 from srsjax.data.preparing.sources import Sources, check_schema
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problem
 from srsjax.data.shop import write_shop
 from srsjax.data.store import manifest
 from srsjax.data.store.arrays import SPLITS, Store, open_store
-from srsjax.data.store.folders import building
 from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from srsjax.data.store.writer import StoreWriter
 from srsjax.errors import InputError
+from srsjax.files import atomic_folder, remove_leftovers, write_json
 
 
 def prepare(config: TrainConfig, log=print) -> Store:
@@ -50,7 +52,8 @@ def prepare(config: TrainConfig, log=print) -> Store:
         return open_store(folder)
     log(f"{folder}: preparing, {_reason(folder, described)}")
     began = time.monotonic()
-    with building(folder) as partial:
+    remove_leftovers(folder.parent)  # those of other fingerprints too
+    with atomic_folder(folder, exists="keep") as partial:
         _build(config, sources, tokenizer, described, partial)
     store = open_store(folder)
     log(manifest.summary(store.manifest))
@@ -82,7 +85,7 @@ def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
 def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None, described: dict, folder: Path) -> None:
     """Writes the store into an empty folder. `tokenizer` is None where one is to be trained."""
     began = time.monotonic()
-    fitted, settled = fit.Fitted(), None
+    fitted, settled = Fitted(), None
     with _BadRows(folder / "bad_rows.jsonl") as bad_rows, open_engine(config.data, folder / "engine") as engine:
         catalogues = read_catalogues(sources, bad_rows.add)
         cleaner = Cleaner(sources, catalogues, bad_rows.add, on_bad_row=config.data.on_bad_row)
@@ -113,7 +116,7 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
     }
     store = _finish(folder, found, sources.schema)
     _check_splits(config, cleaner, [store.manifest["splits"][name]["candidates"] for name in SPLITS])
-    _write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
+    write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
 
 
 def _must_wait(sources: Sources) -> bool:
@@ -132,7 +135,7 @@ def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch], 
     return writer.cut
 
 
-def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
+def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
     """What the manifest says of the rows."""
     left_out = cleaner.left_out | Counter({"duplicate": settled.duplicates if settled else 0})
     return {
@@ -143,7 +146,7 @@ def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, c
             "moved": settled.moved if settled else 0,
         },
         "missing": {
-            feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, fitted)}
+            feature.name: {"rows": cleaner.missing[feature.name], "became": kind_of(feature).became(fitted)}
             for feature in cleaner.sources.features
             if cleaner.missing[feature.name]
         },
@@ -155,8 +158,8 @@ def _counts(cleaner: Cleaner, fitted: fit.Fitted, settled: order.Order | None, c
 def _finish(folder: Path, found: dict, schema: Schema) -> Store:
     """Completes a written store with its manifest, and opens it."""
     shutil.rmtree(folder / "scratch", ignore_errors=True)
-    _write_json(folder / "manifest.json", found)
-    _write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
+    write_json(folder / "manifest.json", found)
+    write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
     return open_store(folder)
 
 
@@ -226,19 +229,6 @@ def peak_memory() -> int:
     return peak >> (20 if sys.platform == "darwin" else 10)
 
 
-def _became(feature, fitted: fit.Fitted) -> str:
-    """What a missing value became, in words."""
-    match feature.missing:
-        case "error":
-            return "set aside"
-        case "drop":
-            return "left out"
-        case "constant":
-            return f"the constant {feature.fill!r}"
-        case policy:
-            return f"the {policy.replace('_', ' ')} value {fitted.fills[feature.name]!r}"
-
-
 class _BadRows:
     """The rows that were set aside, as a file that is there only if there are any."""
 
@@ -258,7 +248,3 @@ class _BadRows:
         self.file = self.file or open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self.file.write(json.dumps(asdict(problem), ensure_ascii=False) + "\n")
         self.count, self.last = self.count + 1, problem
-
-
-def _write_json(path: Path, data: dict) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,9 +12,9 @@ from srsjax.distributed import on_first, process_count, wait_until_seen
 
 
 def shared_store(config: TrainConfig, log: Callable[[str], None] = print) -> Store:
-    """The prepared store of this config. Process 0 prepares it if it has to be; the others wait, and open it.
+    """The prepared store of this config. Process 0 prepares it if necessary; the others wait and open it.
 
-    Raises InputError for bad input, and on a process that does not see what process 0 wrote.
+    Raises InputError for bad input, and on a process that cannot see what process 0 wrote.
     """
     if process_count() == 1:
         return prepare(config, log=log)

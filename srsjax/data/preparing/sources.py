@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from srsjax import config
-from srsjax.config import Categorical, Data, History, Numeric, Schema, Text, TrainConfig, Vector, columns
+from srsjax.config import Data, Schema, TrainConfig, columns
+from srsjax.config_data import LABELS
 from srsjax.config_io import bounds
+from srsjax.data.kinds import is_text, kind_of
 from srsjax.data.reading import tables
 from srsjax.errors import InputError, did_you_mean
-
-MISSING_POLICIES = {
-    Text: ("error", "drop", "constant", "most_frequent"),
-    Categorical: ("error", "drop", "constant", "most_frequent"),
-    Numeric: ("error", "drop", "constant", "mean", "median", "most_frequent"),
-    Vector: ("error", "drop", "constant"),
-}
-KINDS = {Text: "text", Categorical: "text", Numeric: "number", Vector: "vector", History: "texts"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +50,14 @@ class Sources:
 
     def column(self, feature: config.Feature) -> Column:
         """The column a feature reads."""
-        column = self.locate(feature.column or feature.name, KINDS[type(feature)])
-        return replace(column, size=getattr(feature, "size", 0), items=getattr(feature, "catalogue", ""))
+        kind = kind_of(feature)
+        column = self.locate(feature.column or feature.name, kind.reads)
+        return replace(column, size=kind.length, items=kind.items or "")
+
+    def item_columns(self, feature: config.Feature) -> list[Column]:
+        """The text columns of the items that a history lists; none for other features."""
+        kind = kind_of(feature)
+        return [Column(kind.items or "", name, "text") for name in kind.item_fields]
 
     def locate(self, name: str, kind: str) -> Column:
         """The column that `column` or `catalogue.column` names."""
@@ -89,7 +89,7 @@ class Sources:
     def home(self) -> str | None:
         """The catalogue whose rows are the store's items: the one that all candidate text (or, without text, all
         joined candidate features) comes from. None where candidates take text from the log or from several."""
-        texts = [feature for feature in self.schema.candidate if isinstance(feature, Text)]
+        texts = [feature for feature in self.schema.candidate if is_text(feature)]
         homes = {self.column(feature).table for feature in texts or self.schema.candidate}
         return next(iter(homes)) or None if len(homes) == 1 else None
 
@@ -100,12 +100,11 @@ class Sources:
 
     def log_columns(self, labels: bool, splitting: bool) -> list[str]:
         """Names of the columns of the log that are read (after `explode`), each once: with the `labels` of evaluation
-        or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user is read
-        with either of them: scores do not depend on it."""
-        user = labels or splitting
+        or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user, by whom
+        metrics are grouped, is read with either of them: scores do not depend on it."""
         names = [column.name for column in map(self.column, self.features) if not column.table]
-        names += [name for catalogue in self.joined(splitting, user) for name in self.on(catalogue)]
-        names += [self.user.name] if self.user and user and not self.user.table else []
+        names += [name for catalogue in self.joined(splitting, labels or splitting) for name in self.on(catalogue)]
+        names += [self.user.name] if self.user and (labels or splitting) and not self.user.table else []
         if labels:
             for task in self.schema.tasks:
                 names += [task.column or task.name, task.impressions, task.weight]
@@ -127,52 +126,17 @@ class Sources:
         wanted = [self.column(feature) for feature in self.features]
         wanted += (list(self.split) if splitting else []) + ([self.user] if self.user else [])
         for feature in self.features:
-            if isinstance(feature, History):
-                wanted += [Column(feature.catalogue, field, "text") for field in feature.fields]
+            wanted += self.item_columns(feature)
         return [column for column in dict.fromkeys(wanted) if column.table == name]
 
-    def own_columns(self, catalogue: str, names: Collection[str]) -> dict[Column, str]:
-        """The columns of a catalogue that features read, and how a row outside the catalogue calls what it brings in
-        their place: by the same name (within the list of structs that holds its key, if that is exploded), the key by
-        its name in the log. `names` are the columns that such a row has."""
-        on, key = self.on(catalogue), columns(self.catalogues[catalogue].key)
-        holder, _, _ = on[0].rpartition(".")
-        prefix = f"{holder}." if holder and holder in columns(self.data.explode) else ""
-        read = {self.column(feature) for feature in self.features}
-        found = {}
-        for column in self.catalogue_columns(catalogue, splitting=False):
-            if column in read:
-                own = prefix + column.name if prefix + column.name in names else column.name
-                by_key = column.name in key and own not in names
-                found[column] = on[key.index(column.name)] if by_key else own
-        return found
-
-    def brought(self, catalogue: str, names: Collection[str]) -> dict[Column, str] | None:
-        """`own_columns` where a table with the columns `names` has all of them, so that what is not in the catalogue
-        can be read from its rows; else None. A column that a feature reads from the log is not taken for another."""
-        own = self.own_columns(catalogue, names)
-        taken = {column.name for column in map(self.column, self.features) if not column.table}
-        needed = set(own.values()) - set(self.on(catalogue))
-        return own if needed <= set(names) - taken else None
-
-    def scored_columns(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Columns that go into a file of scores, of a table with the columns `names`: `data.keys`, else all that are
-        not read as Text or Vector, or that are a key too."""
+    def kept_columns(self, names: Sequence[str]) -> list[str]:
+        """The columns of a log, of which `names` are all, that go into its file of scores: `data.keys`, or all that no
+        text and no vector is read from."""
         if self.data.keys:
-            return self.data.keys
-        kept = {name for catalogue in self.catalogues for name in self.on(catalogue)} | set(columns(self.data.group_by))
-        kept |= {self.user.name} if self.user and not self.user.table else set()
-        read = [(feature, column) for feature in self.features if not (column := self.column(feature)).table]
-        for catalogue in self.joined(splitting=False, user=False):
-            own = self.brought(catalogue, names) or {}
-            read += [
-                (feature, replace(column, name=own[column]))
-                for feature in self.features
-                if (column := self.column(feature)) in own
-            ]
-        large = {column.name for feature, column in read if isinstance(feature, Text | Vector)}
-        kept |= {column.name for feature, column in read if not isinstance(feature, Text | Vector)}
-        return tuple(name for name in names if name not in large - kept)
+            return list(self.data.keys)
+        long = {c.name for c in map(self.column, self.features) if not c.table and c.kind in ("texts", "vector")}
+        long |= {self.column(f).name for f in self.features if is_text(f) and not self.column(f).table}
+        return [name for name in names if name not in long]
 
 
 def check_schema(train: TrainConfig) -> Sources:
@@ -233,22 +197,21 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
     for name, limit in bounds(type(feature)).items():
         if not limit.allow(getattr(feature, name)):
             raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected {limit}")
-    if isinstance(feature, config.Vector) and not feature.size:
-        raise InputError(f"{where}: found size=0, expected the length of its vectors")
-    if isinstance(feature, History):
-        if side == "candidate":
-            raise InputError(f"{where}: a History describes the context; move it to schema.context")
-        if feature.catalogue not in sources.catalogues:
-            raise InputError(f"{where}: {_no_catalogue(sources, feature.catalogue)}")
-        if len(columns(sources.catalogues[feature.catalogue].key)) != 1:
-            raise InputError(f"{where}: catalogue {feature.catalogue!r} has a key of several columns, expected one")
-        if not feature.fields:
-            raise InputError(f"{where}: no fields, expected the text columns of {feature.catalogue!r} to read")
-    elif feature.missing not in MISSING_POLICIES[type(feature)]:
-        expected = ", ".join(MISSING_POLICIES[type(feature)])
-        raise InputError(
-            f"{where}: found missing={feature.missing!r}, expected one of {expected} for {type(feature).__name__}"
-        )
+    kind = kind_of(feature)
+    if side not in kind.sides:
+        (other,) = kind.sides
+        raise InputError(f"{where}: a {type(feature).__name__} describes the {other}; move it to schema.{other}")
+    if kind.items is not None:
+        _check_items(sources, where, kind.items)
+    if problem := kind.problem():
+        raise InputError(f"{where}: {problem}")
+
+
+def _check_items(sources: Sources, where: str, catalogue: str) -> None:
+    if catalogue not in sources.catalogues:
+        raise InputError(f"{where}: {_no_catalogue(sources, catalogue)}")
+    if len(columns(sources.catalogues[catalogue].key)) != 1:
+        raise InputError(f"{where}: catalogue {catalogue!r} has a key of several columns, expected one")
 
 
 def _no_catalogue(sources: Sources, name: str) -> str:
@@ -259,7 +222,7 @@ def _no_catalogue(sources: Sources, name: str) -> str:
 
 def _check_task(task: config.Task) -> None:
     where = f"schema.tasks task {task.name!r}"
-    if task.kind == "listwise" and (task.softmax or task.label_smoothing):
+    if LABELS[task.kind] != "probability" and (task.softmax or task.label_smoothing):
         raise InputError(f"{where}: softmax and label_smoothing are for kind binary; a listwise task has neither")
     if task.positive and task.impressions:
         raise InputError(f"{where}: positive and impressions are both set; the label is a text or a count, not both")

@@ -1,10 +1,10 @@
 """The work of `prepare` on a Spark cluster.
 
-Spark moves no rows. Each task is one piece of a step: it reads its rows from files that all machines see (the log, or
-rows in order that the driver put there), runs the same function as the threads of `srsjax.data.preparing.engine` on
-each Arrow batch, and writes the results beside the store under construction, whole or not at all. The driver then
-streams them in order, so that its memory stays flat and a task that is run twice does no harm. What a task has to say
-(done, or the line of an InputError) comes back as a row: a bad row of the log is one line, not a stack trace of Java.
+Spark moves no rows. Each task is one piece of a step: it reads its rows from shared files (the log, or ordered rows
+written by the driver), runs the same function as the threads of `srsjax.data.preparing.engine` on each Arrow batch, and
+writes the results atomically beside the store under construction. The driver then streams them in order, so that its
+memory is bounded and a task that runs twice does no harm. A task's outcome (done, or the line of an InputError) is
+returned as a row: a bad row of the log is reported in one line, not as a Java stack trace.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from srsjax.data.reading import tables
 from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
+from srsjax.files import atomic_file
 
-# Batches of about 8192 rows that one task encodes.
+# Batches of about 8192 rows encoded by one task.
 TASK_BATCHES = 32
 
 
 class Spark:
-    """An engine (`srsjax.data.preparing.engine.Engine`) that works on the cluster of a Spark session."""
+    """An engine (`srsjax.data.preparing.engine.Engine`) that runs on the cluster of a Spark session."""
 
     def __init__(self, session, scratch: Path):
-        """`scratch`: a folder that does not exist yet, which all machines see under this path."""
+        """`scratch`: a folder that does not exist yet; all machines must see it under this path."""
         self.session, self.scratch = session, scratch.absolute()
 
     def clean(self, cleaner: Cleaner, table: Table) -> Iterator[Cleaned]:
@@ -52,7 +53,7 @@ class Spark:
             raise InputError(f"{pieces[-1].path}: no rows, expected at least one")
 
     def encode(self, encoder: Encoder, batches: Iterator[pa.RecordBatch]) -> Iterator[list[tuple[int, Encoded]]]:
-        """See `Engine`. A task encodes some thousands of rows that the driver brought into order."""
+        """See `Engine`. A task encodes some thousands of rows ordered by the driver."""
         folder = self.scratch / "ordered"
         folder.mkdir(parents=True)
         tasks = 0
@@ -62,7 +63,7 @@ class Spark:
         yield from self._run("encode", _EncodePart(encoder, folder), tasks)
 
     def _run(self, step: str, work: Callable[[int], Iterable], tasks: int) -> Iterator:
-        """The results of `work(0)`, `work(1)`, ... one after another; the files of each are removed when read."""
+        """The results of `work(0)`, `work(1)`, ... in order; each file is removed once read."""
         folder = self.scratch / step
         folder.mkdir(parents=True)
         _write(folder / "work", [work])
@@ -77,7 +78,7 @@ class Spark:
             path = folder / f"{number}.done"
             if not path.exists():
                 raise InputError(
-                    f"{path}: written by a Spark executor, but not to be seen here; data.store is to be a folder that "
+                    f"{path}: written by a Spark executor, but not visible here; data.store must be a folder that "
                     "all machines of the cluster see under one path"
                 )
             yield from _read(path)
@@ -86,13 +87,13 @@ class Spark:
 
 @contextmanager
 def open_spark(scratch: Path) -> Iterator[Spark]:
-    """The engine of the active session. Where there is none one is started as Spark's own settings say
+    """The engine of the active session. If there is none, one is started according to Spark's own settings
     (`SPARK_REMOTE`, `spark-submit`, `spark-defaults.conf`; without any, on this machine) and stopped at the end.
 
-    Raises InputError where pyspark is missing or Spark does not start.
+    Raises InputError if pyspark is missing or Spark does not start.
     """
     try:
-        import pandas  # noqa: F401 (mapInArrow asks for it)
+        import pandas  # noqa: F401 (mapInArrow needs it)
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise InputError(
@@ -100,10 +101,10 @@ def open_spark(scratch: Path) -> Iterator[Spark]:
             "local"
         ) from error
     active = SparkSession.getActiveSession()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the executors take the first python3 of the path
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the executors use the first python3 on the path
     try:
         session = active or SparkSession.builder.appName("srsjax.prepare").getOrCreate()
-    except Exception as error:  # whatever Java, py4j and Spark run into
+    except Exception as error:  # Java, py4j and Spark raise many kinds
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"data.engine: Spark did not start ({reason}); it needs Java 17 or newer (JAVA_HOME); "
@@ -149,7 +150,7 @@ _NO_ITEMS = Items(Ragged.from_rows([], "int32"))
 
 
 def _run_tasks(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Does the tasks whose numbers stand in `batches` (column `id`), and says for each what went wrong."""
+    """Runs the tasks whose numbers are in `batches` (column `id`), and returns the error of each, or null."""
     for batch in batches:
         errors = []
         for number in batch["id"].to_pylist():
@@ -163,11 +164,11 @@ def _run_tasks(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Re
 
 @functools.lru_cache(1)
 def _work(folder: str) -> Callable[[int], Iterable]:
-    """What a step does, read once by each Python worker."""
+    """The function of a step, read once by each Python worker."""
     path = Path(folder) / "work"
     if not path.exists():
         raise InputError(
-            f"{path}: not to be seen by Spark executor {socket.gethostname()}; data.store is to be a folder that all "
+            f"{path}: not visible to Spark executor {socket.gethostname()}; data.store must be a folder that all "
             "machines of the cluster see under one path"
         )
     (work,) = _read(path)
@@ -178,19 +179,14 @@ def _work(folder: str) -> Callable[[int], Iterable]:
 
 
 def _write(path: Path, values: Iterable) -> None:
-    """Values one after another, in a file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            for value in values:
-                pickle.dump(value, file, protocol=5)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes values one after another, in a file that appears atomically."""
+    with atomic_file(path) as partial, open(partial, "wb") as file:
+        for value in values:
+            pickle.dump(value, file, protocol=5)
 
 
 def _read(path: Path) -> Iterator:
-    """The values that `_write` wrote, streamed. Only files that this run wrote itself are read."""
+    """Streams the values written by `_write`. Only files written by this run are read."""
     with open(path, "rb") as file:
         while file.peek(1):
             yield pickle.load(file)

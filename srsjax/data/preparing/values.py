@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
-from srsjax.config import Text
-from srsjax.data.preparing.sources import Column, Sources
+from srsjax.data.kinds import TextKind, of_kind
+from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values
+from srsjax.data.preparing.sources import Sources
+from srsjax.data.reading import cells
 from srsjax.data.reading.tables import Chunk
 from srsjax.errors import InputError, did_you_mean, nearest
 
@@ -21,13 +22,13 @@ def chunk_of(sources: Sources, side: str, values: Sequence[Value]) -> Chunk:
     """The values of one side (`context` or `candidate`) as a chunk: a column for each name that any of them has, null
     where one has not. In error messages their file is `context` or `candidate`.
 
-    Raises InputError for a value that is neither a text nor a mapping, a plain text where the side has not exactly one
-    Text feature, and columns of mixed types.
+    Raises InputError for a value that is neither a text nor a mapping, for a plain text where the side has not exactly
+    one Text feature, and for columns of mixed types.
     """
-    for row, value in enumerate(values):
+    for number, value in enumerate(values, 1):
         if not isinstance(value, str | Mapping):
             raise InputError(
-                f"{side} values: found {value!r} as number {row + 1}, expected a text or a mapping of column names to "
+                f"{side} values: found {value!r} as number {number}, expected a text or a mapping of column names to "
                 "values; a missing value is None within a mapping"
             )
     rows = [{_only_text(sources, side): value} if isinstance(value, str) else dict(value) for value in values]
@@ -41,31 +42,36 @@ def chunk_of(sources: Sources, side: str, values: Sequence[Value]) -> Chunk:
     return Chunk(Path(side), 0, pa.RecordBatch.from_pydict(out))
 
 
-def own_rows(sources: Sources, name: str, chunk: Chunk) -> tuple[np.ndarray, dict[Column, str]]:
-    """Which values bring the columns of a catalogue themselves, [n] bool, and in which columns; the others are looked
-    up by the key.
+def stand_in(sources: Sources, name: str, chunk: Chunk, catalogues: dict[str, Catalogue]) -> Catalogue | None:
+    """A catalogue made of the values themselves, row for row, where they hold its columns; None where just its key.
 
-    Raises InputError where they hold neither key nor columns, or only some of its columns.
+    Raises InputError where they hold neither, or only some of its columns.
     """
-    given, on = set(chunk.batch.schema.names), set(sources.on(name))
-    own = sources.own_columns(name, given)
-    more = [column for column in own.values() if column not in on]
-    if not given & set(more):
+    spec, side = sources.catalogues[name], chunk.path.name
+    given = set(chunk.batch.schema.names)
+    read = {sources.column(feature) for feature in getattr(sources.schema, side)}
+    wanted = [column for column in sources.catalogue_columns(name, splitting=False) if column in read]
+    on = set(sources.on(name))
+    if not given & ({column.name for column in wanted} - on):
         if not on <= given:
-            expected = [*on, *more]
-            near = next((hint for each in sorted(given) if (hint := did_you_mean(each, expected))), "")
+            columns = ", ".join(column.name for column in wanted)
+            expected = [*on, *(column.name for column in wanted)]
+            hint = next((hint for each in sorted(given) if (hint := did_you_mean(each, expected))), "")
             raise InputError(
-                f"{chunk.path} values: found {_listed(given)}, expected the key of catalogue {name!r} "
-                f"({', '.join(sources.on(name))}) or its columns {', '.join(more)}{near}"
+                f"{side} values: found {_listed(given)}, expected the key of catalogue {name!r} "
+                f"({', '.join(sources.on(name))}) or its columns {columns}{hint}"
             )
-        return np.zeros(len(chunk), bool), own
-    for column in own.values():
-        require(chunk, column)
-    if not on <= given:
-        return np.ones(len(chunk), bool), own
-    return np.any([_there(chunk, column) for column in more if column in given], axis=0) | ~np.all(
-        [_there(chunk, column) for column in on], axis=0
-    ), own
+        return None
+    problems = cells.Problems()
+    values = {}
+    for column in wanted:
+        require(chunk, column.name)
+        values[column] = read_values(chunk, column, problems)
+        if column.items:
+            values[column], lost = find_items(values[column], catalogues[column.items])
+            if catalogues[column.items].spec.unknown == "error":
+                problems.report(chunk, lost > 0, column.name, history_advice(catalogues[column.items].spec))
+    return Catalogue.of_values(spec, values)
 
 
 def require(chunk: Chunk, column: str) -> None:
@@ -77,13 +83,9 @@ def require(chunk: Chunk, column: str) -> None:
         raise InputError(f"{chunk.path} values: no column {column!r}, found {_listed(given)}{hint}")
 
 
-def _there(chunk: Chunk, column: str) -> np.ndarray:
-    return np.asarray(chunk.batch[column].is_valid())
-
-
 def _only_text(sources: Sources, side: str) -> str:
     features = getattr(sources.schema, side)
-    if len(features) != 1 or not isinstance(features[0], Text):
+    if len(features) != 1 or not of_kind(features, TextKind):
         names = sorted({sources.column(feature).name for feature in features})
         raise InputError(f"{side} values: found a text, expected a mapping with {_listed(names)}")
     return sources.column(features[0]).name

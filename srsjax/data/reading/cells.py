@@ -1,9 +1,9 @@
-"""Casting the columns of a chunk, with errors that say file, row, column, what was found and what was expected.
+"""Casting the columns of a chunk, with errors that name file, row, column, the value found and what was expected.
 
 Every cast takes the chunk, the column's name and a `Problems`, and gives one value a row. A value is *missing* where it
-is null, NaN or blank, or, in a column of numbers or labels, one of `MISSING_WORDS`; what becomes of it is the caller's
-choice. A value that is there but cannot be read is a problem: it stops the run or, by the policy, marks the row as bad
-(and its place in the result is missing).
+is null, NaN or blank, or, in a column of numbers or labels, one of `MISSING_WORDS`; how to treat it is up to the
+caller. A value that is present but cannot be read is a problem: depending on the policy, it stops the run or marks the
+row as bad (and its result as missing).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from srsjax.data.reading.tables import Chunk
 from srsjax.errors import InputError
 
 MISSING_WORDS = ("na", "n/a", "nan", "null", "none")
-"""What people write for a missing number (compared in lower case)."""
+"""Spellings of a missing number (compared in lower case)."""
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
@@ -50,8 +50,8 @@ class Problem:
 
 
 class Problems:
-    """What was wrong with the rows of ONE chunk, and the policy for it: `error` raises InputError at the first, `skip`
-    keeps the first problem of each row."""
+    """The problems of ONE chunk's rows, and the policy for them: `error` raises InputError at the first, `skip` keeps
+    the first problem of each row."""
 
     def __init__(self, on_bad_row: Literal["error", "skip"] = "error"):
         self.on_bad_row = on_bad_row
@@ -59,9 +59,9 @@ class Problems:
         """Problem of each bad row of the chunk (from 0)."""
 
     def report(self, chunk: Chunk, bad: np.ndarray, column: str, expected: str) -> None:
-        """Reports the rows where `bad` [n] bool is true: `column` does not hold what was `expected` (the end of a
-        sentence, advice included: `a number; clean it or set Numeric("price", missing="median")`). Also for checks of
-        the caller, such as missing values under `missing="error"`."""
+        """Reports the rows where `bad` [n] bool is true: `column` does not hold what was `expected` (the end of the
+        message, advice included: `a number; clean it or set Numeric("price", missing="median")`). Also used for checks
+        of the caller, such as missing values under `missing="error"`."""
         file_rows = chunk.file_rows + 1
         for row in np.flatnonzero(bad).tolist():
             found = _shown(chunk.batch[column][row].as_py())
@@ -78,7 +78,7 @@ class Problems:
 
 
 def _shown(value) -> str:
-    """A value as an error line shows it, cut to 60 characters."""
+    """A value as shown in an error message, cut to 60 characters."""
     if value is None:
         return "nothing"
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -91,7 +91,7 @@ def _shown(value) -> str:
 
 def numbers(chunk: Chunk, column: str, problems: Problems, expected: str = "a number") -> tuple[np.ndarray, np.ndarray]:
     """Finite numbers, [n] float64 (0 where missing), and missing [n] bool. Integers, floats, decimals, booleans (0, 1),
-    and text that holds one of these are read."""
+    and text that holds one of these are accepted."""
     values, missing, bad = _numbers(chunk.batch[column])
     problems.report(chunk, bad, column, expected)
     return values, missing | bad
@@ -106,15 +106,15 @@ def non_negative(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndar
 
 
 def texts(chunk: Chunk, column: str, problems: Problems) -> pa.Array:
-    """[n] string, null where missing. Numbers, booleans, dates and timestamps become text the obvious way; a float that
-    is a whole number (below 2**53) is written as one, `3`, so that keys join whatever the type they were stored in."""
+    """[n] string, null where missing. Numbers, booleans, dates and timestamps are cast to text; a float that is a
+    whole number (below 2**53) is written as an integer, `3`, so that keys join whatever type they were stored as."""
     values, bad = _texts(chunk.batch[column])
     problems.report(chunk, bad, column, "text")
     return values
 
 
 def text_lists(chunk: Chunk, column: str, problems: Problems) -> pa.Array:
-    """[n] list<string>, null where missing; missing elements are left out. A text cell (CSV) holds a JSON list if it
+    """[n] list<string>, null where missing; missing elements are dropped. A text cell (CSV) holds a JSON list if it
     begins with `[`, else elements separated by `|`; a single number is a list of one."""
     values, lengths, missing, bad = _lists(chunk.batch[column])
     values, bad_values = _texts(values)
@@ -139,7 +139,7 @@ def vectors(chunk: Chunk, column: str, size: int, problems: Problems) -> tuple[n
 
 
 def times(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
-    """What orders rows in time, [n] float64 (0 where missing), and missing [n] bool: dates, timestamps and ISO 8601
+    """Sort keys of rows in time, [n] float64 (0 where missing), and missing [n] bool: dates, timestamps and ISO 8601
     text as seconds since 1970 (UTC where no zone is named), numbers as they are."""
     array = _plain(chunk.batch[column])
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
@@ -187,7 +187,7 @@ def explode(chunk: Chunk, columns: Sequence[str], problems: Problems) -> tuple[C
     Gives the exploded chunk (m rows; its `where` still names the row of the file) and parent [m] int64, the row of
     `chunk` each came from. A list of structs `c` gives columns `c.field`. An empty or missing list has no candidate.
     Unequal lengths, and a column that holds no list, are a problem of the row (and give no candidate). Text cells as in
-    `text_lists`. Texts that are repeated cost memory: leave out the columns that are not needed for each candidate.
+    `text_lists`. Repeated texts cost memory: drop the columns that are not needed for each candidate.
     """
     lists = {column: _lists(chunk.batch[column]) for column in columns}
     good = np.ones(len(chunk), bool)
@@ -224,7 +224,7 @@ def _plain(array: pa.Array) -> pa.Array:
     kind = array.type
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         array = array.cast(pa.string())
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # some writers leave out that it is text
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # some writers do not mark it as text
         with contextlib.suppress(pa.ArrowInvalid):
             array = array.cast(pa.string())
     return array
@@ -235,7 +235,7 @@ def _numpy(array: pa.Array) -> np.ndarray:
 
 
 def _unreadable(array: pa.Array) -> np.ndarray:
-    """All rows that hold something, for a type that cannot be cast."""
+    """All rows that are not null, for a type that cannot be cast."""
     return _numpy(array.is_valid())
 
 

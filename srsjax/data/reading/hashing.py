@@ -1,8 +1,8 @@
-"""64-bit hashes of table columns: how keys, impressions, duplicates and users are told apart.
+"""64-bit hashes of table columns, which identify keys, impressions, duplicates and users.
 
 Multilinear hashing of the UTF-8 bytes (Lemire & Kaser 2014, "Strongly universal string hashing is fast") with fixed
-multipliers and a final mix, so that a hash is the same on every machine and in every run. Among n different values some
-two collide with a probability of about n^2 / 2^65: 3e-6 for ten million, 3e-4 for a hundred million.
+multipliers and a final mix, so that a hash is the same on every machine and in every run. The probability of any
+collision among n distinct values is about n^2 / 2^65: 3e-6 for ten million, 3e-4 for a hundred million.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Bytes hashed at a time: each takes 24 bytes of working memory, which should stay in the processor's cache.
+# Bytes hashed at a time: each takes 24 bytes of working memory, which should fit in the processor's cache.
 BLOCK_BYTES = 1 << 16
 NULL = np.uint64(0x6E756C6C)
 
 
 def hash_texts(texts: pa.Array) -> np.ndarray:
-    """Hashes of a string column, [n] uint64; all nulls have one hash, other than that of any text."""
+    """Hashes of a string column, [n] uint64; all nulls have one hash, different from that of any text."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     texts = texts.cast(pa.large_string())
     null = np.asarray(texts.is_null())
@@ -36,7 +36,7 @@ def hash_texts(texts: pa.Array) -> np.ndarray:
 
 
 def _sums_of_bytes(data: pa.Buffer, offsets: np.ndarray) -> np.ndarray:
-    """Sums over the bytes of each text of (byte + 1) times the multiplier of its place."""
+    """Sums over the bytes of each text of (byte + 1) times the multiplier of its position."""
     lengths = np.diff(offsets)
     if not lengths.any():
         return np.zeros(len(lengths), np.uint64)
@@ -89,19 +89,19 @@ def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every bit of the input moves every bit of the output."""
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every input bit affects every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def _multipliers(count: int) -> np.ndarray:
-    """Odd multipliers of places 0, 1, ... (SplitMix64's sequence)."""
+    """Odd multipliers of positions 0, 1, ... (SplitMix64's sequence)."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return mix(steps) | np.uint64(1)
 
 
 def _segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sums modulo 2^64 of values[offsets[i]:offsets[i + 1]]; unlike reduceat, right for empty segments."""
+    """Sums modulo 2^64 of values[offsets[i]:offsets[i + 1]]; unlike reduceat, correct for empty segments."""
     running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
     return running[offsets[1:]] - running[offsets[:-1]]

@@ -1,7 +1,7 @@
-"""JSON-lines as record batches of text: one object a line, every scalar the text it is written as.
+"""JSON-lines as record batches of text: one object per line, every scalar kept as its source text.
 
-A column is text, a list of columns or a struct of them. Which one is found by reading the file through once, so that
-neither the columns nor their types depend on which lines come first.
+A column is text, a list of columns or a struct of them. The type is found by reading the whole file once, so that
+neither the columns nor their types depend on the order of lines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from srsjax.errors import InputError
 
-# Numbers stay the text that stands in the file: "3" and "4.50", whatever stands on other lines.
+# Numbers stay the text of the file: "3" and "4.50", whatever other lines hold.
 _decode = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode
 
 # The shape of a value: None (only nulls so far), TEXT, [shape of the elements] or {name: shape}.
@@ -26,7 +26,7 @@ def schema(path: Path, file: Iterable[bytes]) -> pa.Schema:
     """Columns of all lines, in the order in which they first appear. Columns with only nulls are text.
 
     Raises InputError, naming the line, for what is not a JSON object in UTF-8, and for a key that holds a list, an
-    object or a scalar where another line has something else.
+    object or a scalar where another line has another of the three.
     """
     columns = {}
     for line, record in _records(path, file):
@@ -56,7 +56,7 @@ def _records(path: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[tup
             continue
         try:
             record = _decode(line.decode("utf-8").strip())
-            if rb"\ud" in line.lower():  # half of an escaped pair is no character
+            if rb"\ud" in line.lower():  # half of an escaped surrogate pair is not a character
                 json.dumps(record, ensure_ascii=False).encode("utf-8")
         except UnicodeError as error:
             raise InputError(f"{path} line {number}: {error}, expected JSON in UTF-8") from None
@@ -73,11 +73,11 @@ def _records(path: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[tup
 
 
 class _OtherShape(Exception):
-    """A value of another shape than before: `key: found a list, expected text as on earlier lines`."""
+    """A value whose shape differs from earlier ones: `key: found a list, expected text as on earlier lines`."""
 
 
 def _merge(columns: dict, record: dict, prefix: str = "") -> None:
-    """Adds what `record` says of the shapes of `columns`, in place."""
+    """Merges the shapes of `record`'s values into `columns`, in place."""
     for name, value in record.items():
         known = columns.get(name)
         if known is TEXT and type(value) is str:
@@ -127,7 +127,7 @@ def _type(shape) -> pa.DataType:
 def _array(values: list, kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind)
-    except pa.ArrowTypeError:  # only true and false are not text yet
+    except pa.ArrowTypeError:  # true and false are the only scalars that are not text yet
         return pa.array([_as_text(value) for value in values], kind)
 
 

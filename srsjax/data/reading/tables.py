@@ -1,7 +1,7 @@
-"""Reading tables: Parquet, CSV, TSV and JSON-lines files as a stream of record batches that know where they come from.
+"""Reading tables: Parquet, CSV, TSV and JSON-lines files as a stream of record batches that know their source rows.
 
-Memory stays flat whatever the size of the files. Rows are named for people by file and 1-based data row (the header
-of a CSV file is not counted): `items.parquet row 1203`.
+Memory does not grow with the size of the files. Messages name a row by file and 1-based data row (the header of a CSV
+file is not counted): `items.parquet row 1203`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 # Bytes read at a time. A row of CSV must fit in a block; Arrow reads up to 32 blocks of CSV ahead.
 BLOCK_BYTES = 2 << 20
 
-# What "surrogateescape" puts for bytes that are not of the encoding.
+# What "surrogateescape" substitutes for bytes that are invalid in the encoding.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
@@ -62,13 +62,13 @@ class Chunk:
         return f"{self.path} row {self.file_rows[row] + 1}"
 
     def take(self, rows: np.ndarray) -> Chunk:
-        """The rows of these numbers [m], in this order; they still know where they come from."""
+        """The rows with these indices [m], in this order; they keep their file rows."""
         return Chunk(self.path, self.first_row, self.batch.take(pa.array(rows)), self.file_rows[rows])
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a table that can be read by itself."""
+    """A part of a table that can be read independently."""
 
     path: Path
     first_row: int = 0
@@ -129,11 +129,11 @@ def read(table: config.Table, columns: Sequence[str] | None = None, batch_rows: 
     """Streams a table in file and row order, in chunks of 1 to `batch_rows` rows.
 
     `columns` are those to read (None: all), in this order. Cells of CSV and JSON-lines are text, so that no type
-    depends on the rows read first: an empty CSV cell is null, a JSON number is text as it is written, true and false
-    are `true` and `false`; JSON lists are lists and JSON objects structs of such text. `columns.py` casts them.
+    depends on the rows read first: an empty CSV cell is null, a JSON number keeps its source text, true and false are
+    `true` and `false`; JSON lists are lists and JSON objects structs of such text. `cells.py` casts them.
 
-    Raises InputError for whatever is wrong with the files: missing, empty, truncated, of another format or encoding,
-    with other columns than the first file, with a broken row, or with no row in all of them.
+    Raises InputError for files that are missing, empty, truncated, in another format or encoding, whose columns differ
+    from the first file's, that hold a broken row, or that hold no rows altogether.
     """
     columns = list(table_schema(table)) if columns is None else require_columns(table, columns)
     empty = True
@@ -148,9 +148,9 @@ def read(table: config.Table, columns: Sequence[str] | None = None, batch_rows: 
 def pieces(table: config.Table, columns: Sequence[str], batch_rows: int) -> list[Piece]:
     """A table in pieces of about a row group each; read one after another they give the chunks of `read`.
 
-    A Parquet file is cut where a row group begins at a multiple of `batch_rows` (as in files with the row groups that
-    pyarrow, pandas, polars and DuckDB write); a file of another format, or with dictionaries, whose batches end where
-    row groups do, is one piece.
+    A Parquet file is cut where a row group begins at a multiple of `batch_rows` (as the row groups written by pyarrow,
+    pandas, polars and DuckDB do). A file of another format is one piece; so is one with dictionaries, because its
+    batches end where row groups do.
     """
     out = []
     for path in expand(table.files):
@@ -182,8 +182,8 @@ def read_piece(piece: Piece, table: config.Table, columns: Sequence[str], batch_
 def table_schema(table: config.Table) -> dict[str, pa.DataType]:
     """Names and types of a table's columns, in the order of the first file.
 
-    Parquet footers and CSV headers say it; JSON-lines files are read through once, since any line may bring a new key
-    (kept until the file changes). Raises InputError for a file whose columns are not those of the first.
+    They come from Parquet footers and CSV headers; JSON-lines files are read once in full, since any line may add a key
+    (cached until the file changes). Raises InputError for a file whose columns differ from the first file's.
     """
     _check_encoding(table)
     paths = expand(table.files)
@@ -202,10 +202,10 @@ def require_columns(
     """The stored columns that hold `names`, each once: what to hand to `read`.
 
     A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`. Raises InputError
-    for a name that is not there: it names the file, an existing column that is near and all columns. The name may be
+    for a column that does not exist, naming the file, an existing column that is near and all columns. The name may be
     the misspelt one, or, where a run has `fixed` the names, the column is.
     """
-    holder = {name: name for name in table_schema(table)} | _fields_of(table, explode)
+    holder = _holders(table, explode)
     for name in names:
         if name not in holder:
             near = nearest(name, holder)
@@ -215,17 +215,19 @@ def require_columns(
     return list(dict.fromkeys(holder[name] for name in names))
 
 
-def exploded_columns(table: config.Table, explode: Sequence[str] = ()) -> list[str]:
-    """Names of a table's columns after the columns `explode` of lists, where it has them, are one value a row: of a
-    list of structs `c`, its fields `c.field`."""
-    fields = _fields_of(table, explode)
-    return [name for name in table_schema(table) if name not in fields.values()] + list(fields)
+def column_names(table: config.Table, explode: Sequence[str] = ()) -> list[str]:
+    """The columns of a table once it is exploded: structs are there by their fields."""
+    holder = _holders(table, explode)
+    return [name for name in holder if f"{name}." not in {held[: len(name) + 1] for held in holder}]
 
 
-def _fields_of(table: config.Table, explode: Sequence[str]) -> dict[str, str]:
-    """The columns `c.field` that a list of structs `c` gives, and which column holds each."""
+def _holders(table: config.Table, explode: Sequence[str]) -> dict[str, str]:
+    """The stored column that holds each name."""
     schema = table_schema(table)
-    return {f"{column}.{field}": column for column in explode for field in _struct_fields(schema.get(column))}
+    holder = {name: name for name in schema}
+    for column in explode:
+        holder |= {f"{column}.{field}": column for field in _struct_fields(schema.get(column))}
+    return holder
 
 
 def _struct_fields(kind: pa.DataType | None) -> list[str]:
@@ -277,7 +279,7 @@ def _jsonl_schema(path: Path, modified: int, size: int) -> pa.Schema:
 
 
 def _open(path: Path) -> io.BufferedReader:
-    """The bytes of a file, decompressed as its name says."""
+    """The bytes of a file, decompressed according to its suffix."""
     return io.BufferedReader(_stream(path))
 
 
@@ -287,7 +289,7 @@ def _stream(path: Path) -> pa.NativeFile:
 
 @contextmanager
 def _one_line_errors(path: Path):
-    """Turns what Arrow and the codecs say of a file that they cannot read into an InputError."""
+    """Turns errors of Arrow and the codecs about an unreadable file into an InputError of one line."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
@@ -303,7 +305,7 @@ def _open_parquet(path: Path) -> pa.parquet.ParquetFile:
         raise InputError(f"{path}: not a Parquet file; say its format, as in Table(files, format='csv')")
     if tail != b"PAR1":
         raise InputError(f"{path}: a truncated Parquet file (its end is missing); write or copy it again")
-    # Pages are read one by one: with the defaults a file of one large row group would be held whole.
+    # Pages are read one by one: with the defaults a file with one large row group would be read into memory whole.
     return pa.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 
@@ -327,11 +329,11 @@ def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterato
     header = _csv_header(path, table)
     try:
         stream, quotes = (_stream(path), _quotes(path)) if _is_utf8(table) else _in_utf8(path, table.encoding)
-        if quotes % 2:  # Arrow does not say that a quote is still open at the end of a file.
+        if quotes % 2:  # Arrow does not report a quote that is still open at the end of a file.
             _name_bad_row(path, table)
-        # Arrow reads ahead on a thread of its own, which would end the process with an abort if it still held something
-        # of Python's at exit. So it gets a stream of its own too, and both are let go, not closed: a stream must not be
-        # closed while that thread reads.
+        # Arrow reads ahead on a background thread, which would abort the process if it still held a Python object at
+        # exit. So it gets its own stream, and both are released, not closed: a stream must not be closed while that
+        # thread reads.
         reader = pa.csv.open_csv(
             stream,
             pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
@@ -356,10 +358,10 @@ def _quotes(path: Path) -> int:
 
 
 def _in_utf8(path: Path, encoding: str) -> tuple[pa.NativeFile, int]:
-    """A copy in UTF-8, which is all that Arrow reads, and the quotes in it."""
+    """A copy in UTF-8, the only encoding that Arrow reads, and the number of quotes in it."""
     file, name = tempfile.mkstemp(prefix="srsjax-")
     stream = pa.input_stream(name, compression=None)
-    os.unlink(name)  # from now on only this process has it, so that nothing is left however the process ends
+    os.unlink(name)  # only this process can reach it now: nothing is left behind however it ends
     quotes = 0
     with (
         open(file, "w", encoding="utf-8", newline="") as copy,
@@ -407,8 +409,8 @@ def _csv_rows(path: Path, table: config.Table) -> Iterator[tuple[int, list[str]]
 
 
 def _name_bad_row(path: Path, table: config.Table) -> None:
-    """Raises InputError for the first row that has another number of fields than the header, or bytes that are not
-    of the encoding, or a quote that is not closed. The slow reader serves only to name what the fast one refused."""
+    """Raises InputError for the first row whose number of fields differs from the header's, that has bytes invalid in
+    the encoding, or an unclosed quote. Python's slow reader is used only to locate what Arrow's fast one refused."""
     rows = _csv_rows(path, table)
     _, header = next(rows)
     for row, (line, cells) in enumerate(rows, 1):

@@ -5,10 +5,10 @@
       tokenizer/                          a Hugging Face tokenizer folder
       items/tokens.values, .offsets       distinct candidate texts, already cut and joined, [V] ragged int32
       items/features/NAME.npy             candidate features of the catalogue, [V, ...]
-      train/ valid/ test/                 one folder a split, the fields of `Split` below
+      train/ valid/ test/                 one folder per split, the fields of `Split` below
 
 Arrays are plain `.npy` files opened memory-mapped, so a store larger than memory costs only the pages that are
-read, any impression is found by its number, and several processes share one copy.
+read, any impression is addressed by its index, and several processes share one copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Items:
-    """Candidate texts and features that many candidates share: one row a catalogue item (or distinct text)."""
+    """Candidate texts and features that many candidates share: one row per catalogue item (or distinct text)."""
 
     tokens: Ragged
     """Token ids without special tokens, [V] ragged int32."""
@@ -50,15 +50,15 @@ class Split:
     weights: np.ndarray
     """[M, T] float32 >= 0; 0 = unknown label."""
     example: np.ndarray
-    """[M] int64, number of the candidate in the input (0, 1, ... over all log rows, exploded)."""
+    """[M] int64, index of the candidate in the input (0, 1, ... over all log rows, exploded)."""
     user: np.ndarray
-    """[N] int64, a number for each GAUC user (hash of `data.user`); the impression's own number where none is named."""
+    """[N] int64, id of the GAUC user (hash of `data.user`); the impression's index where `data.user` is empty."""
     oracle: np.ndarray | None = None
-    """[M] float32, the known probability of the first task, where `data.oracle` names it."""
+    """[M] float32, the known probability of the first task, where `data.oracle` names a column."""
     context_features: dict[str, np.ndarray] = field(default_factory=dict)
     """Categorical int32 [N], numeric float32 [N], vector float32 [N, size]."""
     candidate_features: dict[str, np.ndarray] = field(default_factory=dict)
-    """The same per candidate, [M, ...], for features the log itself holds."""
+    """The same per candidate, [M, ...], for features that are columns of the log."""
 
     def __len__(self) -> int:
         return len(self.candidates) - 1
@@ -95,7 +95,7 @@ class Store:
     items: Items
 
     def split(self, name: str) -> Split:
-        """Opens a split memory-mapped. Raises InputError where the store has no such split."""
+        """Opens a split memory-mapped. Raises InputError if the store has no such split."""
         folder = self.folder / name
         if not (folder / "candidates.npy").exists():
             raise InputError(f"{self.folder}: no split {name!r}, expected one of {', '.join(SPLITS)}")
@@ -113,7 +113,7 @@ class Store:
 
 
 def open_store(folder: str | Path) -> Store:
-    """Opens a prepared store. Raises InputError where there is none."""
+    """Opens a prepared store. Raises InputError if there is none."""
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no manifest.json, expected a prepared store; run python -m srsjax.prepare")
@@ -135,9 +135,9 @@ def _load_features(folder: Path) -> dict[str, np.ndarray]:
 
 
 class ArrayWriter:
-    """Appends rows to a `.npy` file on disk without holding them: the header is written again at the end."""
+    """Appends rows to a `.npy` file on disk without keeping them in memory: the header is rewritten at the end."""
 
-    # A .npy header of this size leaves room for any row count, so that closing only rewrites it in place.
+    # A header of this size has room for any row count, so that closing only rewrites it in place.
     HEADER = 128
 
     def __init__(self, path: Path, dtype, row_shape: tuple[int, ...] = ()):

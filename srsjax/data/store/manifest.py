@@ -1,4 +1,4 @@
-"""The manifest: what a store was made from, what was counted on the way, and whether it still fits its input."""
+"""The manifest: what a store was made from, its statistics, and whether it still matches its input."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table as Grid
 
 from srsjax.config import Schema, TrainConfig
+from srsjax.console import Console
 from srsjax.data.reading import tables
 from srsjax.data.store.arrays import SPLITS, Store
 from srsjax.data.store.tokenizer import TextEncoder
 
-# Raised whenever the same input and settings would give another store.
+# Incremented whenever the same input and settings would give a different store.
 FORMAT = 1
 END_BYTES = 1 << 20
 BLOCK = 1 << 17  # impressions described at a time, with all their candidates
@@ -29,9 +29,9 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
-    """All that a store depends on, as plain data; two equal ones give equal stores.
+    """Everything a store depends on, as plain data; equal descriptions give equal stores.
 
-    `tokenizer` is None where one is trained. Raises InputError where a file is not there.
+    `tokenizer` is None if one is to be trained. Raises InputError if a file is missing.
     """
     settings = asdict(train.data)
     for name in ("log", "catalogues", "shop", "store", "keys", "engine", "workers"):
@@ -48,12 +48,12 @@ def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
 
 
 def fingerprint(described: dict) -> str:
-    """12 hex digits of its SHA-256."""
+    """The first 12 hex digits of its SHA-256."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def describe_schema(schema: Schema) -> dict:
-    """A schema as plain data; `type` says which kind of feature each is."""
+    """A schema as plain data; `type` is the kind of each feature."""
     sides = {
         side: [{"type": type(f).__name__} | asdict(f) for f in getattr(schema, side)]
         for side in ("context", "candidate")
@@ -62,7 +62,7 @@ def describe_schema(schema: Schema) -> dict:
 
 
 def changes(old: dict, new: dict) -> list[str]:
-    """What differs between two descriptions of input, in words."""
+    """Names of what differs between two descriptions of input."""
     found = [name for name in ("schema", "tokenizer") if old.get(name) != new[name]]
     found += ["format of the store"] if old.get("format") != new["format"] else []
     found += [f"data.{name}" for name in new["data"] if old.get("data", {}).get(name) != new["data"][name]]
@@ -134,7 +134,7 @@ def describe_splits(store: Store, schema: Schema) -> dict:
 
 
 class _Histogram:
-    """Exact quantiles of small integers that come in blocks."""
+    """Exact quantiles of small integers that arrive in blocks."""
 
     def __init__(self):
         self.counts = np.zeros(0, np.int64)

@@ -1,6 +1,6 @@
 """Ragged columns: variable-length rows as one flat array and its offsets, in memory or memory-mapped.
 
-The one data structure of the token store. `n` rows are `values[offsets[i]:offsets[i + 1]]`.
+The main data structure of the token store. `n` rows are `values[offsets[i]:offsets[i + 1]]`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Ragged:
         return cls.from_lengths(values, lengths)
 
     def take(self, rows: np.ndarray) -> Ragged:
-        """The rows of these numbers, in this order; a number below 0 gives an empty row."""
+        """The rows with these indices, in this order; an index below 0 gives an empty row."""
         rows = np.asarray(rows, np.int64)
         starts = np.where(rows < 0, 0, self.offsets[np.maximum(rows, 0)])
         lengths = np.where(rows < 0, 0, self.offsets[np.maximum(rows, 0) + 1] - starts)
@@ -67,7 +67,7 @@ class Ragged:
 
 
 def join(parts: list[Ragged], separator: int | None = None) -> Ragged:
-    """Row by row, the parts one after another; `separator` stands between parts that are both not empty."""
+    """Concatenates the parts row by row; `separator` is put between parts that are not empty."""
     rows = len(parts[0])
     lengths = np.stack([part.lengths for part in parts])  # [P, n]
     if separator is not None:

@@ -1,8 +1,8 @@
 """Text to token ids: tokenizers from Hugging Face folders or the hub, and fresh WordPiece vocabularies.
 
-Everything goes through one `tokenizers.Tokenizer` without truncation, padding or special tokens: cutting to budgets
-and putting [CLS] and [SEP] around a pair is done on integers later, by the `PairTemplate` found out here.
-`transformers` takes seconds to import, so it is used only for folders that plain `tokenizers` might read differently.
+All text goes through one `tokenizers.Tokenizer` without truncation, padding or special tokens: truncation to budgets
+and [CLS] and [SEP] around a pair are applied to integers later, by the `PairTemplate` that is detected here.
+`transformers` takes seconds to import, so it is used only for folders that `tokenizers` alone might read differently.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
+from srsjax.files import write_text
 from srsjax.hub import model_folder, read_json
 
 # Roles a token can have, as tokenizer_config.json names them ("pad" -> "pad_token").
@@ -28,7 +29,7 @@ ROLES = ("pad", "unk", "cls", "sep", "mask")
 BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
-# Texts encoded at a time, so that the Python objects of a large chunk are not all alive at once.
+# Texts encoded at a time, which bounds the Python objects that are alive at once.
 ENCODE_BATCH = 8192
 
 
@@ -54,7 +55,7 @@ class PairTemplate:
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A tokenizer as the token store needs it. Safe to use from several threads; made by the functions below."""
+    """A tokenizer with what the token store needs. Thread-safe; made by the functions below."""
 
     tokenizer: Tokenizer
     """Without truncation and padding."""
@@ -66,7 +67,7 @@ class TextEncoder:
     def encode(self, texts: Sequence[str | None], max_tokens: int) -> tuple[Ragged, int]:
         """Token ids of each text, without special tokens, cut at the end to at most `max_tokens`.
 
-        A text that spells a special token ("[SEP]") is read as those letters. None is an empty text.
+        A text that spells a special token ("[SEP]") is tokenised as plain characters. None is an empty text.
 
         Returns the ids ([n] ragged int32) and how many texts were cut.
         """
@@ -94,7 +95,7 @@ class TextEncoder:
 
     @cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
@@ -109,11 +110,11 @@ class TextEncoder:
         inputs = ["input_ids", "attention_mask"]
         if self.template.candidate_type:
             inputs.insert(1, "token_type_ids")
-        # PreTrainedTokenizerFast takes tokenizer.json as it is; a model's own class would build another one.
+        # PreTrainedTokenizerFast uses tokenizer.json as it is; a model-specific class would rebuild it.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
         config |= {f"{role}_token": token for role, token in self.special.items()}
-        _write(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True))
-        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
+        write_text(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True))
+        write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
     def _id(self, role: str) -> int | None:
         token = self.special.get(role)
@@ -123,8 +124,8 @@ class TextEncoder:
 def load_tokenizer(source: str | Path) -> TextEncoder:
     """The tokenizer of a Hugging Face folder or hub name (`org/model`), of BERT's or RoBERTa's kind.
 
-    Raises InputError where there is no such folder or hub name, no tokenizer in it, one that only exists as Python
-    code, or one that does not put special tokens around pairs as BERT and RoBERTa do.
+    Raises InputError if there is no such folder or hub name, no tokenizer in it, one that exists only as Python code,
+    or one that does not put special tokens around pairs as BERT and RoBERTa do.
     """
     folder = model_folder(str(source), TOKENIZER_FILES + SETTINGS_FILES, "tokenizer.json or vocab.txt")
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
@@ -138,9 +139,9 @@ def train_tokenizer(texts: Iterable[str | None], vocab_size: int, lowercase: boo
 
     Words are split at spaces and punctuation and every Chinese character is a word; with `lowercase`, text is
     lower-cased and accents are stripped. The same texts give the same vocabulary, whatever their order. At most half
-    of it goes to single characters, commonest first; a word with a rarer one becomes [UNK].
+    of it is single characters, most frequent first; a word with a rarer character becomes [UNK].
 
-    Raises InputError where `vocab_size` leaves no room for characters or the texts hold no word.
+    Raises InputError if `vocab_size` leaves no room for characters or the texts contain no word.
     """
     if vocab_size < 100:
         raise InputError(f"tokenizer.vocab_size: found {vocab_size}, expected at least 100")
@@ -166,8 +167,8 @@ def _train_wordpiece(words: Counter[str], vocab_size: int) -> models.WordPiece:
     """A WordPiece model from word counts; the same counts give the same model.
 
     The trainer of `tokenizers` numbers "##x" pieces in the order of a hash map that differs from run to run, and breaks
-    ties by those numbers. Naming them all beforehand, as special tokens, fixes the order; it needs the words counted
-    first, and takes them back as lines of repeated words.
+    ties by those numbers. Passing all of them beforehand as special tokens fixes the order; for that the words are
+    counted first, and given to the trainer as lines of repeated words.
     """
     pieces: Counter[str] = Counter()
     for word, count in words.items():
@@ -191,7 +192,7 @@ def _train_wordpiece(words: Counter[str], vocab_size: int) -> models.WordPiece:
 
 
 def _repeated(words: Counter[str], line: int = 1000) -> Iterator[str]:
-    """Every word as often as it was counted, at most `line` times a line."""
+    """Every word repeated as often as it was counted, at most `line` times per line."""
     for word, count in sorted(words.items()):
         for start in range(0, count, line):
             yield " ".join([word] * min(line, count - start))
@@ -208,7 +209,7 @@ def _text_encoder(tokenizer: Tokenizer, special: dict[str, str], name: str) -> T
 
 
 def _find_template(tokenizer: Tokenizer, name: str) -> PairTemplate:
-    """Reads the template off one encoded pair and checks it on both the pair and a single text."""
+    """Detects the template from one encoded pair and checks it on the pair and on a single text."""
     pair, single = tokenizer.encode("one", "two"), tokenizer.encode("one")
     side = np.array([-1 if s is None else s for s in pair.sequence_ids])
     in_first, in_second = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
@@ -238,7 +239,7 @@ def _find_template(tokenizer: Tokenizer, name: str) -> PairTemplate:
 
 
 def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
-    """Reads the folder without transformers, or None where only transformers knows what the files mean together."""
+    """Reads the folder without transformers; None if only transformers can interpret its files together."""
     settings = _settings(folder / "tokenizer_config.json")
     kind = settings.get("tokenizer_class") or _settings(folder / "config.json").get("model_type", "")
     kind = kind.removesuffix("Fast")
@@ -247,7 +248,7 @@ def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
         return _from_file(folder / "tokenizer.json"), special
     if kind not in ("BertTokenizer", "bert", "") or (folder / "added_tokens.json").exists():
         return None
-    # As in transformers, a BERT's settings stand in tokenizer_config.json and win over those in tokenizer.json.
+    # As in transformers, BERT's settings in tokenizer_config.json override those in tokenizer.json.
     options = {
         "lowercase": settings.get("do_lower_case", True),
         "chinese": settings.get("tokenize_chinese_chars", True),
@@ -278,7 +279,7 @@ def _read_with_transformers(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
     advice = "save it as tokenizer.json (a fast tokenizer) or use another tokenizer"
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its readers run into
+    except Exception as error:  # transformers lets exceptions of its readers through
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{folder}: transformers cannot load this tokenizer ({reason}); {advice}") from error
     if not loaded.is_fast:
@@ -295,7 +296,7 @@ def _special_tokens(folder: Path, settings: dict) -> dict[str, str]:
 
 
 def _settings(path: Path) -> dict:
-    """A settings file; {} where the folder has none."""
+    """A settings file; {} if it does not exist."""
     return read_json(path) if path.exists() else {}
 
 
@@ -331,12 +332,6 @@ def _bert_template(tokenizer: Tokenizer, special: dict[str, str] = BERT_TOKENS) 
 
 
 def _parts(tokenizer: Tokenizer) -> tuple[bytes | None, ...]:
-    """What decides how text becomes words, in a form that can be compared."""
+    """The parts that split text into words, serialised for comparison."""
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer)
     return tuple(part and part.__getstate__() for part in parts)
-
-
-def _write(path: Path, text: str) -> None:
-    whole = path.with_name(path.name + ".tmp")
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)

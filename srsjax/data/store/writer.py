@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from srsjax.config import Categorical, Feature, History, Text, Vector
+from srsjax.config import Feature
+from srsjax.data.kinds import ArrayKind, of_kind
 from srsjax.data.preparing.encode import Encoded
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import SPLITS, ArrayWriter, Items, RaggedWriter, Split
@@ -15,10 +16,10 @@ from srsjax.data.store.ragged import Ragged
 
 
 class StoreWriter:
-    """Appends encoded rows to the splits of a store, and their items where these are not a catalogue's."""
+    """Appends encoded rows to the splits of a store, and their items unless these are the rows of a catalogue."""
 
     def __init__(self, folder: Path, sources: Sources, items: Items | None):
-        """`items` are the store's items if they are a catalogue's rows."""
+        """`items`: the store's items if they are the rows of a catalogue, else None."""
         self._splits = [_SplitWriter(folder / name, sources) for name in SPLITS]
         self._tokens = RaggedWriter(folder / "items" / "tokens")
         self._items = 0
@@ -87,11 +88,7 @@ class _SplitWriter:
 
 
 def _feature_writers(folder: Path, features: list[Feature]) -> dict[str, ArrayWriter]:
-    stored = [feature for feature in features if not isinstance(feature, Text | History)]
-    return {f.name: ArrayWriter(folder / f"{f.name}.npy", *_kind(f)) for f in stored}
-
-
-def _kind(feature: Feature) -> tuple[type, tuple[int, ...]]:
-    if isinstance(feature, Categorical):
-        return np.int32, ()
-    return np.float32, (feature.size,) if isinstance(feature, Vector) else ()
+    return {
+        kind.feature.name: ArrayWriter(folder / f"{kind.feature.name}.npy", kind.dtype, kind.row_shape)
+        for kind in of_kind(features, ArrayKind)
+    }

@@ -1,16 +1,25 @@
-"""The C heap on CPU, of which XLA takes the temporary memory of every step, and to which it gives it back."""
+"""What is done for CPUs only: a C heap that keeps what a step frees, and matmuls in the form that XLA is fast at.
+
+What every device runs stays where it is used, also where a CPU gains most by it: GELU by erf (`srsjax.model.bert`), the
+random words of dropout, the order of axes in attention.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import mmap
 import os
 import pkgutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import jax
+
+# ---------------------------------------------------------------------------------------------- the heap
+
 
 # Parameters of mallopt(3) in glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
@@ -64,3 +73,28 @@ def may_have_accelerator() -> bool:
     namespace = importlib.util.find_spec("jax_plugins")
     modules = pkgutil.iter_modules(namespace.submodule_search_locations) if namespace else ()
     return bool(importlib.util.find_spec("libtpu") or entry_points(group="jax_plugins") or any(modules))
+
+
+# ---------------------------------------------------------------------------------------------- matmuls
+
+
+def on_cpu(fast: Callable, otherwise: Callable) -> Callable:
+    """A function of arrays that is `fast` where a program is compiled for CPUs, and `otherwise` elsewhere."""
+    return functools.partial(jax.lax.platform_dependent, cpu=fast, default=otherwise)
+
+
+def small_first(
+    einsum: Callable[[str, jax.Array, jax.Array], jax.Array], a_spec: str, b_spec: str, out: str
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`einsum` of two arrays over the last axis but one of both, in the form that XLA's CPU backend has a fast kernel
+    for: the smaller operand stands left and is transposed, and so is the result."""
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        (left_spec, left), (right_spec, right) = sorted(((a_spec, a), (b_spec, b)), key=lambda side: side[1].size)
+        left_spec, made = left_spec[:-2] + left_spec[:-3:-1], left_spec[:-2] + left_spec[-1] + right_spec[-1]
+        # Without the barriers XLA would merge the transpositions into the product again.
+        transposed = jax.lax.optimization_barrier(left.swapaxes(-1, -2))
+        result = jax.lax.optimization_barrier(einsum(f"{left_spec},{right_spec}->{made}", transposed, right))
+        return result if made == out else result.swapaxes(-1, -2)
+
+    return product

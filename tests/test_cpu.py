@@ -11,7 +11,7 @@ PROGRAM = """
 import resource
 import jax
 import jax.numpy as jnp
-from srsjax.allocator import keep_freed_memory
+from srsjax.cpu import keep_freed_memory
 
 {call}
 chain = jax.jit(lambda x: jax.lax.optimization_barrier(jnp.sin(x)).sum())
@@ -47,7 +47,7 @@ LARGE_ARRAY = """
 import re
 from pathlib import Path
 import jax.numpy as jnp
-from srsjax.allocator import keep_freed_memory
+from srsjax.cpu import keep_freed_memory
 
 assert keep_freed_memory()
 x = jnp.ones((128, 1 << 20), jnp.int8).block_until_ready()
@@ -66,7 +66,7 @@ def test_large_arrays_are_of_huge_pages():
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
 def test_nothing_is_changed_where_an_accelerator_is_asked_for():
     run = subprocess.run(
-        [sys.executable, "-c", "from srsjax.allocator import keep_freed_memory; print(keep_freed_memory())"],
+        [sys.executable, "-c", "from srsjax.cpu import keep_freed_memory; print(keep_freed_memory())"],
         capture_output=True,
         text=True,
         check=True,

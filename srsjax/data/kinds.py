@@ -1,0 +1,355 @@
+"""What a feature is: one class a kind of feature, which answers all that reading, preparing, storing and batching ask.
+
+A new kind is a dataclass in the config, a class here (and its line in `KINDS`) and, for the model, an input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from srsjax.config import Categorical, Feature, History, Numeric, Schema, Text, Vector
+from srsjax.data.preparing.statistics import FITTED_POLICIES, Fitted, Seen, Statistic
+from srsjax.data.reading import hashing
+from srsjax.errors import InputError
+
+# ---------------------------------------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A feature and what its kind means. The defaults are those of a kind that has no missing values."""
+
+    feature: Feature
+    reads: ClassVar[Literal["text", "texts", "number", "vector"]]
+    """How the column is read (`catalogue.read_values`)."""
+    is_text: ClassVar[bool] = False
+    """Whether it becomes tokens (`budget`); else it becomes an array (`ArrayKind`)."""
+    sides: ClassVar[tuple[str, ...]] = ("context", "candidate")
+    """Sides of the schema that it may describe."""
+    policies: ClassVar[tuple[str, ...]] = ()
+    """What `missing` may be."""
+    advised: ClassVar[str] = "constant"
+    """The policy that is advised where a value is missing."""
+
+    @property
+    def budget(self) -> int:
+        """Tokens at most; 0 where it is no text."""
+        return 0
+
+    @property
+    def length(self) -> int:
+        """Numbers in a value of its column, where that is a vector; else 0."""
+        return 0
+
+    @property
+    def items(self) -> str | None:
+        """The catalogue whose keys its column lists; None where it lists none."""
+        return None
+
+    @property
+    def item_fields(self) -> tuple[str, ...]:
+        """The text columns of that catalogue that are read."""
+        return ()
+
+    @property
+    def policy(self) -> str:
+        """What happens to a missing value (`missing`); empty where none can be missing."""
+        return ""
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        """What must be known of the training rows."""
+        return frozenset()
+
+    @property
+    def advice(self) -> str:
+        """What was expected where a value is missing, and what to do."""
+        feature = self.feature
+        return f'a value; clean it or set {type(feature).__name__}("{feature.name}", missing="{self.advised}")'
+
+    def problem(self) -> str:
+        """What is wrong with the feature's settings, whatever the tables hold; empty where nothing is."""
+        return ""
+
+    def keep(self, seen: Seen, fitted: Fitted) -> None:
+        """Adds to `fitted` what is kept of the training rows' values. Raises InputError where there are none to fit."""
+
+    def fill(self, fitted: Fitted) -> str | float:
+        """What a missing value becomes."""
+        return ""
+
+    def became(self, fitted: Fitted) -> str:
+        """The same in words, for the manifest."""
+        return ""
+
+
+@dataclass(frozen=True)
+class _Filled(Kind):
+    """A kind with a policy for missing values."""
+
+    feature: Text | Categorical | Numeric | Vector
+
+    @property
+    def policy(self) -> str:
+        return self.feature.missing
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        return frozenset({"counts"} if self.policy == "most_frequent" else ())
+
+    def problem(self) -> str:
+        if self.policy in self.policies:
+            return ""
+        expected = ", ".join(self.policies)
+        return f"found missing={self.policy!r}, expected one of {expected} for {type(self.feature).__name__}"
+
+    def keep(self, seen: Seen, fitted: Fitted) -> None:
+        if self.policy in FITTED_POLICIES:
+            fitted.fills[self.feature.name] = seen.fill(self.policy)
+
+    def fill(self, fitted: Fitted) -> str | float:
+        """Where `drop` or `error` let no missing value through, the config's `fill` never shows."""
+        return fitted.fills.get(self.feature.name, self.feature.fill)
+
+    def became(self, fitted: Fitted) -> str:
+        match self.policy:
+            case "error":
+                return "set aside"
+            case "drop":
+                return "left out"
+            case "constant":
+                return f"the constant {self.feature.fill!r}"
+            case policy:
+                return f"the {policy.replace('_', ' ')} value {fitted.fills[self.feature.name]!r}"
+
+
+@dataclass(frozen=True)
+class ArrayKind(_Filled, ABC):
+    """A kind that is stored as an array, one value a context or candidate, and read by an input of the model."""
+
+    name: ClassVar[str]
+    """By which the model finds its input (`InputSpec.kind`)."""
+    dtype: ClassVar[type]
+    """Of the stored array."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one value; the stored array is [n, *row_shape]."""
+        return ()
+
+    @abstractmethod
+    def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
+        """Values [n] as `read_values` gives them, null where missing, as an array [n, *row_shape] of `dtype`."""
+
+    def size(self, fitted: Fitted) -> int:
+        """Rows of the vocabulary, the unknown id 0 included, or the length of a vector; 1 for a number."""
+        return 1
+
+    def moments(self, fitted: Fitted) -> tuple[float, float]:
+        """Mean and standard deviation of the training rows by which the model scales it; 0 and 1 leave it as it is."""
+        return 0.0, 1.0
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+@dataclass(frozen=True)
+class TextKind(_Filled):
+    """A text, tokenised."""
+
+    feature: Text
+    reads = "text"
+    is_text = True
+    policies = ("error", "drop", "constant", "most_frequent")
+
+    @property
+    def budget(self) -> int:
+        return self.feature.max_tokens
+
+
+@dataclass(frozen=True)
+class HistoryKind(Kind):
+    """A list of catalogue items, whose texts are read. A missing list is an empty one, which is an ordinary history."""
+
+    feature: History
+    reads = "texts"
+    is_text = True
+    sides = ("context",)
+
+    @property
+    def budget(self) -> int:
+        return self.feature.max_tokens
+
+    @property
+    def items(self) -> str:
+        return self.feature.catalogue
+
+    @property
+    def item_fields(self) -> tuple[str, ...]:
+        return self.feature.fields
+
+    def problem(self) -> str:
+        return "" if self.item_fields else f"no fields, expected the text columns of {self.items!r} to read"
+
+
+# ---------------------------------------------------------------------------------------------- arrays
+
+
+@dataclass(frozen=True)
+class CategoricalKind(ArrayKind):
+    """Ids; 0 where missing and not filled, or unknown."""
+
+    feature: Categorical
+    name = "categorical"
+    reads = "text"
+    policies = ("error", "drop", "constant", "most_frequent")
+    dtype = np.int32
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        # A hash needs no vocabulary; the commonest value to fill with is counted all the same.
+        return super().statistics if self.feature.hash_buckets else frozenset({"counts"})
+
+    def keep(self, seen: Seen, fitted: Fitted) -> None:
+        super().keep(seen, fitted)
+        fitted.vocabularies[self.feature.name] = seen.vocabulary(self.feature.min_count)
+
+    def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
+        fill = self.fill(fitted)
+        values = pc.fill_null(values, fill) if fill else values
+        if self.feature.hash_buckets:
+            ids = 1 + (hashing.hash_texts(values) % np.uint64(self.feature.hash_buckets)).astype(np.int32)
+            return np.where(np.asarray(values.is_null()), 0, ids).astype(np.int32)
+        known = pc.index_in(values, pa.array(fitted.vocabularies.get(self.feature.name, []), values.type))
+        return np.where(np.asarray(values.is_null()), 0, pc.add(known, 1).fill_null(0).to_numpy()).astype(np.int32)
+
+    def size(self, fitted: Fitted) -> int:
+        return 1 + (self.feature.hash_buckets or len(fitted.vocabularies[self.feature.name]))
+
+
+@dataclass(frozen=True)
+class NumericKind(ArrayKind):
+    """A number as it is; the model scales it by the training rows."""
+
+    feature: Numeric
+    name = "numeric"
+    reads = "number"
+    policies = ("error", "drop", "constant", "mean", "median", "most_frequent")
+    advised = "median"
+    dtype = np.float32
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        return super().statistics | {"moments"} | ({"median"} if self.policy == "median" else set())
+
+    def keep(self, seen: Seen, fitted: Fitted) -> None:
+        super().keep(seen, fitted)
+        fitted.numbers[self.feature.name] = seen.moments()
+
+    def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
+        return pc.fill_null(values.cast(pa.float64()), float(self.fill(fitted))).to_numpy().astype(np.float32)
+
+    def moments(self, fitted: Fitted) -> tuple[float, float]:
+        found = fitted.numbers[self.feature.name]
+        return found["mean"], found["std"]
+
+
+@dataclass(frozen=True)
+class VectorKind(ArrayKind):
+    """A vector of `size` numbers."""
+
+    feature: Vector
+    name = "vector"
+    reads = "vector"
+    policies = ("error", "drop", "constant")
+    dtype = np.float32
+
+    @property
+    def length(self) -> int:
+        return self.feature.size
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    def problem(self) -> str:
+        return super().problem() if self.length else "found size=0, expected the length of its vectors"
+
+    def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
+        out = np.full((len(values), self.length), self.fill(fitted), np.float32)
+        out[np.asarray(values.is_valid())] = values.flatten().to_numpy().reshape(-1, self.length)
+        return out
+
+    def size(self, fitted: Fitted) -> int:
+        return self.length
+
+
+KINDS: dict[type, type[Kind]] = {
+    Text: TextKind,
+    History: HistoryKind,
+    Categorical: CategoricalKind,
+    Numeric: NumericKind,
+    Vector: VectorKind,
+}
+
+
+def kind_of(feature: Feature) -> Kind:
+    """What a feature is."""
+    return KINDS[type(feature)](feature)
+
+
+def of_kind[K: Kind](features: Iterable[Feature], kind: type[K]) -> list[K]:
+    """Those of the features that are of a kind (`ArrayKind`: all that are stored as arrays), in their order."""
+    return [each for each in map(kind_of, features) if isinstance(each, kind)]
+
+
+def is_text(feature: Feature) -> bool:
+    """Whether a feature becomes tokens."""
+    return kind_of(feature).is_text
+
+
+# ---------------------------------------------------------------------------------------------- for the model
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A feature besides text as a model may read it: what stands in `context_features` or `candidate_features`."""
+
+    name: str
+    side: Literal["context", "candidate"]
+    kind: str
+    """`ArrayKind.name`: `categorical`, `numeric` or `vector`."""
+    size: int
+    """Rows of the vocabulary, the unknown id 0 included, or the length of a vector; 1 for a number."""
+    mean: float = 0.0
+    """Of a number in the training rows."""
+    deviation: float = 1.0
+    """Standard deviation of a number in the training rows; 0 where all are equal or none is there."""
+
+
+def input_specs(schema: Schema, manifest: dict[str, Any]) -> tuple[InputSpec, ...]:
+    """All features besides text, context first, in schema order; `manifest` is that of the prepared store, or the copy
+    in a run folder.
+
+    Raises InputError where the manifest holds no statistics of a feature: it is that of another schema, or of labelled
+    files (`labelled_store`), which fit nothing.
+    """
+    fitted, out = Fitted(**manifest.get("fitted", {})), []
+    for side, features in (("context", schema.context), ("candidate", schema.candidate)):
+        for kind in of_kind(features, ArrayKind):
+            try:
+                mean, deviation = kind.moments(fitted)
+                out.append(InputSpec(kind.feature.name, side, kind.name, kind.size(fitted), mean, deviation))
+            except KeyError:
+                raise InputError(
+                    f"schema.{side} feature {kind.feature.name!r}: the manifest has no statistics of it, expected the "
+                    "manifest of a store prepared with this schema; prepare the data again"
+                ) from None
+    return tuple(out)

@@ -1,0 +1,124 @@
+"""What is kept of the training rows: the accumulated values of one feature, and the fitted statistics of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from srsjax.data.preparing.order import kth_smallest
+from srsjax.data.store.arrays import ArrayWriter
+from srsjax.errors import InputError
+
+Statistic = Literal["counts", "moments", "median"]
+"""`counts` of distinct values; `moments` of numbers; `median` of numbers, which needs them on disk."""
+FITTED_POLICIES = ("mean", "median", "most_frequent")
+"""The `missing` policies that fill with a statistic."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Fitted statistics by feature, as the manifest keeps them."""
+
+    fills: dict[str, str | float] = field(default_factory=dict)
+    """What `mean`, `median` and `most_frequent` put in."""
+    vocabularies: dict[str, list[str]] = field(default_factory=dict)
+    """Categories in the order of their ids, from id 1."""
+    numbers: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Mean and standard deviation of the numbers that are there."""
+
+    def to_json(self) -> dict:
+        """As plain data."""
+        return asdict(self)
+
+
+class Seen:
+    """The values of one feature in the training rows."""
+
+    def __init__(self, name: str, statistics: frozenset[Statistic], folder: Path):
+        """`folder` holds the numbers of a median."""
+        self.name, self._moments_wanted = name, "moments" in statistics
+        self.counts: Counter | None = Counter() if "counts" in statistics else None
+        self.path = folder / f"{name}.npy"
+        self.numbers = ArrayWriter(self.path, np.float64) if "median" in statistics else None
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def add(self, values: pa.Array) -> None:
+        """Adds log values [n]."""
+        values = values.drop_null()
+        if self.counts is not None:
+            for pair in pc.value_counts(values).to_pylist():
+                self.counts[pair["values"]] += pair["counts"]
+        if self._moments_wanted:
+            numbers = values.to_numpy()
+            self._add_moments(numbers, np.ones(len(numbers)))
+        if self.numbers:
+            self.numbers.append(values.to_numpy())
+
+    def add_counted(self, values: pa.Array, times: np.ndarray) -> None:
+        """Adds a catalogue's values [V], each as often as `times` [V] int64 says."""
+        there = (times > 0) & np.asarray(values.is_valid())
+        values, times = values.filter(pa.array(there)), times[there]
+        if self.counts is not None:
+            for value, count in zip(values.to_pylist(), times.tolist(), strict=True):
+                self.counts[value] += count
+        if self._moments_wanted:
+            self._add_moments(values.to_numpy(), times)
+        if self.numbers:
+            for start in range(0, len(times), 4096):
+                part = slice(start, start + 4096)
+                self.numbers.append(np.repeat(values.to_numpy()[part], times[part]))
+
+    def _add_moments(self, numbers: np.ndarray, times: np.ndarray) -> None:
+        """Merges means and sums of squared differences (Chan, Golub & LeVeque 1979)."""
+        added = int(times.sum())
+        if not added:
+            return
+        mean = float(numbers @ times) / added
+        difference = mean - self.mean
+        total = self.count + added
+        self.squares += float((numbers - mean) ** 2 @ times) + difference**2 * self.count * added / total
+        self.mean += difference * added / total
+        self.count = total
+
+    def moments(self) -> dict[str, float]:
+        """Mean, standard deviation and count; zeros without any value."""
+        deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
+        return {"mean": self.mean, "std": deviation, "count": self.count}
+
+    def vocabulary(self, min_count: int) -> list[str]:
+        """Commonest first, then by name, so that the same rows give the same ids."""
+        often = [value for value, count in self.counts.items() if count >= min_count]
+        return sorted(often, key=lambda value: (-self.counts[value], value))
+
+    def fill(self, policy: str) -> str | float:
+        """The value that a policy puts in. Raises InputError where there is no value at all."""
+        if not (self.count or self.counts):
+            raise InputError(
+                f"feature {self.name!r}: no training row has a value, so there is no "
+                f'{policy} to fill with; set missing="constant"'
+            )
+        match policy:
+            case "mean":
+                return self.mean
+            case "median":
+                return self._median()
+            case _:
+                return min(self.counts, key=lambda value: (-self.counts[value], value))
+
+    def _median(self) -> float:
+        self.numbers.close()
+        numbers = np.load(self.path, mmap_mode="r")
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(numbers), 1 << 20):
+                yield numbers[start : start + (1 << 20)]
+
+        middle = (len(numbers) - 1) // 2, len(numbers) // 2
+        return sum(kth_smallest(blocks, k) for k in middle) / 2

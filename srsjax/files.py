@@ -1,0 +1,131 @@
+"""Files and folders that appear whole or not at all: written under a temporary name, renamed when complete.
+
+The temporary name begins with a dot, ends in `.partial`, and is new for each writer, so that two processes never write
+to the same one. Modes are those of the umask, and a link is followed: what it points to is replaced, the link stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+SUFFIX = ".partial"
+LOCK = "building.lock"
+GRACE_SECONDS = 60
+"""A partial folder without a lock is younger than this (its process is about to lock it), or was left behind."""
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """A new empty file to write to, by its name; it replaces `path` if the block succeeds, and is removed if it fails.
+
+    It lies in the folder of `path`, which exists. It is on disk before it is renamed.
+    """
+    path = Path(path).resolve()
+    partial = _partial(path)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    mode = stat.S_IMODE(partial.stat().st_mode)  # by umask; some writers put a private file of their own here
+    try:
+        yield partial
+        partial.chmod(mode)
+        _flush(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes an `atomic_file` of text in UTF-8."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Writes an `atomic_file` of JSON, indented."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def atomic_folder(path: str | Path, exists: Literal["error", "keep", "replace"] = "error") -> Iterator[Path]:
+    """A new folder to fill, empty but for a lock; it becomes `path` if the block succeeds, and is removed if it fails.
+
+    Folders above `path` are made. Partial folders of `path` that killed processes left behind are removed: a live one
+    holds a lock on its own. Its files are on disk before it is renamed.
+
+    Args:
+      exists: what to do where `path` holds files when the block ends: raise OSError; keep them and remove the new
+        folder (several processes may then build the same folder at once, and the first to finish wins); or replace
+        them.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
+    partial = _partial(path)
+    partial.mkdir()
+    lock = open(partial / LOCK, "w")  # noqa: SIM115 (held until the folder is complete)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield partial
+        (partial / LOCK).unlink()
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        if exists == "replace":
+            remove_folder(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            if exists != "keep" or not path.exists():
+                raise
+    finally:
+        lock.close()
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(path: str | Path) -> None:
+    """Deletes a folder, if it is there, moved away first: a kill leaves no half of it under its name."""
+    path = Path(path).resolve()
+    if path.exists():
+        shutil.rmtree(path.rename(_partial(path)), ignore_errors=True)  # what is left is like a partial folder
+
+
+def remove_leftovers(parent: Path, name: str = "") -> None:
+    """Removes the partial folders in `parent` (those of `name`, or all) that no live process is filling."""
+    for partial in parent.glob(f".{glob.escape(name) or '*'}.*{SUFFIX}"):
+        if partial.is_dir() and not _is_alive(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{SUFFIX}")
+
+
+def _is_alive(partial: Path) -> bool:
+    try:
+        with open(partial / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        try:
+            return time.time() - os.stat(partial).st_mtime < GRACE_SECONDS
+        except OSError:
+            return False
+    except OSError:  # locked, or on a file system that cannot tell
+        return True
+
+
+def _flush(file: Path) -> None:
+    """Waits until a file is on disk, so that a power failure after the rename leaves it complete."""
+    with open(file, "rb") as opened:
+        os.fsync(opened.fileno())
