@@ -141,9 +141,9 @@ def _how(feature: Text | History, about: Described) -> str:
         fill = about.reading.fills.get(feature.name)
         missing = f"`{fill}` where it is blank or missing" if fill else "empty where it is blank or missing"
         return f"column `{column}`, cut at its end; {missing if _may_be_filled(feature) else 'never missing'}"
-    fields = " and ".join(f"`{name}`" for name in feature.fields)
+    fields = " and ".join(f"`{name}`" for name in feature.fields) + " one after the other" * (len(feature.fields) > 1)
     return (
-        f"column `{column}`, newest first: the newest {feature.max_items} items, of each {fields} one after the other, "
+        f"column `{column}`, newest first: the newest {feature.max_items} items, of each its {fields}, "
         f"cut to {feature.item_tokens} tokens; the separator between items; the oldest are cut first"
     )
 
@@ -181,7 +181,7 @@ def _use(about: Described) -> list[str]:
     names = label_names(about.spec.outputs)
     exact = (
         "Run in this folder. It computes in float32: equal to `srsjax.inference.scorer.Scorer` to 1e-5 where that does "
-        "too (`model.dtype`), to about 1e-2 where it computes in bfloat16."
+        "too, and to the precision of bfloat16 where it computes in that (`model.dtype`)."
     )
     if about.form == "towers":
         code = towers_code(about.reading, about.spec.readout, names)

@@ -226,6 +226,6 @@ def test_shellcheck():
     if not shellcheck:
         pytest.skip("shellcheck is not installed")
     launch = CHECKOUT / "launch"
-    scripts = [CHECKOUT / ".ci" / "run", launch / "slurm.sbatch", *sorted(launch.glob("*.sh"))]
+    scripts = [*sorted((CHECKOUT / ".ci").iterdir()), launch / "slurm.sbatch", *sorted(launch.glob("*.sh"))]
     checked = subprocess.run([shellcheck, "-x", "-P", "SCRIPTDIR", *scripts], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout

@@ -13,20 +13,24 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from models import make_spec
 
 from srsjax import export
-from srsjax.config import Batch, Data, Mesh, Model, Numeric, Schema, Task, Text, TrainConfig
+from srsjax.config import Batch, Catalogue, Data, History, Mesh, Model, Numeric, Schema, Task, Text, TrainConfig
 from srsjax.data.batches.layout import make_layout
 from srsjax.data.kinds import InputSpec
-from srsjax.data.preparing.encode import Encoder
+from srsjax.data.preparing.catalogue import read_catalogues
+from srsjax.data.preparing.encode import Encoder, refuse
 from srsjax.data.preparing.fit import Fitted
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from srsjax.inference.scorer import Scorer
 from srsjax.model import hf, hf_card, hf_export
 from srsjax.model.bert import BertConfig
+from srsjax.model.spec import encoder_config
 from srsjax.runs.evaluation import batch_shape
 from srsjax.runs.session import open_session
 
@@ -78,17 +82,44 @@ def roberta_text(tmp_path_factory) -> TextEncoder:
     return load_tokenizer(folder)
 
 
-def exported(folder, text: TextEncoder, schema: Schema = SCHEMA, features=(), **model) -> SimpleNamespace:
-    """A model with random parameters, its `Scorer`, and the folder that the command writes of it."""
-    roberta = text.template.candidate_type == 0
+def exported(
+    folder, text: TextEncoder, schema: Schema = SCHEMA, features=(), data: Data = Data(), **model
+) -> SimpleNamespace:
+    """A model with random parameters, or those of `pretrained`, its `Scorer`, and the folder written of it."""
     config = TrainConfig(
         schema=schema,
-        data=Data(),
+        data=data,
         model=Model(dtype="float32", attention="xla", **model),
         mesh=Mesh(1),
         batch=Batch(rows=2, tokens=64),
     )
-    bert = BertConfig(
+    pretrained = config.model.pretrained
+    bert = encoder_config(config.model, text.vocab_size) if pretrained else small_encoder(text, config.model.readout)
+    spec = make_spec(config.model, bert, features=features)
+    layout = make_layout(config, text, spec.interaction.shares_context)
+    spec = replace(
+        spec,
+        outputs=tuple(replace(spec.outputs[0], task=task.name, kind=task.kind) for task in schema.tasks),
+        has_context=layout.has_context,
+        candidate_start=layout.candidate_start,
+        tokens=64,
+        candidates=8,
+    )
+    session = open_session(config, spec, devices=jax.devices()[:1], training=False)
+    params = random_params(session.shapes, head=3.0 if spec.interaction.name == "towers" else 0.7)
+    params |= hf.load_weights(pretrained, bert)[0] if pretrained else {}
+    sources = Sources(schema, data)
+    encoder = Encoder(sources, read_catalogues(sources, refuse, splitting=False), text, Fitted())
+    scorer = Scorer(config, session, params, encoder, batch_shape(config, spec, layout, session.mesh))
+    about = hf_card.Described("shop", "runs/shop", spec, schema, text, layout, {})
+    export.write(folder, params, about)
+    return SimpleNamespace(folder=folder, scorer=scorer, about=about, params=params)
+
+
+def small_encoder(text: TextEncoder, readout: str) -> BertConfig:
+    """An encoder of the family of the tokenizer."""
+    roberta = text.template.candidate_type == 0
+    return BertConfig(
         text.vocab_size,
         hidden_size=16,
         num_layers=2,
@@ -98,26 +129,8 @@ def exported(folder, text: TextEncoder, schema: Schema = SCHEMA, features=(), **
         type_vocab_size=1 if roberta else 2,
         layer_norm_eps=1e-5 if roberta else 1e-12,
         position_offset=2 if roberta else 0,
-        has_pooler=config.model.readout == "pooled",
+        has_pooler=readout == "pooled",
     )
-    spec = make_spec(config.model, bert, features=features)
-    layout = make_layout(config, text, spec.interaction.shares_context)
-    outputs = tuple(replace(spec.outputs[0], task=task.name, kind=task.kind) for task in schema.tasks)
-    spec = replace(
-        spec,
-        outputs=outputs,
-        has_context=layout.has_context,
-        candidate_start=layout.candidate_start,
-        tokens=64,
-        candidates=8,
-    )
-    session = open_session(config, spec, devices=jax.devices()[:1], training=False)
-    params = random_params(session.shapes, head=3.0 if spec.interaction.name == "towers" else 0.7)
-    encoder = Encoder(Sources(schema, config.data), {}, text, Fitted())
-    scorer = Scorer(config, session, params, encoder, batch_shape(config, spec, layout, session.mesh))
-    about = hf_card.Described("shop", "runs/shop", spec, schema, text, layout, {})
-    export.write(folder, params, about)
-    return SimpleNamespace(folder=folder, scorer=scorer, about=about, params=params)
 
 
 def random_params(shapes, head: float) -> dict[str, np.ndarray]:
@@ -190,6 +203,36 @@ def test_a_start_of_candidates_of_the_users_own(tmp_path, bert_text):
     check_program(made, programs(made.folder)[0])
     settings = json.loads((made.folder / "candidate/config.json").read_text())
     assert (settings["max_position_embeddings"], settings["type_vocab_size"]) == (47, 1)
+
+
+def test_the_code_of_the_card_gives_the_scores_of_minilm(tmp_path, minilm):
+    needs_torch()
+    made = exported(tmp_path / "out", load_tokenizer(minilm), pretrained=minilm, interaction="towers", readout="mean")
+    check_program(made, programs(made.folder)[0])
+
+
+def test_histories_are_read_as_in_training(tmp_path, bert_text):
+    needs_torch()
+    titles = ["red coat", "blue shoes for the rain", "", "warm wool", "a simple green winter shoe"]
+    brands = ["norvik", "", "", "of the rain", "norvik"]
+    items = {"item_id": list("abcde"), "title": titles, "brand": brands}
+    pq.write_table(pa.table(items), tmp_path / "items.parquet")
+    data = Data(catalogues=(Catalogue(str(tmp_path / "items.parquet"), name="items", key="item_id"),))
+    for order, budget in (("newest_first", 7), ("oldest_first", 8), ("oldest_first", 40)):
+        clicked = History(
+            "clicked", fields=("title", "brand"), order=order, max_items=4, item_tokens=4, max_tokens=budget
+        )
+        schema = replace(SCHEMA, context=(SCHEMA.context[0], clicked))
+        folder = tmp_path / f"{order}-{budget}"
+        made = exported(folder, bert_text, schema, data=data)
+        ran = run(programs(folder)[0], folder)
+        for keys in ("", "a", "c", "ca", "acb", "abcde", "edcba", "eeee", "bdab"):
+            context = {"query": "red coat", "clicked": list(keys)}
+            encoded = made.scorer.encoder.encode_values([context], [[CANDIDATES[0]]]).split.context[0]
+            newest = keys if order == "newest_first" else keys[::-1]
+            texts = [(titles["abcde".index(key)], brands["abcde".index(key)]) for key in newest]
+            expected = [*bert_text.template.prefix, *encoded, *bert_text.template.between]
+            assert ran.context_ids(context | {"clicked": texts}) == expected
 
 
 # ---------------------------------------------------------------------------------------------- sentence-transformers

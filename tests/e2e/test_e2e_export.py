@@ -1,0 +1,69 @@
+"""`export` as a user runs it: the Python of the card, run as printed in the folder, against the scores of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from srsjax.config import Mesh
+from srsjax.inference.scorer import Scorer
+
+TOWERS = ("--model.interaction", "towers", "--model.readout", "mean", "--run_dir", "runs/towers")
+
+
+@pytest.fixture(scope="module", params=["cross", "towers"])
+def exported(request, trained, small, command):
+    """Folder of an exported run, and its scorer."""
+    run = "runs/ctr"
+    if request.param == "towers":
+        run = "runs/towers"
+        done = command("train", "--config", "ctr.py", *small, *TOWERS, "--max_steps", 20, cwd=trained)
+        assert done.returncode == 0, done.stderr
+    done = command("export", "--run", run, "--output", f"exported-{request.param}", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert not list(trained.glob(".exported*"))
+    with contextlib.chdir(trained):
+        return trained / f"exported-{request.param}", Scorer.load(run, mesh=Mesh(8))
+
+
+def test_the_code_of_the_card_gives_the_scores_of_the_run(exported, trained, command):
+    pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[reference]'")
+    folder, scorer = exported
+    program = re.search(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and 0 < eval(done.stdout)["click"] < 1, done.stderr
+
+    names: dict = {}
+    with contextlib.chdir(folder):
+        exec(compile(program, "README.md", "exec"), names)
+    items = {row["item_id"]: row for row in pq.read_table(trained / "data/shop/items.parquet").to_pylist()}
+    log = ds.dataset(sorted((trained / "data/shop").glob("log-*.parquet"))).to_table()
+    rows = sorted(log.to_pylist(), key=lambda row: -len(row["history"]))[:20] + log.slice(0, 20).to_pylist()
+    assert len(rows[0]["history"]) > 1 and not all(row["history"] for row in rows)
+    pairs = [({"query": row["query"], "history": row["history"]}, {"item_id": row["item_id"]}) for row in rows]
+    texts = [
+        (
+            {"query": row["query"], "history": [(items[key]["title"],) for key in row["history"]]},
+            {name: items[row["item_id"]][name] for name in ("title", "description")},
+        )
+        for row in rows
+    ]
+    found = [names["score"](*pair)["click"] for pair in texts]
+    # float32 forward passes of two libraries
+    np.testing.assert_allclose(found, scorer.predict(pairs), atol=1e-5)
+    assert np.ptp(found) > 1e-3
+
+
+def test_an_output_that_exists_is_left_alone(exported, trained, command):
+    folder, _ = exported
+    before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    done = command("export", "--run", "runs/ctr", "--output", folder, cwd=trained)
+    assert done.returncode == 2 and "exists already" in done.stderr and done.stderr.count("\n") == 1
+    assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
