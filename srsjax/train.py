@@ -14,7 +14,7 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
-from srsjax.console import main_console
+from srsjax.console import main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
 from srsjax.files import write_json
