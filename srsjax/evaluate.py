@@ -81,7 +81,7 @@ def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) 
     if not len(split):
         raise InputError(f"{store.folder}: the {name} split is empty")
     model = split_metrics(config, split, scorer.logits(split, store.items))
-    return {"model": model, **split_references(config, store.split("train"), split, store.items)}
+    return {"model": model, **split_references(config, store.split("train"), split, store.items, say)}
 
 
 def on_files(scorer: Scorer, config: TrainConfig, files: str) -> dict[str, dict[str, float]]:

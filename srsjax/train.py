@@ -14,7 +14,7 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
-from srsjax.console import Console, main_console
+from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
 from srsjax.files import write_json
@@ -153,12 +153,22 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
             if not distributed.is_first():
                 continue
             result[name] = split_metrics(config, split, logits)
-            result[f"{name}_references"] = split_references(config, store.split("train"), split, store.items)
+            result[f"{name}_references"] = split_references(
+                config,
+                store.split("train"),
+                split,
+                store.items,
+                partial(_say_of, name),
+            )
             if "auc" in result[name]:
                 scores = predict(config.schema.tasks, logits)[:, 0]
                 curves = (scores, split.labels[:, 0], split.weights[:, 0])
                 save_curves(folder.path / f"{name}.png", *curves)
     distributed.on_first(lambda: write_json(folder.report_file, result))
+
+
+def _say_of(split: str, line: str) -> None:
+    say(f"{split} split: {line}")
 
 
 def check_monitor(config: TrainConfig, store: Store) -> None:

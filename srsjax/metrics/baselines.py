@@ -1,13 +1,20 @@
-"""What a model is measured against: the popularity of each item, and the best that can be had."""
+"""What a model is measured against: the click rates of items and users, and the best that can be had."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
-from srsjax.data.store.arrays import Split
+from srsjax.data.reading import hashing
+from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
+from srsjax.metrics.calibration import logit, sigmoid
+
+SEEN = 0.5
+"""Share of a split's weight on items (or users) of the training split from which on their rates are worth a look."""
 
 
 def popularity_scores(train: Split, split: Split, n_items: int, task: int = 0) -> np.ndarray:
@@ -28,14 +35,69 @@ def popularity_scores(train: Split, split: Split, n_items: int, task: int = 0) -
 
     Raises InputError where training has no known label.
     """
+    return _smoothed_rates(train, train.item, n_items, task)[split.item]
+
+
+def user_item_scores(train: Split, split: Split, n_items: int, task: int = 0) -> np.ndarray:
+    """What the item and the user say apart from each other, still without any text:
+
+        logit p = logit rate_i + logit rate_u - logit rate
+
+    with the smoothed training click rates of the candidate's item i and of its user u (as in `popularity_scores`) and
+    that of all. Shapes, arguments and errors are those of `popularity_scores`.
+    """
+    users, number = np.unique(np.concatenate([train.user, split.user]), return_inverse=True)
+    of_train, of_split = (
+        np.repeat(numbers, np.diff(each.candidates))
+        for numbers, each in ((number[: len(train)], train), (number[len(train) :], split))
+    )
+    by_user = _smoothed_rates(train, of_train, len(users), task)[of_split]
     weights = train.weights[:, task].astype(np.float64)
-    counts = np.bincount(train.item, weights, n_items)
-    clicks = np.bincount(train.item, weights * train.labels[:, task], n_items)
+    mean = weights @ train.labels[:, task] / weights.sum()
+    return sigmoid(logit(popularity_scores(train, split, n_items, task)) + logit(by_user) - logit(mean))
+
+
+def number_items(items: Items, train: Split, split: Split) -> tuple[Split, Split, int]:
+    """Both splits with one number for each distinct candidate, in place of rows of `Items` that may hold it repeatedly,
+    and how many there are. Candidates are equal whose text is, or, where none has text, whose categories are."""
+    if len(items.tokens.values):
+        hashes = hashing.hash_lists(items.tokens.values, items.tokens.offsets)
+        parts = [hashes[train.item], hashes[split.item]]
+    else:
+        parts = [_hash_categories(each) for each in (train, split)]
+    distinct, number = np.unique(np.concatenate(parts), return_inverse=True)
+    first = len(train.item)
+    return replace(train, item=number[:first]), replace(split, item=number[first:]), len(distinct)
+
+
+def share_seen(train: Split, split: Split, of: Literal["item", "user"], task: int = 0) -> float:
+    """Share of a split's weight that is on items or users with a known label in training; 0 without any weight."""
+    known = train.weights[:, task] > 0
+    if of == "item":
+        seen, asked = train.item[known], split.item
+    else:
+        seen, asked = (np.repeat(each.user, np.diff(each.candidates)) for each in (train, split))
+        seen = seen[known]
+    weights = split.weights[:, task].astype(np.float64)
+    return float(weights @ np.isin(asked, seen) / weights.sum()) if weights.sum() else 0.0
+
+
+def _smoothed_rates(train: Split, number: np.ndarray, count: int, task: int) -> np.ndarray:
+    """Smoothed click rates [count] of what the training candidates are numbered by, [M] int64."""
+    weights = train.weights[:, task].astype(np.float64)
+    counts = np.bincount(number, weights, count)
+    clicks = np.bincount(number, weights * train.labels[:, task], count)
     if not counts.sum():
         raise InputError(f"training split: found no known label of task {task}, expected some; check its column")
     rate, strength = clicks.sum() / counts.sum(), prior_strength(clicks, counts)
-    rates = np.full(n_items, rate) if math.isinf(strength) else (clicks + strength * rate) / (counts + strength)
-    return rates[split.item]
+    return np.full(count, rate) if math.isinf(strength) else (clicks + strength * rate) / (counts + strength)
+
+
+def _hash_categories(split: Split) -> np.ndarray:
+    """Hashes of the candidates' categorical features, [M] uint64; all equal where there are none."""
+    ids = [values for _, values in sorted(split.candidate_features.items()) if values.dtype == np.int32]
+    parts = [np.asarray(values).astype(np.uint64) for values in ids] or [np.zeros(len(split.item), np.uint64)]
+    return hashing.combine(parts)
 
 
 def prior_strength(clicks: np.ndarray, counts: np.ndarray) -> float:

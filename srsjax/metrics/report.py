@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from srsjax.data.store.arrays import Split
 from srsjax.errors import InputError, did_you_mean
-from srsjax.metrics.baselines import gap_closed, popularity_scores
+from srsjax.metrics.baselines import gap_closed, popularity_scores, user_item_scores
 from srsjax.metrics.calibration import logit
 from srsjax.metrics.sorting import known
 from srsjax.metrics.table import METRICS, Candidates, find
@@ -93,16 +93,22 @@ def references(
     threshold: float = 0.5,
     ndcg_at: int = 10,
     families: Sequence[str] = FAMILIES,
+    names: Collection[str] = ("popularity", "oracle"),
+    numbered: tuple[Split, Split, int] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """What the first task's metrics on a split compare with: `popularity`, and `oracle` where its probability is known.
+    """What the first task's metrics on a split compare with: `popularity` and `user_item` (`srsjax.metrics.baselines`),
+    and `oracle` where its probability is known, as far as `names` has them.
 
-    Both are constants of the data, for labels in [0, 1]; graded labels have neither. `n_items` is V, rows of `Items`;
-    `families` are those of the first task, so that the columns of a table hold the same metrics.
+    All are constants of the data, for labels in [0, 1]; graded labels have none. `n_items` is V, rows of `Items`;
+    `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`); `families`
+    are those of the first task, so that the columns of a table hold the same metrics.
     """
     if train.labels[:, 0].max(initial=0) > 1:
         return {}
-    scores = {"popularity": popularity_scores(train, split, n_items)}
-    if split.oracle is not None:
+    rates = {"popularity": popularity_scores, "user_item": user_item_scores}
+    given = numbered or (train, split, n_items)
+    scores = {name: scored(*given) for name, scored in rates.items() if name in names}
+    if split.oracle is not None and "oracle" in names:
         scores["oracle"] = split.oracle
     return {
         name: evaluate_split(logit(probabilities), split, threshold=threshold, ndcg_at=ndcg_at, families=families)
@@ -149,11 +155,12 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
             `oracle` among them, a last line says how much of the AUC between the two the model gains.
         title: stands above the table.
     """
-    headings = {"popularity": "item popularity", "oracle": "best attainable"}
+    headings = {"popularity": "item popularity", "user_item": "item x user", "oracle": "best attainable"}
     shown = Table(title=title or None)
     shown.add_column("metric")
     for name in columns:
-        shown.add_column(headings.get(name, name), justify="right")
+        heading = headings.get(name, name)
+        shown.add_column(heading, justify="right", min_width=len(heading))
     for metric in _rows(columns):
         shown.add_row(metric, *(_cell(metric, values) for values in columns.values()))
     model, *_ = columns.values()

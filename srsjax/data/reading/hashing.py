@@ -60,6 +60,20 @@ def hash_column(column: pa.Array) -> np.ndarray:
     return hash_texts(column if pa.types.is_large_string(column.type) else column.cast(pa.string()))
 
 
+def hash_lists(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Hashes of lists of integers >= 0, `values[offsets[i]:offsets[i + 1]]`, [n] uint64."""
+    sums, start = np.zeros(len(offsets) - 1, np.uint64), 0
+    while start < len(sums):
+        stop = max(int(np.searchsorted(offsets, offsets[start] + BLOCK_BYTES, side="right")) - 1, start + 1)
+        own = np.asarray(offsets[start : stop + 1], np.int64)
+        numbers = mix(np.asarray(values[own[0] : own[-1]]).astype(np.uint64) + np.uint64(1))
+        lengths = np.diff(own)
+        numbers *= _multipliers(int(lengths.max()))[np.arange(len(numbers)) - np.repeat(own[:-1] - own[0], lengths)]
+        sums[start:stop] = _segment_sums(numbers, own - own[0])
+        start = stop
+    return mix(sums + np.diff(offsets).astype(np.uint64))
+
+
 def combine(parts: Sequence[np.ndarray]) -> np.ndarray:
     """One hash for several columns, in their order, [n] uint64."""
     total = np.zeros_like(parts[0])
