@@ -14,7 +14,7 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
-from srsjax.console import main_console, say
+from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Store
 from srsjax.files import write_json
@@ -33,7 +33,7 @@ from srsjax.training.goodput import Goodput
 from srsjax.training.loop import Stopped, fit
 from srsjax.training.meter import NonFiniteLoss, known_work
 from srsjax.training.profile import profiled_steps
-from srsjax.training.setup import set_up
+from srsjax.training.setup import Training, set_up
 
 PROGRAMS = ("init", "train_step", "predict_step")
 """What is told of the programs that are compiled; the many small ones mean nothing to a person."""
@@ -62,40 +62,17 @@ def main(argv: list[str] | None = None) -> int:
 
     asked, kept = config.model, None if config.overwrite else kept_precision(folder, resuming=True)
     training = set_up(config, console, kept)
-    config, store, session, shape = training.config, training.store, training.session, training.shape
-    batches = training.batches
+    config, store, session = training.config, training.store, training.session
     check_monitor(config, store)
-    profiled_steps(config.profile.steps, batches.steps)
+    profiled_steps(config.profile.steps, training.batches.steps)
     create = (replace(config, model=asked), store.folder / "tokenizer", store.manifest, session.spec.to_json())
     distributed.on_first(lambda: folder.create(*create, training.precision.record(asked)))
     distributed.wait_until_seen(folder.config_file)
     if distributed.is_first():
         goodput.open(folder.goodput_file)
-    show.start(console, config, session, batches, shape, cache)
-
-    def step(state, batch):
-        with goodput.of("compile"):
-            training.step.wait()  # returns at once but the first time
-        return training.step(state, batch)
-
+    show.start(console, config, session, training.batches, training.shape, cache)
     try:
-        progress = fit(
-            config,
-            training.state,
-            step,
-            batches,
-            partial(validate, config, session, store, shape),
-            training.learning_rates,
-            folder,
-            session.mesh,
-            console,
-            compilations,
-            goodput,
-            known_work(session.spec, session.mesh),
-        )
-        batches.close()
-        with goodput.of("evaluation"):
-            report(config, session, store, shape, folder, progress)
+        train(training, folder, console, compilations, goodput)
     except NonFiniteLoss as error:
         cli.complain(str(error))
         return 1
@@ -103,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"stopped: {stopped}")
         return STOPPED
     finally:
-        batches.close()
+        training.batches.close()
         if distributed.is_first():
             console.print(goodput.said())
             goodput.close()
@@ -111,6 +88,36 @@ def main(argv: list[str] | None = None) -> int:
     if distributed.is_first():
         show.finished(console, folder, config)
     return 0
+
+
+def train(
+    training: Training, folder: RunFolder, console: Console, compilations: Compilations, goodput: Goodput
+) -> None:
+    """Trains to the end and writes the report. Raises NonFiniteLoss and Stopped as `fit` does."""
+    config, store, session, shape = training.config, training.store, training.session, training.shape
+
+    def step(state, batch):
+        with goodput.of("compile"):
+            training.step.wait()  # returns at once but the first time
+        return training.step(state, batch)
+
+    progress = fit(
+        config,
+        training.state,
+        step,
+        training.batches,
+        partial(validate, config, session, store, shape),
+        training.learning_rates,
+        folder,
+        session.mesh,
+        console,
+        compilations,
+        goodput,
+        known_work(session.spec, session.mesh),
+    )
+    training.batches.close()
+    with goodput.of("evaluation"):
+        report(config, session, store, shape, folder, progress)
 
 
 def is_done(folder: RunFolder, config: TrainConfig) -> bool:
@@ -151,13 +158,17 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
                 store.split("train"),
                 split,
                 store.items,
-                said=lambda line, name=name: say(f"{name} split: {line}"),
+                partial(_say_of, name),
             )
             if "auc" in result[name]:
                 scores = predict(config.schema.tasks, logits)[:, 0]
                 curves = (scores, split.labels[:, 0], split.weights[:, 0])
                 save_curves(folder.path / f"{name}.png", *curves)
     distributed.on_first(lambda: write_json(folder.report_file, result))
+
+
+def _say_of(split: str, line: str) -> None:
+    say(f"{split} split: {line}")
 
 
 def check_monitor(config: TrainConfig, store: Store) -> None:

@@ -15,9 +15,9 @@ from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.model.spec import encoder_config
 from srsjax.objectives import losses
+from srsjax.runs import optimizers
 from srsjax.runs.session import initial_state, open_session
-from srsjax.training import optimizers
-from srsjax.training.setup import training_step
+from srsjax.runs.steps import training_step
 
 VOCAB = 256
 # Wide enough that its biases, whole on every device, stay under the 2 % of bytes allowed with fsdp.

@@ -100,7 +100,7 @@ def references(
     and `oracle` where its probability is known, as far as `names` has them.
 
     All are constants of the data, for labels in [0, 1]; graded labels have none. `n_items` is V, rows of `Items`;
-    `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`). `families`
+    `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`); `families`
     are those of the first task, so that the columns of a table hold the same metrics.
     """
     if train.labels[:, 0].max(initial=0) > 1:

@@ -22,14 +22,14 @@ from srsjax.model.bert import BertConfig
 from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
+from srsjax.runs import optimizers
 from srsjax.runs import session as sessions
 from srsjax.runs.evaluation import batch_shape, scoring_batches
 from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import Session, open_session, state_target
 from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.runs.spec import layout_of, make_spec
-from srsjax.training import optimizers
-from srsjax.training.setup import check_rows, training_batches, training_step, with_rows
+from srsjax.runs.steps import check_rows, training_batches, training_step, with_rows
 
 SAMPLE = 4
 """Number of real batches whose arithmetic is counted."""

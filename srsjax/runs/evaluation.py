@@ -92,26 +92,25 @@ def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict
 
 
 def split_references(
-    config: TrainConfig, train: Split, split: Split, items: Items, said: Callable[[str], None] = lambda line: None
+    config: TrainConfig, train: Split, split: Split, items: Items, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, dict[str, float]]:
     """What the model is compared with on a split: item popularity, with `data.user` item and user rates, and the best
     attainable where it is known.
 
     Rates need items (users) that recur: those of training must have half of the split's weight (`baselines.SEEN`); for
-    the rows of a catalogue popularity is always given. `said` is told what is left out, and why.
+    the rows of a catalogue popularity is always given. `say` is told what is left out, and why.
     """
     numbered, names = None, ["popularity", "oracle"]
     if Sources(config.schema, config.data).home is None:  # the same text has several rows of `items`
         numbered = baselines.number_items(items, train, split)
         if (share := baselines.share_seen(*numbered[:2], "item")) < baselines.SEEN:
             names.remove("popularity")
-            said(f"item popularity is left out: {share:.0%} of the weight is on items that training has")
+            say(f"item popularity is left out: {share:.0%} of the weight is on items that training has")
     if config.data.user and "popularity" in names:
         if (share := baselines.share_seen(train, split, "user")) >= baselines.SEEN:
             names.append("user_item")
         else:
-            said(f"item and user rates are left out: {share:.0%} of the weight is on users that training has")
+            say(f"item and user rates are left out: {share:.0%} of the weight is on users that training has")
     settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
-    families = objective(config.schema.tasks[0]).families
-    rates = {"names": names, "numbered": numbered}
-    return report.references(train, split, len(items.tokens), families=families, **settings, **rates)
+    settings |= {"families": objective(config.schema.tasks[0]).families}
+    return report.references(train, split, len(items.tokens), names=names, numbered=numbered, **settings)

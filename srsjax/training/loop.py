@@ -25,11 +25,11 @@ from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import put_batch
 from srsjax.runs.state import TrainState
+from srsjax.runs.step import StepMetrics
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 from srsjax.training.meter import Meter, Work
 from srsjax.training.profile import Profiler, profiled_steps
-from srsjax.training.step import StepMetrics
 
 
 class Stopped(Exception):
@@ -72,53 +72,32 @@ def fit(
 ) -> Progress:
     """Trains from the newest checkpoint of the run folder (or from `state`) to the end.
 
-    Args:
-      state: fresh state; its shapes and shardings are the target of a restore.
-      train_step: from `step.jit_train_step`; donates the state.
-      batches: from `loader.train_batches`.
-      evaluate: parameters -> validation metrics.
-      learning_rates: [steps] of every step, for the log.
-      compilations: what was compiled is said after the first step, and whenever there is more.
-      goodput: is in its set-up.
-      work: for MFU in log lines; None for none.
+    `state` is fresh, the target of a restore, and donated to `train_step`; `evaluate` maps parameters to validation
+    metrics; `learning_rates` [steps] are for the log; `goodput` is in its set-up; `work` is for MFU, or None.
 
-    Returns the progress at the end; the checkpoint of `best_step` is on disk.
-    Raises NonFiniteLoss, and Stopped after a SIGTERM or SIGINT (everything is saved then).
+    Returns the progress at the end; the checkpoint of `best_step` is on disk. Raises NonFiniteLoss, and Stopped after a
+    SIGTERM or SIGINT (everything is saved then).
     """
-    total = batches.steps
-    evaluate_at = set(batches.epoch_ends) if not config.evaluate.every else set(range(0, total, config.evaluate.every))
-    evaluate_at = {step for step in evaluate_at if 0 < step < total} | {total}
-    monitor = resolve_monitor(config)
-
+    total, evaluate_at = batches.steps, _evaluation_steps(config, batches)
     # Leaving the checkpointer waits for what is still being written.
     with goodput.of("checkpoints"), Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
-        progress = Progress()
-        if checkpointer.latest is not None:
-            progress = Progress(**checkpointer.progress(checkpointer.latest))
-            with goodput.of("set-up"):
-                state = checkpointer.restore(checkpointer.latest, _target(state))
-            console.print(f"resumed at step {progress.next_step} of {total}")
+        state, progress = _restored(checkpointer, state, total, goodput, console)
         batches.restore(progress.next_step)
-        traced = profiled_steps(config.profile.steps)
-        if traced and traced[-1] <= progress.next_step:
-            console.print(f"profile: steps {config.profile.steps} were done before, so nothing is traced")
-
         with (
             RunLog(folder, progress.next_step, total, console) as log,
             _StopSignal() as stop,
             goodput.of("steps"),
-            Profiler(
-                traced, folder.tensorboard, meter := Meter(log, learning_rates, total, goodput, work), console
+            _profiler(
+                config, folder, progress, meter := Meter(log, learning_rates, total, goodput, work), console
             ) as profiler,
         ):
             goodput.mark(progress.next_step)
             if goodput.goes_on:
                 console.print(f"so far: {goodput.said()}")
-            ahead = _Ahead(batches, mesh, meter)
-            stop_asked = _agreed_stop(stop, mesh)
+            ahead, stop_asked = _Ahead(batches, mesh, meter), _agreed_stop(stop, mesh)
+            validation = _Validation(config, evaluate, log, meter, compilations, console)
             for step in range(progress.next_step + 1, total + 1):
-                if config.evaluate.patience and progress.since_best >= config.evaluate.patience:
-                    console.print(f"stopped early: {monitor.key} not better since step {progress.best_step}")
+                if validation.gave_up(progress):
                     break
                 batch, counts = ahead.take()
                 profiler.before(step, (state, batch))
@@ -131,30 +110,92 @@ def fit(
                 compilations.tell(console)
                 progress = replace(progress, next_step=step)
 
-                evaluating = step in evaluate_at
                 stopping = stop_asked()  # read once: a signal that comes later is answered after the next step
-                saving = evaluating or stopping or (config.checkpoints.every and step % config.checkpoints.every == 0)
+                saving = step in evaluate_at or stopping or _due(step, config.checkpoints.every)
                 if saving or step % config.log_every == 0:
                     meter.flush()  # raises on a non-finite loss, so that no checkpoint ever holds one
-                if evaluating:
-                    started = time.monotonic()
-                    with meter.aside("evaluation"):
-                        values = evaluate(state.all_params)
-                    compilations.tell(console)
-                    with meter.aside("log"):
-                        log.scalars("valid", step, values)
-                    value = values.get(monitor.key, math.nan)
-                    progress = progress.after(step, value, monitor.mode)
-                    _say_evaluation(console, config, step, values, time.monotonic() - started, progress)
+                if step in evaluate_at:
+                    progress = validation.at(step, state, progress)
                 if saving:
-                    goodput.mark(step)
-                    with goodput.of("checkpoints"):
-                        checkpointer.save(step, state, vars(progress), progress.best_step)
-                    goodput.mark(step)
+                    _save(checkpointer, step, state, progress, goodput)
                 if stopping and step < total:
                     without = " without --overwrite" if config.overwrite else ""
                     raise Stopped(f"saved at step {step} of {total}; run the same command{without} to go on")
         return progress
+
+
+def _evaluation_steps(config: TrainConfig, batches) -> set[int]:
+    """The steps after which validation runs: as the config says, else at the ends of epochs, and at the end."""
+    every, total = config.evaluate.every, batches.steps
+    steps = set(range(0, total, every)) if every else set(batches.epoch_ends)
+    return {step for step in steps if 0 < step < total} | {total}
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _restored(
+    checkpointer: Checkpointer, state: TrainState, total: int, goodput: Goodput, console: Console
+) -> tuple[TrainState, Progress]:
+    """The newest checkpoint of the run; without one, the state that was given."""
+    if checkpointer.latest is None:
+        return state, Progress()
+    progress = Progress(**checkpointer.progress(checkpointer.latest))
+    with goodput.of("set-up"):
+        state = checkpointer.restore(checkpointer.latest, _target(state))
+    console.print(f"resumed at step {progress.next_step} of {total}")
+    return state, progress
+
+
+def _save(checkpointer: Checkpointer, step: int, state: TrainState, progress: Progress, goodput: Goodput) -> None:
+    goodput.mark(step)
+    with goodput.of("checkpoints"):
+        checkpointer.save(step, state, vars(progress), progress.best_step)
+    goodput.mark(step)
+
+
+def _profiler(config: TrainConfig, folder: RunFolder, progress: Progress, meter: Meter, console: Console) -> Profiler:
+    traced = profiled_steps(config.profile.steps)
+    if traced and traced[-1] <= progress.next_step:
+        console.print(f"profile: steps {config.profile.steps} were done before, so nothing is traced")
+    return Profiler(traced, folder.tensorboard, meter, console)
+
+
+class _Validation:
+    """Evaluates, logs, and decides on the best checkpoint and on stopping early."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        evaluate: Callable[[dict], dict[str, float]],
+        log: RunLog,
+        meter: Meter,
+        compilations: Compilations,
+        console: Console,
+    ):
+        self.config, self.evaluate, self.log, self.meter = config, evaluate, log, meter
+        self.compilations, self.console, self.monitor = compilations, console, resolve_monitor(config)
+
+    def at(self, step: int, state: TrainState, progress: Progress) -> Progress:
+        """The progress after validation at a step."""
+        started = time.monotonic()
+        with self.meter.aside("evaluation"):
+            values = self.evaluate(state.all_params)
+        self.compilations.tell(self.console)
+        with self.meter.aside("log"):
+            self.log.scalars("valid", step, values)
+        progress = progress.after(step, values.get(self.monitor.key, math.nan), self.monitor.mode)
+        _say_evaluation(self.console, self.config, step, values, time.monotonic() - started, progress)
+        return progress
+
+    def gave_up(self, progress: Progress) -> bool:
+        """Whether the run stops early."""
+        patience = self.config.evaluate.patience
+        if not patience or progress.since_best < patience:
+            return False
+        self.console.print(f"stopped early: {self.monitor.key} not better since step {progress.best_step}")
+        return True
 
 
 class _Ahead:

@@ -14,9 +14,9 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.hardware import chip, utilisation
 from srsjax.model.flops import TRAINING, forward_flops
 from srsjax.model.spec import ModelSpec
+from srsjax.runs.step import StepMetrics
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
-from srsjax.training.step import StepMetrics
 
 IN_FLIGHT = 1
 """Steps dispatched ahead of the one that runs: enough to hide the host, few enough that a signal is answered at once.

@@ -23,7 +23,7 @@ from bench_runs import command, read_lines, run_missing
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.runs.spec import layout_of, make_spec
-from srsjax.training.setup import training_batches
+from srsjax.runs.steps import training_batches
 
 PARTS = 5
 

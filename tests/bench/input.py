@@ -21,7 +21,7 @@ from srsjax.config import TrainConfig
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.runs.spec import layout_of, make_spec
-from srsjax.training.setup import training_batches
+from srsjax.runs.steps import training_batches
 
 
 def measure(config: TrainConfig, seconds: float) -> tuple[float, float, float]:

@@ -30,13 +30,13 @@ from srsjax.model import ctr, hf
 from srsjax.model.compute import Compute
 from srsjax.model.spec import ModelSpec, Outputs, encoder_config
 from srsjax.objectives import losses
+from srsjax.runs import optimizers
 from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import initial_state, open_session
 from srsjax.runs.sharding import put_batch
 from srsjax.runs.spec import layout_of, make_spec
-from srsjax.training import optimizers
+from srsjax.runs.steps import training_step
 from srsjax.training.meter import IN_FLIGHT
-from srsjax.training.setup import training_step
 
 
 class Training:

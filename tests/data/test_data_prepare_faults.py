@@ -166,7 +166,7 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
 KILLED = """
 import os, signal, sys
 from srsjax.data.preparing import prepare
-from srsjax.data.store import writer
+from srsjax.data.preparing import writer
 append = writer.StoreWriter.append
 def die(self, *args):
     append(self, *args)

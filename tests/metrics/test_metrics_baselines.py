@@ -20,8 +20,8 @@ from srsjax.metrics.baselines import (
 
 def split_of(item, labels, weights, user=None):
     """One candidate an impression."""
-    users = {} if user is None else {"user": np.array(user)}
-    return make_split(labels, weights, item=np.array(item), **users)
+    users = np.arange(len(item)) if user is None else np.array(user)
+    return replace(make_split(labels, weights, item=np.array(item)), user=users)
 
 
 def clicks_of_items(strength, items=4000, mean=0.1, seed=0):

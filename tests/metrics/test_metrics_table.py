@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from test_metrics_report import printed, simulated_split
 
 from srsjax import train
 from srsjax.config import Evaluate, Schema, Task, Text, TrainConfig
+from srsjax.data.store.arrays import Items
+from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.metrics import report
 from srsjax.metrics.table import METRICS
@@ -80,9 +80,12 @@ def test_references_of_a_listwise_task_have_its_metrics_only():
     references = report.references(train, test, n_items=50, families=families)
     assert set(references) == {"popularity", "oracle"}
     assert all(set(values) == set(model) for values in references.values())
-    items = SimpleNamespace(tokens=range(50))
-    # Without a catalogue only the known probability is compared with.
-    assert split_references(config(Task(kind="listwise")), train, test, items) == {"oracle": references["oracle"]}
+    items = Items(Ragged.from_rows([[i] for i in range(50)], np.int32))
+    # Without a catalogue items are told apart by their texts.
+    found = split_references(config(Task(kind="listwise")), train, test, items)
+    assert set(found) == set(references)
+    for name, values in found.items():  # sums over items in another order
+        assert values == pytest.approx(references[name], rel=1e-9), name
     text = printed(report.table({"model": model, **references}))
     assert "ndcg@10" in text and "undefined" not in text and "log_loss" not in text
 

@@ -35,7 +35,7 @@ from srsjax.model.compute import Compute
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.sharding import make_mesh, parameter_shardings, state_shardings
 from srsjax.runs.state import TrainState
-from srsjax.training.step import jit_train_step, make_train_step
+from srsjax.runs.step import jit_train_step, make_train_step
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from srsjax.config import Mesh, Optimizer, ParameterGroup
 from srsjax.errors import InputError
+from srsjax.runs import optimizers
 from srsjax.runs.checkpoints import Checkpointer, load_params
 from srsjax.runs.session import state_target, target
 from srsjax.runs.sharding import put_batch
-from srsjax.training import optimizers
 
 EMBEDDINGS = "^bert/embeddings/"
 

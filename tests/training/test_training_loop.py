@@ -19,9 +19,9 @@ from srsjax.runs.evaluation import predict_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import make_mesh
 from srsjax.runs.state import TrainState
+from srsjax.runs.step import StepMetrics
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
-from srsjax.training.step import StepMetrics
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
 from srsjax.console import Console
 from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.step import StepMetrics
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
 from srsjax.training.meter import Meter, known_work
-from srsjax.training.step import StepMetrics
 
 CHIPS = SimpleNamespace(devices=np.array([[SimpleNamespace(device_kind="TPU v5 lite")] * 4]), size=4)
 

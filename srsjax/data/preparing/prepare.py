@@ -24,13 +24,13 @@ from srsjax.data.preparing.encode import Encoder, refuse
 from srsjax.data.preparing.engine import Engine, Local, open_engine
 from srsjax.data.preparing.sources import Sources, check_schema
 from srsjax.data.preparing.statistics import Fitted
+from srsjax.data.preparing.writer import StoreWriter
 from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problem
 from srsjax.data.shop import write_shop
 from srsjax.data.store import manifest
 from srsjax.data.store.arrays import SPLITS, Store, open_store
 from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
-from srsjax.data.store.writer import StoreWriter
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, remove_leftovers, write_json
 

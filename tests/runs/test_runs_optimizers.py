@@ -9,7 +9,7 @@ import pytest
 
 from srsjax.config import Optimizer
 from srsjax.errors import InputError
-from srsjax.training.optimizers import learning_rate_multipliers, make_optimizer, schedule
+from srsjax.runs.optimizers import learning_rate_multipliers, make_optimizer, schedule
 
 PATHS = [
     "bert/embeddings/token/embedding",

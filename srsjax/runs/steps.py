@@ -1,0 +1,64 @@
+"""The step of a run and the batches it takes: what training does and a plan compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import jax
+import optax
+
+from srsjax.config import TrainConfig
+from srsjax.data.batches.layout import Layout
+from srsjax.data.batches.loader import Batches, rows_for, train_batches
+from srsjax.data.store.arrays import Store
+from srsjax.errors import InputError
+from srsjax.objectives import losses
+from srsjax.runs.session import Session, state_target
+from srsjax.runs.sharding import make_mesh, row_divisor
+from srsjax.runs.step import jit_train_step, make_train_step
+
+
+def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:
+    """The jitted step of a run: (state, batch [A, R / A, ...]) -> (state, StepMetrics)."""
+    shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
+    step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
+    return jit_train_step(step, session.mesh, shardings)
+
+
+def with_rows(
+    config: TrainConfig, store: Store, layout: Layout, devices: Sequence[jax.Device] | None = None
+) -> TrainConfig:
+    """The config with the rows that `batch.examples` asks for, if it does."""
+    if not config.batch.examples:
+        return config
+    divisor = config.batch.micro_batches * row_divisor(make_mesh(config.mesh, devices))
+    split, whole = store.split("train"), losses.needs_whole_impressions(config.schema.tasks)
+    rows = rows_for(split, store.items, layout, config.batch, whole_impressions=whole, divisor=divisor)
+    return replace(config, batch=replace(config.batch, rows=rows))
+
+
+def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raises InputError where the mesh does not divide the rows of a micro-batch."""
+    part = config.batch.micro_batches * row_divisor(mesh)
+    if config.batch.rows % part:
+        raise InputError(
+            f"batch.rows: found {config.batch.rows}, expected a multiple of {part} "
+            f"(batch.micro_batches x mesh.data x mesh.fsdp)"
+        )
+
+
+def training_batches(config: TrainConfig, store: Store, layout: Layout, share: tuple[int, int] = (0, 1)) -> Batches:
+    """This host's part of every step's batch; `share` is from `row_share`."""
+    return train_batches(
+        store.split("train"),
+        store.items,
+        layout,
+        config.batch,
+        whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
+        seed=config.seed,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        process_index=share[0],
+        process_count=share[1],
+    )
