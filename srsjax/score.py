@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     scorer.encoder = scorer.encoder.with_new_rows(table)
     if arguments.store_items and scorer.can_store_items:
         size = scorer.store_items().states.nbytes / 2**20
-        say(f"{len(scorer.encoder.items.tokens):,} items stored, {size:,.0f} MiB")
+        count = len(scorer.encoder.items.tokens) - (arguments.unknown == "missing")  # one row is of no item
+        say(f"{count:,} items stored, {size:,.0f} MiB")
     unknown: Counter[str] = Counter()
     started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown)
     rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
