@@ -79,14 +79,14 @@ class CompiledAhead:
 
 
 LONG = 5.0
-"""Seconds of compilation from which on any program is told."""
+"""Seconds of compilation from which on any program is named."""
 
 
 class Compilations:
     """Hears of every compilation of the process from now on.
 
-    `heard` is called with the seconds of each, in the thread that compiled it. Only programs of these `names` are told,
-    and those that take long; None tells all.
+    `heard` is called with the seconds of each, in the thread that compiled it. Programs of these `names` are printed,
+    and those that take long; None prints all.
     """
 
     def __init__(self, heard: Callable[[float], None] = lambda seconds: None, names: Collection[str] | None = None):

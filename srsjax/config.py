@@ -2,7 +2,7 @@
 
 A config file defines `get_config() -> TrainConfig`. Any field can be set on the command line by its dotted
 name (`--optimizer.learning_rate 3e-5`, `--schema.context.0.max_tokens 24`); the resolved config is written to
-the run folder. What is read stands in `srsjax.config_data`, what is trained here; config files import all of it from
+the run folder. What is read is in `srsjax.config_data`, what is trained is here; config files import all of it from
 here. Neither imports anything but the standard library, so that every command starts fast.
 """
 
@@ -82,7 +82,7 @@ class Model:
     """What computes attention: plain XLA, splash attention (TPU) or cuDNN (GPU). The last two are compared with a
     reference on the devices before they are used, and have no dropout: they train only with `attention_dropout` 0.
     `auto` times what is proven and takes the fastest, which may differ from start to start where two are close: a run
-    that must go on to the last bit on GPU or TPU names one. Scoring chooses anew for its own devices."""
+    that must resume bit for bit on GPU or TPU names one. Scoring chooses anew for its own devices."""
     remat: Literal["none", "dots", "full"] = "none"
     """What a layer's gradient computes again instead of keeping it in memory: nothing; all but the results of products
     with weights; or everything but the layer's input (the least memory, a third more arithmetic)."""

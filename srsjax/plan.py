@@ -10,7 +10,7 @@ trained. The data are prepared first where that has not been done, because the s
     python -m srsjax.plan --config ctr.py --topology v5e:4x4 --auto       chooses mesh, remat and micro-batches itself
 
 For a topology attention is plain XLA unless `--model.attention` names another: nothing can be timed there.
-Exit code: 0 it fits, or nobody knows the memory of the device (--memory says it); 1 it does not fit; 2 wrong input.
+Exit code: 0 it fits, or the memory of the device is unknown (--memory says it); 1 it does not fit; 2 wrong input.
 """
 
 from __future__ import annotations

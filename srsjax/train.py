@@ -1,6 +1,6 @@
 """Trains a click model: `python -m srsjax.train --config ctr.py`.
 
-Prepares the data if it has changed, trains (or goes on where a run was stopped), evaluates the best checkpoint on the
+Prepares the data if it has changed, trains (or resumes where a run was stopped), evaluates the best checkpoint on the
 test split and says how to score with it. The run folder holds everything evaluate, score and export need.
 """
 
@@ -36,10 +36,10 @@ from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import Training, set_up
 
 PROGRAMS = ("init", "train_step", "predict_step")
-"""What is told of the programs that are compiled; the many small ones mean nothing to a person."""
+"""Programs whose compilation is printed; the many small ones mean nothing to a person."""
 
 STOPPED = 75
-"""Exit code: stopped by a signal, saved; the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code: stopped by a signal, saved; the same command resumes (EX_TEMPFAIL of sysexits.h)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,7 +134,7 @@ def validate(config: TrainConfig, session: Session, store: Store, shape: BatchSh
     logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
     if not np.isfinite(logits).all():
         raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
-    # Computed once, so that all processes go on from the same numbers to the last bit.
+    # Computed once, so that all processes continue from the same numbers, bit for bit.
     return distributed.on_first(lambda: split_metrics(config, split, logits))
 
 

@@ -320,7 +320,7 @@ def is_text(feature: Feature) -> bool:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A feature besides text as a model may read it: what stands in `context_features` or `candidate_features`."""
+    """A feature besides text as a model may read it: what is in `context_features` or `candidate_features`."""
 
     name: str
     side: Literal["context", "candidate"]

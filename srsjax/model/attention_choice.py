@@ -57,7 +57,7 @@ class Job:
     training: bool
     """Whether gradients are taken."""
     longest: int = 0
-    """Most tokens of a part that sees itself alone; 0 where there is none, or nobody knows."""
+    """Most tokens of a part that sees itself alone; 0 where there is none, or where it is unknown."""
 
     @property
     def visibilities(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def plain(tokens: int, longest: int) -> Attend:
 
     Args:
       tokens: L, of a row.
-      longest: most tokens of a part; 0 where nobody knows.
+      longest: most tokens of a part; 0 where it is unknown.
     """
     return Windows(longest) if longest and len(cut(tokens, longest)) > 1 else attend
 

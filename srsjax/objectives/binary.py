@@ -30,7 +30,7 @@ class Binary(Objective):
 
         With a bias of 0 every pair begins at probability 1/2, and where positives are rare the first hundred steps
         teach the encoder little but "no": its pooled vectors are pushed along the head's kernel, all alike, before any
-        pair is told from another. The prior of Lin et al. 2017 ("Focal Loss for Dense Object Detection", section 4.1),
+        pair is told apart. The prior of Lin et al. 2017 ("Focal Loss for Dense Object Detection", section 4.1),
         taken from the data:
 
             log((P + 1/2) / (W - P + 1/2)),  W = sum of w,  P = sum of w * label

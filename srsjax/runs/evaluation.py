@@ -98,7 +98,7 @@ def split_references(
     attainable where it is known.
 
     Rates need items (users) that recur: those of training must have half of the split's weight (`baselines.SEEN`); for
-    the rows of a catalogue popularity is always given. `say` is told what is left out, and why.
+    the rows of a catalogue popularity is always given. `say` is called with what is left out, and why.
     """
     numbered, names = None, ["popularity", "oracle"]
     if Sources(config.schema, config.data).home is None:  # the same text has several rows of `items`

@@ -22,7 +22,7 @@ from srsjax.config_io import from_json, to_json
 from srsjax.errors import InputError
 from srsjax.files import remove_folder, write_json
 
-# Fields that do not change what is computed, so a run may go on under another value of them.
+# Fields that do not change what is computed, so a run may resume with another value of them.
 FREE = (
     "overwrite",
     "run_dir",
@@ -87,7 +87,7 @@ class RunFolder:
 
         `precision` is what `precision()` then returns.
 
-        Raises InputError where a run to go on with began with other data.
+        Raises InputError where a run to resume began with other data.
         """
         if config.overwrite and self.config_file.exists():
             remove_folder(self.path)

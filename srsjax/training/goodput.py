@@ -31,7 +31,7 @@ repeated     everything done after the checkpoint that a later start went on fro
 stopped      between the last line of one start and the beginning of the next
 """
 NOT_LOST = ("compile", "set-up")
-"""Parts that a later start does not make `repeated`: they are told apart whatever came of them."""
+"""Parts that a later start does not make `repeated`: they are counted as what they are, whatever came of them."""
 
 
 class Goodput:
@@ -166,7 +166,7 @@ def said(total: dict[str, float]) -> str:
     """One line about `Goodput.total`.
 
     Goodput is the share of `steps` in all wall time since the first start, time in which the run did not exist
-    included, as in Google Cloud's ML Goodput; the share of the time in which it ran is told beside it.
+    included, as in Google Cloud's ML Goodput; the share of the time in which it ran is printed beside it.
     """
     wall, ran = sum(total.values()), sum(total.values()) - total["stopped"]
     digits = 0 if wall >= 100 else 1

@@ -100,7 +100,7 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 def _plain(values: dict) -> dict:
-    """NaN and infinity are not JSON: they become strings, so that a reader is told rather than broken."""
+    """NaN and infinity are not JSON: they become strings, so that a reader of the file sees them and does not fail."""
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()

@@ -31,7 +31,7 @@ class Profiler:
     """Traces `steps` into `folder`; a context manager that ends a trace that an error or a signal left open.
 
     The trace begins when all earlier work is done, and ends when the last step's state is there. What the loop does
-    between the steps (an evaluation, a checkpoint) is in it too. A run that goes on among the steps traces the rest.
+    between the steps (an evaluation, a checkpoint) is in it too. A run resumed among the steps traces the rest.
     """
 
     def __init__(self, steps: range, folder: Path, meter: Meter, console: Console):

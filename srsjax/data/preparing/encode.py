@@ -120,7 +120,7 @@ class Encoder:
         return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
 
     def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
-        """What one side adds to clean rows, one row a value, and the catalogues that its values stand in for."""
+        """What one side adds to clean rows, one row a value, and the catalogues that its values replace."""
         features = getattr(self.sources.schema, side)
         if not features:
             return {}, {}
@@ -154,7 +154,7 @@ class Encoder:
 
     def encode(self, rows: pa.RecordBatch, joined: dict[str, Joined] | None = None) -> Encoded:
         """Clean rows (`srsjax.data.preparing.clean`) of whole impressions, which stand together, as arrays. `joined`
-        stands in for catalogues where the rows bring their own."""
+        replaces catalogues where the rows bring their own."""
         cut: Counter[str] = Counter()
         schema, home = self.sources.schema, self.sources.home
         own_items = joined and home in joined
@@ -196,7 +196,7 @@ class Encoder:
     # ------------------------------------------------------------------------------------------ catalogues
 
     def _encode_catalogue(self, name: str, catalogue: Catalogue, coded: Coder) -> Joined:
-        """Everything the features read from a catalogue (or from values that stand in for it)."""
+        """Everything the features read from a catalogue (or from values that replace it)."""
         own = [feature for feature in self.sources.features if self.sources.column(feature).table == name]
 
         def values(kind: ArrayKind | HistoryKind) -> pa.Array:
