@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import jax
 
 from srsjax import cli
-from srsjax.bounds import NotNegative
+from srsjax.bounds import AnyFloat
 from srsjax.config import Mesh, TrainConfig
 from srsjax.console import main_console, say
 from srsjax.data.preparing.prepare import prepare
@@ -42,7 +42,7 @@ class PlanArguments(cli.ConfigArgument):
     topology: str = "local"
     """`local`, the devices here; `cpu:N`, N CPU devices; or a TPU slice by generation and shape (`v5e:2x4`,
     `v5p:2x2x1`, `v6e:4x4`), for which libtpu has the compiler."""
-    memory: NotNegative = 0.0
+    memory: AnyFloat = 0.0
     """GiB of one device, instead of what is known of it; 0 leaves that as it is."""
     auto: bool = False
     """Choose mesh, model.remat and batch.micro_batches for batch.rows, and print the flags for `train`."""
@@ -51,6 +51,8 @@ class PlanArguments(cli.ConfigArgument):
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_config_and(PlanArguments, argv, "plan", __doc__)
+    if arguments.memory < 0:
+        raise InputError(f"--memory: found {arguments.memory:g}, expected GiB of one device")
     target = devices.find(arguments.topology, arguments.memory * 2**30)
     check_jax()
     # A program that is loaded instead of compiled no longer knows how much memory it needs.
