@@ -20,10 +20,10 @@ from srsjax.data.preparing.encode import Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.item_store import ItemStore, build_item_store
-from srsjax.inference.warm_up import padding, row_counts
+from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
 from srsjax.objectives import predict
-from srsjax.runs.evaluation import batch_shape, predict_split
+from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, load_run
 from srsjax.runs.sharding import put_batch, row_divisor

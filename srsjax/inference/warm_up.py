@@ -10,15 +10,6 @@ from srsjax.data.batches.layout import BatchShape
 from srsjax.data.kinds import ArrayKind, of_kind
 
 
-def row_counts(eval_rows: int, divisor: int) -> list[int]:
-    """Rows of a request's batch: powers of two times `divisor`, and at most those of an evaluation batch."""
-    counts, rows = [], divisor
-    while rows < eval_rows:
-        counts.append(rows)
-        rows *= 2
-    return [*counts, eval_rows]
-
-
 def padding(schema: Schema, shape: BatchShape, rows: int) -> PackedBatch:
     """A batch of empty rows with the shapes and dtypes of the run's own."""
     text, slot = (rows, shape.tokens), (rows, shape.candidates)

@@ -70,13 +70,19 @@ def predict_split(
     return predict(step, params, completed, mesh, (len(split.item), shape.outputs), progress)
 
 
-def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
-    """Cuts empty rows off the end, down to a power of two times `divisor`: a small request is fast, shapes are few."""
-    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
-    rows = divisor
-    while rows < used:
+def row_counts(eval_rows: int, divisor: int) -> list[int]:
+    """Rows of a small request's batch: powers of two times `divisor`, and at most those of an evaluation batch."""
+    counts, rows = [], divisor
+    while rows < eval_rows:
+        counts.append(rows)
         rows *= 2
-    rows = min(rows, len(where))
+    return [*counts, eval_rows]
+
+
+def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
+    """Cuts empty rows off the end, down to one of `row_counts`: a small request is fast, shapes are few."""
+    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
+    rows = next(rows for rows in row_counts(len(where), divisor) if rows >= used)
     return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 
