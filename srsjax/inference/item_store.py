@@ -55,7 +55,7 @@ class ItemStore:
 
         is_context = (batch.segment > 0) & (batch.candidate == 0)
         count = is_context.sum(axis=1)
-        step = -(-tokens // CONTEXT_STEPS)
+        step = _context_step(tokens)
         slots = max(1, -(-int(count.max(initial=0)) // step)) * step
         if jax.process_count() > 1:
             slots = tokens  # the longest context of all hosts is not known here, and shapes must be those of all
@@ -65,7 +65,7 @@ class ItemStore:
 
     def empty_places(self, rows: int, tokens: int) -> Iterator[ctr.StoredPlaces]:
         """The places of rows of padding, in every shape that `complete` gives."""
-        step = -(-tokens // CONTEXT_STEPS)
+        step = _context_step(tokens)
         for slots in range(step, CONTEXT_STEPS * step + 1, step):
             context = np.full((rows, min(slots, tokens)), tokens, np.int32)
             yield ctr.StoredPlaces(np.full((rows, tokens), -1, np.int32), context)
@@ -99,6 +99,11 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
         compiler_options=compiler_options(session.mesh),
     )
     return ItemStore(put_same(states, whole), offsets, jitted)
+
+
+def _context_step(tokens: int) -> int:
+    """What the context slots of rows of so many tokens are a multiple of."""
+    return -(-tokens // CONTEXT_STEPS)
 
 
 def _places(offsets: np.ndarray, item: np.ndarray, batch: PackedBatch) -> np.ndarray:

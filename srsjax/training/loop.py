@@ -186,7 +186,8 @@ class _Validation:
         with self.meter.aside("log"):
             self.log.scalars("valid", step, values)
         progress = progress.after(step, values.get(self.monitor.key, math.nan), self.monitor.mode)
-        _say_evaluation(self.console, self.config, step, values, time.monotonic() - started, progress)
+        shown = [*(metric.key(self.config.evaluate.ndcg_at) for metric in METRICS if metric.headline), self.monitor.key]
+        _say_evaluation(self.console, shown, step, values, time.monotonic() - started, progress)
         return progress
 
     def gave_up(self, progress: Progress) -> bool:
@@ -273,9 +274,7 @@ def _target(state: TrainState):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def _say_evaluation(console, config: TrainConfig, step: int, values: dict, seconds: float, progress: Progress) -> None:
-    shown = [metric.key(config.evaluate.ndcg_at) for metric in METRICS if metric.headline]
-    shown.append(resolve_monitor(config).key)
+def _say_evaluation(console, shown: list[str], step: int, values: dict, seconds: float, progress: Progress) -> None:
     text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values)
     best = "  (best so far)" if progress.best_step == step else ""
     console.print(f"step {step}  valid: {text}  in {seconds:.1f} s{best}")
