@@ -124,7 +124,9 @@ def _measure(
     work: int,
 ) -> Speed:
     """`run` on batches over and over; `work` forward passes are the arithmetic of one."""
-    waiting, counted, started = [], [], None
+    waiting: list[jax.Array] = []
+    counted: list[PackedBatch] = []
+    started = time.monotonic()
     for number, batch in enumerate(_again(batches)):
         waiting.append(run(batch))
         if len(waiting) > IN_FLIGHT:

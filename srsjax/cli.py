@@ -197,8 +197,9 @@ def _parse(
     base: Callable[[Any], TrainConfig] | None,
     source: str = "",
     scope: Sequence[str] | None = None,
-) -> tuple[TrainConfig | None, Any]:
-    """The command's own arguments, and the config that `base` makes of them with the fields that `argv` sets.
+) -> tuple[Any, Any]:
+    """The config that `base` makes of the command's own arguments, with the fields that `argv` sets (None without a
+    `base`), and those arguments.
 
     Two passes, because the fields that can be set (`schema.context.0...`) are known only once the config is read.
     `source` is the argument that `base` reads; `scope` are the `fields` of `load_run`.
@@ -207,6 +208,7 @@ def _parse(
     first = _Parser(add_help=False, allow_abbrev=False)
     _add_options(first, _options(own))
     given = first.parse_known_args(argv)[0]
+    arguments: Any
     if {"-h", "--help"} & set(argv):  # help needs no argument; without a config it shows the general fields
         arguments = _arguments(own, given, partial=True)
         config = base and (base(arguments) if getattr(given, source) else TrainConfig())
@@ -224,8 +226,8 @@ def _parse(
     _add_options(parser, _options(own))
     settable = [leaf for leaf in leaves(config) if leaf.name not in vars(given)] if config else []
     fields = [leaf for leaf in settable if scope is None or any(re.fullmatch(part, leaf.name) for part in scope)]
-    for owner, group in itertools.groupby(fields, lambda leaf: leaf.name.rpartition(".")[0]):
-        group = list(group)
+    for owner, members in itertools.groupby(fields, lambda leaf: leaf.name.rpartition(".")[0]):
+        group = list(members)
         title = f"{owner} ({group[0].owner.__name__})" if owner else "fields of the config"
         _add_options(parser.add_argument_group(title, inspect.getdoc(group[0].owner)), group)
     given, unknown = parser.parse_known_args(argv)
@@ -329,7 +331,6 @@ def _explain(error: Exception, path: Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"{path}:{lines[-1]}" if lines else str(path)
     keyword = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    cls = getattr(srsjax.config, keyword[1], None) if keyword else None
-    if cls is not None:
+    if keyword and (cls := getattr(srsjax.config, keyword[1], None)):
         return f"{where}: {keyword[1]} has no field {keyword[2]}{near(keyword[2], type_hints(cls))}"
     return f"{where}: {''.join(traceback.format_exception_only(error))}"

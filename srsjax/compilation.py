@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -60,22 +61,22 @@ class CompiledAhead:
     from now on, while weights are read and put on the devices, which takes about as long. The first call waits for it,
     and raises what the compiler raised; with several processes it waits for all of them."""
 
-    def __init__(self, jitted: Callable, *targets):
+    def __init__(self, jitted: Any, *targets):
         pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._program = pool.submit(lambda: jitted.lower(*targets).compile())
         pool.shutdown(wait=False)
         self._ready: Callable | None = None
 
     def __call__(self, *arguments):
-        self.wait()
-        return self._ready(*arguments)
+        return self.wait()(*arguments)
 
-    def wait(self) -> None:
-        """Blocks until it is compiled."""
+    def wait(self) -> Callable:
+        """Blocks until it is compiled; returns it."""
         if self._ready is None:
             compiled = self._program.result()
             distributed.on_first(lambda: None)  # hosts differ in compile time, and Gloo times out after 30 seconds
             self._ready = compiled
+        return self._ready
 
 
 LONG = 5.0
@@ -109,9 +110,10 @@ class Compilations:
         if event == "/jax/compilation_cache/cache_hits":  # comes right before the duration of the same program
             self._thread.loaded = True
 
-    def _duration(self, event: str, seconds: float, *, fun_name: str = "?", **_) -> None:
+    def _duration(self, event: str, duration_secs: float, **about: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             how = "loaded" if getattr(self._thread, "loaded", False) else "compiled"
             self._thread.loaded = False
-            self._heard.append((fun_name.removeprefix("jit(").removesuffix(")"), how, seconds))
-            self._also(seconds)
+            name = str(about.get("fun_name", "?"))
+            self._heard.append((name.removeprefix("jit(").removesuffix(")"), how, duration_secs))
+            self._also(duration_secs)

@@ -29,6 +29,10 @@ from srsjax.config_data import Data, Schema, Tokenizer
 # ---------------------------------------------------------------------------------------------- model
 
 
+Dtype = Literal["auto", "float32", "bfloat16", "float8"]
+Remat = Literal["none", "dots", "full"]
+
+
 @dataclass(frozen=True)
 class Model:
     """The encoder, its read-out and its head."""
@@ -73,7 +77,7 @@ class Model:
     """Dropout of attention probabilities; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
-    dtype: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    dtype: Dtype = "auto"
     """Compute type; `auto` is bfloat16 on GPU and TPU, float32 on a CPU without bfloat16 units, and the faster of the
     two, timed, on a CPU with them; a resumed run keeps what it began with. `float8` is bfloat16 but for the products
     with the encoder's weights (Ada and Hopper GPUs and later, the extra [float8]; CPUs only to try it). Parameters and
@@ -83,7 +87,7 @@ class Model:
     reference on the devices before they are used, and have no dropout: they train only with `attention_dropout` 0.
     `auto` times what is proven and takes the fastest, which may differ from start to start where two are close: a run
     that must resume bit for bit on GPU or TPU names one. Scoring chooses anew for its own devices."""
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
     """What a layer's gradient computes again instead of keeping it in memory: nothing; all but the results of products
     with weights; or everything but the layer's input (the least memory, a third more arithmetic)."""
 

@@ -16,6 +16,10 @@ Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent"
 # ---------------------------------------------------------------------------------------------- features
 
 
+Unknown = Literal["error", "drop", "missing"]
+"""What becomes of a row whose key a catalogue lacks."""
+
+
 @dataclass(frozen=True)
 class Text:
     """A column of text, tokenised and read by the encoder."""
@@ -182,7 +186,7 @@ class Catalogue(Table):
     """Columns of the log that hold the key; empty means the same names as `key`."""
     side: Literal["context", "candidate"] = "candidate"
     """Whether it describes the context (users, queries) or the candidate (items)."""
-    unknown: Literal["error", "drop", "missing"] = "error"
+    unknown: Unknown = "error"
     """A log row whose key is not here: stop, leave the row out (counted), or treat its features as missing."""
 
 

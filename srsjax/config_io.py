@@ -17,7 +17,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from srsjax.bounds import Bounds
@@ -48,7 +48,7 @@ def check(value: Any, expected: Any, source: str, name: str = "") -> Any:
         expected = next((member for member in typing.get_args(expected) if _fits(value, member)), expected)
     if not _fits(value, expected):
         raise _wrong(value, expected, source, name)
-    if dataclasses.is_dataclass(expected):
+    if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         hints, limits = type_hints(expected), bounds(expected)
         made = {key: check(getattr(value, key), hints[key], source, _at(name, key)) for key in hints}
         for key, limit in limits.items():
@@ -75,7 +75,7 @@ def from_text(words: list[str], expected: Any, source: str) -> Any:
         return dict(_pair(word, arguments[1], source) for word in words)
     (word,) = words
     try:
-        value = {bool: _bool, int: int, float: float}.get(expected, str)(word)
+        value = PARSERS.get(expected, str)(word)
     except ValueError:
         value = None
     if not _fits(value, expected):
@@ -145,14 +145,19 @@ def describe(expected: Any) -> str:
     return {float: "finite number", bool: "true or false"}.get(expected, expected.__name__)
 
 
-@functools.cache
+def _cached[Result](read: Callable[[type], Result]) -> Callable[[type], Result]:
+    """`functools.cache`, for which a type checker takes the class of a dataclass to be unhashable."""
+    return functools.cache(read)
+
+
+@_cached
 def type_hints(cls: type) -> dict[str, Any]:
     """The resolved types of a dataclass's fields, in order."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-@functools.cache
+@_cached
 def bounds(cls: type) -> dict[str, Bounds]:
     """The bounds of a dataclass's numbers, by field."""
     found = {}
@@ -169,14 +174,14 @@ def required(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing]
 
 
-@functools.cache
+@_cached
 def field_docs(cls: type) -> dict[str, str]:
     """The string literal that follows each field in the source of a dataclass and its bases."""
     docs = {}
     for base in reversed(cls.__mro__[:-1]):
         for statement, following in itertools.pairwise(_class_definitions(base.__module__)[base.__name__].body):
             if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
-                docs[statement.target.id] = " ".join(ast.literal_eval(following.value).split())
+                docs[ast.unparse(statement.target)] = " ".join(ast.literal_eval(following.value).split())
     return docs
 
 
@@ -188,7 +193,7 @@ def _class_definitions(module: str) -> dict[str, ast.ClassDef]:
 
 
 def _to_json(value: Any, expected: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag = {"type": type(value).__name__} if _is_union(expected) else {}
         return tag | {name: _to_json(getattr(value, name), hint) for name, hint in type_hints(type(value)).items()}
     if isinstance(value, tuple):
@@ -209,7 +214,7 @@ def _from_json(data: Any, expected: Any, source: str, name: str) -> Any:
         if tag not in classes:
             raise InputError(f"{where}: found type {json.dumps(tag)}, expected one of {', '.join(classes)}")
         expected = classes[tag]
-    if not dataclasses.is_dataclass(expected):
+    if not (isinstance(expected, type) and dataclasses.is_dataclass(expected)):
         return data
     hints = type_hints(expected)
     for key in data:
@@ -271,6 +276,10 @@ def _pair(word: str, expected: type, source: str) -> tuple[str, Any]:
 
 def _bool(word: str) -> bool | None:
     return {"true": True, "false": False}.get(word.lower())
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {bool: _bool, int: int, float: float}
+"""What a word of the command line is for a field of these types; for any other, itself."""
 
 
 def _wrong(value: Any, expected: Any, source: str, name: str = "") -> InputError:

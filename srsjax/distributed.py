@@ -181,7 +181,8 @@ def on_first(work: Callable[[], Any]) -> Any:
     """
     if process_count() == 1:
         return work()
-    client, key = _jax_distributed.global_state.client, f"srsjax/on_first/{next(_calls)}"
+    client: Any = _jax_distributed.global_state.client
+    key = f"srsjax/on_first/{next(_calls)}"
     if is_first():
         try:
             result = work()
@@ -259,7 +260,7 @@ def _tasks_on_node(environment: Mapping[str, str]) -> int:
     text = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_NTASKS_PER_NODE", "")
     counts: list[int] = []
     for part in filter(None, text.split(",")):
-        count, times = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part).groups()
+        count, _, times = part.rstrip(")").partition("(x")
         counts += [int(count)] * int(times or 1)
     node = int(environment.get("SLURM_NODEID", 0))
     return counts[node] if node < len(counts) else (counts[0] if counts else 0)

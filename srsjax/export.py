@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from srsjax import cli
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         fills=folder.read(folder.manifest_file)["fitted"]["fills"],
     )
     with atomic_folder(output) as partial:
-        write(partial, params, about)
+        write(partial, jax.tree.map(np.asarray, params), about)
     say(f"exported: {output}")
     return 0
 

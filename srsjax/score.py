@@ -75,8 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     table = replace(config.data.log, files=arguments.input)
     scorer.encoder = scorer.encoder.with_new_rows(table)
     if arguments.store_items and scorer.can_store_items:
-        size = scorer.store_items().states.nbytes / 2**20
-        count = len(scorer.encoder.items.tokens) - (arguments.unknown == "missing")  # one row is of no item
+        stored = scorer.store_items()
+        size = stored.states.nbytes / 2**20
+        count = len(stored.offsets) - 1 - (arguments.unknown == "missing")  # one row is of no item
         say(f"{count:,} items stored, {size:,.0f} MiB")
     unknown: Counter[str] = Counter()
     started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown)
@@ -118,6 +119,7 @@ def scores(scorer: Scorer, config: TrainConfig, files: str, unknown: Counter[str
     """
     names = ["score", *(f"score_{task.name}" for task in config.schema.tasks[1:])]
     for chunk in scorer.encoder.encode_files(replace(config.data.log, files=files), labels=False):
+        assert chunk.keys is not None  # `encode_files` makes them
         numbered = [] if config.data.keys else ["row"]
         clash = [name for name in [*numbered, *names] if name in chunk.keys.schema.names]
         if clash:

@@ -247,7 +247,8 @@ class NumericKind(ArrayKind):
 
     @property
     def statistics(self) -> frozenset[Statistic]:
-        return super().statistics | {"moments"} | ({"median"} if self.policy == "median" else set())
+        own: set[Statistic] = {"moments", "median"} if self.policy == "median" else {"moments"}
+        return super().statistics | own
 
     def keep(self, seen: Seen, fitted: Fitted) -> None:
         super().keep(seen, fitted)
@@ -318,12 +319,15 @@ def is_text(feature: Feature) -> bool:
 # ---------------------------------------------------------------------------------------------- for the model
 
 
+Side = Literal["context", "candidate"]
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """A feature besides text as a model may read it: what is in `context_features` or `candidate_features`."""
 
     name: str
-    side: Literal["context", "candidate"]
+    side: Side
     kind: str
     """`ArrayKind.name`: `categorical`, `numeric` or `vector`."""
     size: int
@@ -342,7 +346,8 @@ def input_specs(schema: Schema, manifest: dict[str, Any]) -> tuple[InputSpec, ..
     files (`labelled_store`), which fit nothing.
     """
     fitted, out = Fitted(**manifest.get("fitted", {})), []
-    for side, features in (("context", schema.context), ("candidate", schema.candidate)):
+    sides: dict[Side, tuple[Feature, ...]] = {"context": schema.context, "candidate": schema.candidate}
+    for side, features in sides.items():
         for kind in of_kind(features, ArrayKind):
             try:
                 mean, deviation = kind.moments(fitted)

@@ -379,7 +379,8 @@ def _describe(language, category, material, colour, style, brand, make, wear) ->
 
 def _query(language: int, want: int, attribute: int, value: int, name: int) -> str:
     if want >= len(CATEGORIES):
-        return NEEDS[want - len(CATEGORIES)][language]
+        english, chinese, _ = NEEDS[want - len(CATEGORIES)]
+        return chinese if language else english
     noun = CATEGORIES[want][language][name]
     if attribute == 0:
         return noun

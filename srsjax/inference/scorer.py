@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from srsjax.config import Mesh, TrainConfig
+from srsjax.config import Mesh, TrainConfig, Unknown
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
@@ -42,7 +43,11 @@ class Scorer:
 
     @classmethod
     def load(
-        cls, run: str | Path, mesh: Mesh | None = None, config: TrainConfig | None = None, unknown: str = ""
+        cls,
+        run: str | Path,
+        mesh: Mesh | None = None,
+        config: TrainConfig | None = None,
+        unknown: Unknown | None = None,
     ) -> Scorer:
         """Loads a run folder.
 
@@ -50,7 +55,7 @@ class Scorer:
           run: folder written by `srsjax.train`.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
           unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
-            missing ones are), or empty for what the run's config says. An item may also be given by its own columns.
+            missing ones are), or None for what the run's config says. An item may also be given by its own columns.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
 
         Raises:
@@ -132,7 +137,7 @@ class Scorer:
         scores = self._probabilities([{} if context is None else context], [candidates])
         scores = scores[:, names.index(task) if task else 0]
         order = np.argsort(-scores, kind="stable")[:top_k]
-        ranked = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
+        ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
         if return_documents:
             for entry in ranked:
                 entry["text"] = candidates[entry["corpus_id"]]
@@ -151,8 +156,9 @@ class Scorer:
         for count in rows:
             batch = padding(self.config.schema, self.shape, count)
             jax.block_until_ready(self.session.predict_step(self.params, put_batch(mesh, batch, row_axis=0)))
-            for places in self.stored.empty_places(count, self.shape.tokens) if self.stored else ():
-                jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
+            if self.stored is not None:
+                for places in self.stored.empty_places(count, self.shape.tokens):
+                    jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
         return rows
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
@@ -172,7 +178,7 @@ class Scorer:
 
         Raises InputError where there is nothing to store (see `can_store_items`).
         """
-        if not self.can_store_items:
+        if not self.can_store_items or self.encoder.items is None:
             raise InputError(
                 f"model.interaction is {self.session.spec.interaction.name!r}, candidates "
                 f"{'are' if self.encoder.items is not None else 'are not'} rows of a catalogue; only 'split' with a "

@@ -13,7 +13,7 @@ from srsjax.errors import InputError, did_you_mean
 from srsjax.metrics.baselines import gap_closed, popularity_scores, user_item_scores
 from srsjax.metrics.calibration import logit
 from srsjax.metrics.sorting import known
-from srsjax.metrics.table import METRICS, Candidates, find
+from srsjax.metrics.table import METRICS, Candidates, find, row_of
 
 MODES: dict[str, Literal["max", "min"]] = {metric.name: metric.better for metric in METRICS if metric.better}
 """Metrics that can choose a checkpoint, and which way is better. `ndcg` stands for `ndcg@k`."""
@@ -163,8 +163,8 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
     for metric in _rows(columns):
         shown.add_row(metric, *(_cell(metric, values) for values in columns.values()))
     model, *_ = columns.values()
-    needed = [values.get("auc") for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
-    if None not in needed and not np.isnan(gap := gap_closed(*needed)):
+    needed = [values.get("auc", np.nan) for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
+    if not np.isnan(gap := gap_closed(*needed)):
         shown.caption = f"{gap:.1%} of the AUC between item popularity and the best attainable gained"
     return shown
 
@@ -182,7 +182,7 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
     order = ("metric", "rate", "bound", "count")
 
     def place(name: str) -> tuple[int, int]:
-        row = find(name)
+        row = row_of(name)
         return order.index(row.shown), places[row.name]
 
     first = sorted((name for name in names if "/" not in name), key=place)
@@ -190,7 +190,7 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _cell(name: str, values: dict[str, float]) -> str:
-    row = find(name)
+    row = row_of(name)
     if name not in values:
         measured = _of_same_task(name, "candidates") in values  # references have metrics of the first task only
         return f"undefined: {row.undefined}" if row.undefined and measured else "-"

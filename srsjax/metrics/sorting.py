@@ -6,7 +6,7 @@ M rows, G groups, B ties. A tie is a run of rows of one group with equal values.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def group_sizes(groups: np.ndarray) -> np.ndarray:
     return np.diff(np.flatnonzero(_changes(np.sort(groups))), append=len(groups))
 
 
-def known(weights: np.ndarray, *columns: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def known(weights: np.ndarray, *columns: np.ndarray | None) -> tuple[Any, ...]:
     """The rows with weight above 0, of `weights` and of each column; floats and bools become float64.
 
     Raises ValueError where columns differ in length or a row that counts holds NaN.

@@ -164,5 +164,14 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def find(key: str) -> Metric | None:
-    """The row of a report's key: `auc`, `ndcg@10`, `task/auc`."""
-    return BY_NAME.get(key.rpartition("/")[2].partition("@")[0])
+    """The row of a report's key: `auc`, `ndcg@10`, `task/auc`; None where no metric has that name."""
+    return BY_NAME.get(_name(key))
+
+
+def row_of(key: str) -> Metric:
+    """`find` of a key that is known to be a metric's. Raises KeyError for another."""
+    return BY_NAME[_name(key)]
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2].partition("@")[0]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from srsjax.data.batches.batch import Array
 from srsjax.model.dense import contract
 from srsjax.model.dropout import dropout
 
@@ -30,13 +31,13 @@ class Visibility(NamedTuple):
     there while the devices work.
     """
 
-    query: jax.Array
+    query: Array
     """[R, Q] int32, part that each query token belongs to; 0 = pad."""
-    key: jax.Array
+    key: Array
     """[R, L] int32, part that each key token belongs to; 0 = pad."""
-    query_context: jax.Array | None = None
+    query_context: Array | None = None
     """[R, Q] int32, context that each query token sees besides its part; 0 = none. None: no query sees one."""
-    key_context: jax.Array | None = None
+    key_context: Array | None = None
     """[R, L] int32, context that each key token belongs to; 0 = none."""
 
     @classmethod
@@ -62,15 +63,17 @@ class Visibility(NamedTuple):
 
     def at(self, slots: jax.Array) -> Visibility:
         """The same for the queries at `slots` [R, Q] int32 only."""
-        query, context = (
-            None if ids is None else jnp.take_along_axis(ids, slots, axis=1) for ids in (self.query, self.query_context)
-        )
-        return self._replace(query=query, query_context=context)
+        context = self.query_context
+        if context is not None:
+            context = jnp.take_along_axis(context, slots, axis=1)
+        return self._replace(query=jnp.take_along_axis(self.query, slots, axis=1), query_context=context)
 
     def mask(self) -> jax.Array:
         """[R, Q, L] bool, True where the query sees the key."""
         seen = _equal(self.query, self.key)
-        return seen if self.query_context is None else seen | _equal(self.query_context, self.key_context)
+        if self.query_context is None or self.key_context is None:
+            return seen
+        return seen | _equal(self.query_context, self.key_context)
 
 
 def _equal(query: jax.Array, key: jax.Array) -> jax.Array:
@@ -171,8 +174,9 @@ def on_mesh(kernel: Attend, mesh: jax.sharding.Mesh) -> Attend:
         rows = None if query.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
         heads = None if query.shape[2] % mesh.shape["tensor"] else "tensor"
         tokens = P(rows, None, heads, None)
-        specs = {"in_specs": (tokens, tokens, tokens, P(rows)), "out_specs": tokens}
+        inputs = (tokens, tokens, tokens, P(rows))
         # A Pallas call says nothing about which axes its results vary over.
-        return jax.shard_map(kernel, mesh=mesh, **specs, check_vma=False)(query, key, value, visibility)
+        divided = jax.shard_map(kernel, mesh=mesh, in_specs=inputs, out_specs=tokens, check_vma=False)
+        return divided(query, key, value, visibility)
 
     return run

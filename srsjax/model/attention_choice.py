@@ -91,7 +91,7 @@ def choose(wanted: str, job: Job, backends: dict[str, Attend] | None = None) -> 
         backend = backends[proven[0]]
         return Choice(proven[0], backend, f"attention: {proven[0]}{_windows(backend, job)}{refused}")
     times = {name: seconds(backends[name], job) for name in proven}
-    best = min(times, key=times.get)
+    best = min(times, key=lambda name: times[name])
     compared = ", ".join(f"{name} {1e3 * taken:.2f} ms" for name, taken in times.items())
     return Choice(best, backends[best], f"attention: {compared} a layer -> {best}{refused}")
 
@@ -201,15 +201,15 @@ def seconds(backend: Attend, job: Job) -> float:
     """Time of one layer's attention, with its gradients in training: the best of three, measured by process 0."""
     operands, visibility = _operands(job, job.rows, job.visibilities[-1])
 
-    def call(query, key, value, towards):
+    def call(operands, towards):
         """Operands of the next call: results that depend on all of this one's work."""
         if not job.training:
-            return backend(query, key, value, visibility), key, value
-        out, gradients = jax.vjp(lambda *operands: backend(*operands, visibility), query, key, value)
+            return backend(*operands, visibility), *operands[1:]
+        out, gradients = jax.vjp(lambda *operands: backend(*operands, visibility), *operands)
         return gradients(towards.astype(out.dtype))
 
     def calls(query, key, value, towards):
-        return jax.lax.fori_loop(0, CALLS, lambda _, now: call(*now, towards), (query, key, value))
+        return jax.lax.fori_loop(0, CALLS, lambda _, now: call(now, towards), (query, key, value))
 
     run = jax.jit(calls)
     jax.block_until_ready(run(*operands))
@@ -231,12 +231,12 @@ def packed_ids(rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
         while at < tokens - tokens // 16:
             impressions += 1
             for part in range(random.integers(2, 5)):
-                end = at + random.integers(1, 1 + max(1, tokens // 8))
+                end = at + int(random.integers(1, 1 + max(1, tokens // 8)))
                 segment[r, at:end] = impressions
                 candidates += part > 0
                 candidate[r, at:end] = candidates if part else 0
                 at = end
-            at += random.integers(0, 3)
+            at += int(random.integers(0, 3))
         segment[r, tokens - tokens // 16 :] = candidate[r, tokens - tokens // 16 :] = 0
     return segment, candidate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,20 +50,21 @@ class Splash(Fused):
             ids, seen = splash.SegmentIds(visibility.query, visibility.key), None
         else:
             ids, seen = None, visibility.mask()
-        heads = (x.swapaxes(1, 2) for x in (query, key, value))
-        return jax.vmap(row)(*heads, ids, seen).swapaxes(1, 2)
+        query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+        return jax.vmap(row)(query, key, value, ids, seen).swapaxes(1, 2)
 
     def _kernel(self, block: int, seen: jax.Array | None) -> splash.SplashAttentionKernel:
         """The kernel of one row, where `seen` [L, L] bool is the mask."""
         forward = backward = MaskInfo(None, None, None, None, None)
         if seen is not None:
             forward, backward = _mask_info(seen, block)
-        forward_blocks = {"block_q": block, "block_kv": block, "block_q_dq": block, "block_kv_dq": block}
+        sizes = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+        blocks: dict[str, Any] = dict.fromkeys(sizes, block)
         return splash.SplashAttentionKernel(
             forward,
             forward,
             backward,
-            block_sizes=splash.BlockSizes(**forward_blocks, block_q_dkv=block, block_kv_dkv=block),
+            block_sizes=splash.BlockSizes(**blocks),
             is_mqa=False,
             save_residuals=False,
             mask_value=splash.DEFAULT_MASK_VALUE,

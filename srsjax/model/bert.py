@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -25,7 +25,12 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
-ACTIVATIONS = {"gelu": gelu, "gelu_new": tanh_gelu, "gelu_pytorch_tanh": tanh_gelu, "relu": jax.nn.relu}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "gelu_new": tanh_gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+    "relu": jax.nn.relu,
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Bert(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
         """[R, L, D] -> [R, L, D] by some of the layers; the last layer of all returns the slots `at` [R, C] only."""
-        run = _run_layer
+        run: Callable = _run_layer
         if self.remat != "none":
             run = jax.checkpoint(_run_layer, policy=KEPT[self.remat], static_argnums=0)
         for i in layers:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.batch import Array, PackedBatch
 from srsjax.model.attention import Visibility
 from srsjax.model.bert import Bert
 from srsjax.model.combine import COMBINATIONS
@@ -74,9 +74,9 @@ def vectors(
 class StoredPlaces(NamedTuple):
     """Where the rows of a batch take the stored states of their candidates from."""
 
-    state: jax.Array
+    state: Array
     """[R, L] int32, row of the states for each candidate token; -1 elsewhere."""
-    context: jax.Array
+    context: Array
     """[R, K] int32, slots of the context tokens of each row; L where there are fewer than K."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -56,10 +57,14 @@ def _einsum(spec: str, a: jax.Array, b: jax.Array, dot: Dot = plain_dot, gradien
     a_axes, b_axes = inputs.split(",")
     shared = [axis for axis in a_axes if axis in b_axes]
     summed, batch = [x for x in shared if x not in out], [x for x in shared if x in out]
-    dimensions = tuple(tuple([x.index(axis) for axis in axes] for x in (a_axes, b_axes)) for axes in (summed, batch))
-    result = dot(a, b, dimensions, gradient)
+    summed_at, batch_at = ((_places(axes, a_axes), _places(axes, b_axes)) for axes in (summed, batch))
+    result = dot(a, b, (summed_at, batch_at), gradient)
     made = batch + [x for x in a_axes + b_axes if x not in shared]
     return result.transpose([made.index(axis) for axis in out])
+
+
+def _places(axes: list[str], of: str) -> tuple[int, ...]:
+    return tuple(of.index(axis) for axis in axes)
 
 
 def _contract_forward(spec, a, b, dot):
@@ -72,7 +77,7 @@ def _contract_backward(spec, dot, operands, gradient):
     a_spec, b_spec = inputs.split(",")
     gradient = gradient.astype(a.dtype)
     to_a = _einsum(f"{out},{b_spec}->{a_spec}", gradient, b.astype(a.dtype), dot, 0)
-    to_b = functools.partial(_einsum, f"{a_spec},{out}->{b_spec}", dot=dot, gradient=1)
+    to_b: Callable = functools.partial(_einsum, f"{a_spec},{out}->{b_spec}", dot=dot, gradient=1)
     if set(a_spec) & set(b_spec) & set(out):  # axes of a batch: the products of attention
         to_b = on_cpu(small_first(_einsum, a_spec, out, b_spec), to_b)
     return to_a.astype(a.dtype), to_b(a, gradient).astype(b.dtype)

@@ -48,7 +48,7 @@ def forward_flops(spec: ModelSpec, batch: PackedBatch) -> float:
 def keys_seen(visibility: Visibility) -> np.ndarray:
     """[R, Q] int64, the keys that each query sees: the sums of `visibility.mask()`, without making it. On the host."""
     seen = _equal_keys(visibility.query, visibility.key)
-    if visibility.query_context is not None:  # the two never overlap
+    if visibility.query_context is not None and visibility.key_context is not None:  # the two never overlap
         seen += _equal_keys(visibility.query_context, visibility.key_context)
     return seen
 

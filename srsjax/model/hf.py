@@ -199,7 +199,7 @@ def _weight_files(source: str) -> list[Path]:
 
 def _shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor by name."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         with _open(file) as tensors:
             shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
@@ -208,7 +208,7 @@ def _shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
 
 def _read_tensors(files: list[Path], wanted: set[str]) -> dict[str, np.ndarray]:
     """The wanted tensors in float32 (checkpoints may be float16 or bfloat16)."""
-    read = {}
+    read: dict[str, np.ndarray] = {}
     for file in files:
         with _open(file) as tensors:
             read |= {

@@ -51,20 +51,28 @@ class Described:
     def reading(self) -> Reading:
         """The input as the code of the card needs it."""
         template, names = self.layout.template, self.tokens
-        sides = (self.schema.context, self.schema.candidate)
+        context, candidate = (
+            tuple(feature for feature in side if isinstance(feature, Text | History))
+            for side in (self.schema.context, self.schema.candidate)
+        )
         return Reading(
-            *(tuple(filter(is_text, side)) for side in sides),
+            context=context,
+            candidate=candidate,
             prefix=names(template.prefix),
             between=names(self.layout.between),
             suffix=names(template.suffix),
             separator=names([template.separator])[0],
             candidate_type=template.candidate_type if self.layout.has_context else 0,
-            fills={f.name: str(self.fills.get(f.name, f.fill)) for side in sides for f in side if _may_be_filled(f)},
+            fills={
+                feature.name: str(self.fills.get(feature.name, feature.fill))
+                for feature in (*context, *candidate)
+                if isinstance(feature, Text) and _may_be_filled(feature)
+            },
         )
 
     def tokens(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Special tokens by their names."""
-        return tuple(self.text.tokenizer.id_to_token(token) for token in ids)
+        return tuple(str(self.text.tokenizer.id_to_token(token)) for token in ids)
 
 
 def model_card(about: Described) -> ModelCard:
@@ -184,8 +192,8 @@ def _use(about: Described) -> list[str]:
         "too, and to the precision of bfloat16 where it computes in that (`model.dtype`)."
     )
     if about.form == "towers":
-        code = towers_code(about.reading, about.spec.readout, names)
-        return ["## Use", exact, _python(code.exact), "## With sentence-transformers", _TOWERS, _python(code.encode)]
+        both = towers_code(about.reading, about.spec.readout, names)
+        return ["## Use", exact, _python(both.exact), "## With sentence-transformers", _TOWERS, _python(both.encode)]
     code = pairs_code(about.reading, about.spec.readout, names, about.form == "classifier")
     return ["## Use", exact, _python(code)]
 

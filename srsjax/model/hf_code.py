@@ -222,7 +222,7 @@ def _string(features: Sequence[Text | History], separator: str) -> str:
     return separator.join(fields)
 
 
-def _quoted(value: object) -> str:
+def _quoted(value: str | Sequence) -> str:
     """A Python literal, in double quotes as formatters like them."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)

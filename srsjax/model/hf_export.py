@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -129,11 +129,10 @@ def save_tokenizer(
     settings = read_json(folder / "tokenizer_config.json") | {"model_max_length": most_tokens}
     if around is not None:
         tokenizer = Tokenizer.from_str(text.tokenizer.to_str())
-        before, after = ([tokenizer.id_to_token(token) for token in ids] for ids in around)
-        special = {token: tokenizer.token_to_id(token) for token in (*before, *after)}
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*before, "$A", *after], special_tokens=list(special.items())
-        )
+        before, after = ([(str(tokenizer.id_to_token(token)), token) for token in ids] for ids in around)
+        single = [*(token for token, _ in before), "$A", *(token for token, _ in after)]
+        special = list(dict.fromkeys([*before, *after]))
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
         write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     write_json(folder / "tokenizer_config.json", settings)
@@ -279,7 +278,7 @@ def _save_modules(folder: Path, modules: Sequence[tuple[str, str]]) -> None:
     ]
     write_json(folder / "modules.json", listed)
     # Unit vectors: the cosine is the dot product, which is what the candidate index of a retrieval system computes.
-    settings = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"}
+    settings: dict[str, Any] = {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"}
     write_json(folder / "config_sentence_transformers.json", settings)
 
 

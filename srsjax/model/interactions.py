@@ -6,11 +6,11 @@ Arrays may be of numpy, on the host, or of jax.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.batch import Array, PackedBatch
 from srsjax.model.attention import Visibility
 from srsjax.model.heads import Head, ProductHead
 
@@ -18,11 +18,11 @@ from srsjax.model.heads import Head, ProductHead
 class Side(NamedTuple):
     """S vectors to read of each row; S is I (contexts) or C (candidates)."""
 
-    slot: jax.Array
+    slot: Array
     """[R, S] int32, its first token."""
-    member: jax.Array
+    member: Array
     """[R, L] int32, which one each token belongs to."""
-    wanted: jax.Array
+    wanted: Array
     """[R, S] int32, the one that is read."""
 
 
@@ -68,7 +68,8 @@ class Interaction:
     """Visibility in the layers above."""
     candidate: str
     """What the head reads for each candidate: the `pair`, or the `candidate` alone."""
-    head: type[Head] | type[ProductHead] = Head
+    head: type[Any] = Head
+    """The class that makes logits of what is read."""
     reads_context: bool = False
     """Whether the head reads a vector of the context besides."""
     shares_context: bool = True

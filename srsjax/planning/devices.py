@@ -48,7 +48,7 @@ def find(topology: str, memory: float = 0.0) -> Target:
       InputError: no such topology, or libtpu is not installed.
     """
     if topology == "local":
-        devices = jax.devices()
+        devices: Sequence[jax.Device] = jax.devices()
     elif found := re.fullmatch(r"cpu:([1-9]\d*)", topology):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", int(found[1]))

@@ -190,4 +190,4 @@ def _width(dtype: str) -> float:
     """Bytes of one element; `s4` and the like take half of one."""
     if dtype == "pred":
         return 1
-    return 0 if dtype == "token" else int(re.search(r"\d+", dtype)[0]) / 8
+    return 0 if dtype == "token" else int(re.sub(r"\D*(\d+).*", r"\1", dtype)) / 8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import check_lengths
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
+from srsjax.hardware import Chip
 from srsjax.model import flops
 from srsjax.model.attention_choice import choose, unmeasured
 from srsjax.model.bert import BertConfig
@@ -55,6 +56,10 @@ class Program:
     refused: str = ""
     """The compiler's message if the program did not fit; empty otherwise."""
 
+    def floor(self, chip: Chip) -> floor.Floor:
+        """Lower bound of its time on a chip."""
+        return floor.floor(chip, self.flops, self.accessed, sum(collective.sent for collective in self.collectives))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -82,9 +87,7 @@ class Plan:
 
     def floor(self, program: Program) -> floor.Floor | None:
         """Lower bound of a program's time; None for a device that is not in the table."""
-        sent = sum(collective.sent for collective in program.collectives)
-        chip = self.target.chip
-        return floor.floor(chip, program.flops, program.accessed, sent) if chip else None
+        return program.floor(self.target.chip) if self.target.chip else None
 
 
 def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncoder) -> Plan:
@@ -144,7 +147,7 @@ def resolved(config: TrainConfig, target: Target, encoder: BertConfig) -> TrainC
 
 
 def _compile(
-    jitted: Callable,
+    jitted: Any,
     arguments: tuple,
     held: memory.Memory,
     least: tuple[float, str],

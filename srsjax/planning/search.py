@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from srsjax.config import Mesh, TrainConfig
+from srsjax.config import Mesh, Remat, TrainConfig
 from srsjax.errors import InputError
 from srsjax.model.bert import BertConfig
 from srsjax.planning.program import Plan
 
-REMATS = ("none", "dots", "full")
+REMATS: tuple[Remat, ...] = ("none", "dots", "full")
 """From the fastest to the smallest."""
 
 TRIES = 3

@@ -7,6 +7,7 @@ from collections import defaultdict
 from rich.table import Column, Table
 
 from srsjax.console import Console
+from srsjax.hardware import Chip
 from srsjax.planning import floor
 from srsjax.planning.program import Plan, Program
 
@@ -32,15 +33,16 @@ def plan(console: Console, made: Plan) -> None:
         if program.memory.counted:
             console.print(f"{name}: {program.memory.counted}")
     console.print(_collectives(made))
-    if made.target.chip is None:
+    chip = made.target.chip
+    if chip is None:
         console.print("floor: no figures for this device in srsjax/hardware.py")
         return
-    console.print(_floors(made))
+    console.print(_floors(made, chip))
     console.print(
         "floor: the longest of the three at the chip's best, all overlapped; memory is an estimate from XLA's count"
     )
     if made.session.mesh.size == made.session.mesh.shape["data"] > 1 and not made.training.refused:
-        console.print(_scaling(made))
+        console.print(_scaling(made, chip))
 
 
 def advice(made: Plan) -> list[str]:
@@ -91,10 +93,10 @@ def _collectives(made: Plan) -> Table:
     return table
 
 
-def _floors(made: Plan) -> Table:
+def _floors(made: Plan, chip: Chip) -> Table:
     right = [Column(name, justify="right") for name in made.programs]
-    table = Table(f"floor on {made.target.chip.name}", *right)
-    floors = [(made.floor(program), program) for program in made.programs.values()]
+    table = Table(f"floor on {chip.name}", *right)
+    floors = [(program.floor(chip), program) for program in made.programs.values()]
 
     def row(label: str, text) -> None:
         table.add_row(label, *("unknown" if program.refused else text(found, program) for found, program in floors))
@@ -112,12 +114,12 @@ def _rate(found: floor.Floor, program: Program) -> str:
     return f"{program.examples / found.step:,.0f}"
 
 
-def _scaling(made: Plan) -> Table:
+def _scaling(made: Plan, chip: Chip) -> Table:
     sent = sum(each.bytes * each.count for each in made.training.collectives if each.kind == "all-reduce")
-    one, work = made.floor(made.training), made.training.examples / made.session.mesh.size
+    one, work = made.training.floor(chip), made.training.examples / made.session.mesh.size
     right = [Column(name, justify="right") for name in ("network, ms", "efficiency, nothing hidden", "examples/s")]
     table = Table(Column("devices", justify="right"), *right, title="the same rows on each device, on paper")
-    for n, network, efficiency in floor.weak_scaling(made.target.chip, one, sent, SIZES):
+    for n, network, efficiency in floor.weak_scaling(chip, one, sent, SIZES):
         rate = n * work * efficiency / max(one.arithmetic, one.memory)
         table.add_row(str(n), f"{1e3 * network:.3f}", f"{efficiency:.1%}", f"{rate:,.0f}")
     return table

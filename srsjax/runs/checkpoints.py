@@ -21,7 +21,8 @@ class _LatestAndBest:
     """Orbax preservation policy: the newest `keep` checkpoints and the one at `best_step`."""
 
     def __init__(self, keep: int):
-        self.keep, self.best_step = keep, None
+        self.keep = keep
+        self.best_step: int | None = None
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
         del context

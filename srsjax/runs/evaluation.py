@@ -88,11 +88,13 @@ def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> 
 
 def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict[str, float]:
     """The report of every task: the first task's metrics by name, those of further tasks as `task/metric`."""
-    settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
-    metrics = {}
+    threshold, ndcg_at = config.evaluate.threshold, config.evaluate.ndcg_at
+    metrics: dict[str, float] = {}
     for t, (made, outputs) in enumerate(objectives(config.schema.tasks)):
         task = made.task
-        values = report.evaluate_split(logits[:, outputs][:, 0], split, t, families=made.families, **settings)
+        values = report.evaluate_split(
+            logits[:, outputs][:, 0], split, t, families=made.families, threshold=threshold, ndcg_at=ndcg_at
+        )
         metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
     return metrics
 
@@ -117,6 +119,13 @@ def split_references(
             names.append("user_item")
         else:
             say(f"item and user rates are left out: {share:.0%} of the weight is on users that training has")
-    settings = {"threshold": config.evaluate.threshold, "ndcg_at": config.evaluate.ndcg_at}
-    settings |= {"families": objective(config.schema.tasks[0]).families}
-    return report.references(train, split, len(items.tokens), names=names, numbered=numbered, **settings)
+    return report.references(
+        train,
+        split,
+        len(items.tokens),
+        names=names,
+        numbered=numbered,
+        families=objective(config.schema.tasks[0]).families,
+        threshold=config.evaluate.threshold,
+        ndcg_at=config.evaluate.ndcg_at,
+    )

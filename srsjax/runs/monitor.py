@@ -7,7 +7,7 @@ from typing import NamedTuple
 from srsjax.config import TrainConfig
 from srsjax.errors import InputError, did_you_mean
 from srsjax.metrics import report
-from srsjax.metrics.table import METRICS, find
+from srsjax.metrics.table import METRICS, row_of
 from srsjax.objectives import objective
 
 
@@ -35,9 +35,9 @@ def resolve_monitor(config: TrainConfig) -> Monitor:
         )
     task = names.index(wanted) if wanted else 0
     made = objective(tasks[task])
-    metric = metric or find(made.monitor).key(settings.ndcg_at)
+    metric = metric or row_of(made.monitor).key(settings.ndcg_at)
     known = report.mode(metric, settings.ndcg_at)
-    if find(metric).family not in made.families:
+    if row_of(metric).family not in made.families:
         own = [m.key(settings.ndcg_at) for m in METRICS if m.better and m.family in made.families]
         raise InputError(
             f"evaluate.monitor: found {settings.monitor!r}, but task {names[task]!r} is {made.kind} and has only "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -109,7 +111,7 @@ def _by_group(config: Optimizer, steps: int, paths: list[str]) -> optax.Gradient
 def _optimizer(config: Optimizer, steps: int, paths: list[str], where: str) -> optax.GradientTransformation:
     """One optimizer with its schedule and decay mask; `where` is the field that errors name."""
     make = _find(config.name)
-    arguments = dict(config.args)
+    arguments: dict[str, Any] = dict(config.args)
     accepted = inspect.signature(make).parameters
     if "weight_decay" in accepted:
         arguments.setdefault("weight_decay", config.weight_decay)
@@ -153,7 +155,7 @@ def _find(name: str):
     )
 
 
-def _parameters(make) -> dict:
+def _parameters(make) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(make).parameters if callable(make) else {}
     except (TypeError, ValueError):

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from srsjax import distributed, hardware
-from srsjax.config import Model, TrainConfig
+from srsjax.config import Dtype, Model, TrainConfig
 from srsjax.model.bert import BertConfig
 from srsjax.model.compute import compute_dtype
 from srsjax.model.dense import contract
@@ -44,7 +44,7 @@ ROUNDS = 3
 class Precision(NamedTuple):
     """The compute type of a run."""
 
-    dtype: str
+    dtype: Dtype
     """`float32`, `bfloat16` or `float8`."""
     device: str
     """Kind of the devices that it was chosen on."""

@@ -25,7 +25,7 @@ def found_by(patterns: Sequence[str], paths: Iterable[str], field: str) -> froze
         except re.error as error:
             raise InputError(f"{field}: found {pattern!r}, expected a regular expression ({error})") from None
         if not own:
-            parts = ", ".join(dict.fromkeys(re.match(r"[^/]+(/layers/|/[^/]+)?", path)[0] for path in paths))
+            parts = ", ".join(dict.fromkeys(re.sub(r"([^/]+(/layers/|/[^/]+)?).*", r"\1", path) for path in paths))
             raise InputError(f"{field}: {pattern!r} is found in no parameter's path; they begin with {parts}")
         found.update(own)
     return frozenset(found)

@@ -32,8 +32,10 @@ FREE = (
     "data.store",
     "batch.workers",
     "batch.micro_batches",
+    "batch.eval_rows",
+    "model.remat",
+    "profile",
 )
-FREE += ("batch.eval_rows", "model.remat", "profile")
 
 PRECISION = "precision"
 """Key of `config.json` beside the fields of the config."""

@@ -119,7 +119,7 @@ def state_target(session: Session, optimizer: optax.GradientTransformation) -> T
     opt = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), opt, shardings)
     whole = NamedSharding(session.mesh, PartitionSpec())
     params = target(session)
-    step = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+    step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
     return TrainState(step, session.trained(params), opt, session.untrained(params))
 
 

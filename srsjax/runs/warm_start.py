@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,7 +77,7 @@ def _same_head(before: ModelSpec, spec: ModelSpec) -> bool:
     return before.outputs == spec.outputs
 
 
-def _dropouts(encoder: BertConfig) -> dict[str, float]:
+def _dropouts(encoder: BertConfig) -> dict[str, Any]:
     return {name: getattr(encoder, name) for name in ("hidden_dropout", "attention_dropout")}
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 PARTS = ("steps", "compile", "data", "evaluation", "checkpoints", "log", "profile", "set-up", "repeated", "stopped")
 """What wall time is spent on; each moment is in one part.
@@ -51,7 +52,7 @@ class Goodput:
         self._step: int | None = None
         self._next_line = -math.inf
         self._path: Path | None = None
-        self._file = None
+        self._file: TextIO | None = None
         self.goes_on = False
         """Whether the run was started before."""
 
@@ -88,9 +89,10 @@ class Goodput:
         """Goes on with a run's file, or begins it; without this nothing is written."""
         before = path.read_bytes() if path.exists() else b""
         self.goes_on = bool(before)
-        self._path, self._file = path, open(path, "a", buffering=1)  # noqa: SIM115 (closed in `close`)
+        file = open(path, "a", buffering=1)  # noqa: SIM115 (closed in `close`)
         if before and not before.endswith(b"\n"):  # killed while a line was written
-            self._file.write("\n")
+            file.write("\n")
+        self._path, self._file = path, file
         self._write({"start": self._began})
 
     def mark(self, step: int) -> None:
@@ -106,6 +108,7 @@ class Goodput:
 
     def total(self) -> dict[str, float]:
         """Seconds of each of PARTS since the first start; their sum is the wall time. Needs `open`."""
+        assert self._path is not None, "not opened"
         self._write({} if self._step is None else {"step": self._step})
         return account(read(self._path))
 

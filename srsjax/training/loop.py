@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -206,7 +207,8 @@ class _Ahead:
     """
 
     def __init__(self, batches, mesh: jax.sharding.Mesh, meter: Meter):
-        self.batches, self.mesh, self.meter, self.fetched = batches, mesh, meter, None
+        self.batches, self.mesh, self.meter = batches, mesh, meter
+        self.fetched: deque[tuple[PackedBatch, tuple[float, int]]] = deque()
 
     def fetch(self, running: StepMetrics | None = None) -> None:
         """Waits for the next batch of the host and begins to put it on the device, while `running` runs there."""
@@ -214,14 +216,13 @@ class _Ahead:
         batch = next(self.batches)[0]
         put = put_batch(self.mesh, batch, row_axis=1)
         self.meter.waited_for_input(time.monotonic() - started, running)
-        self.fetched = put, self.meter.count(batch)
+        self.fetched.append((put, self.meter.count(batch)))
 
     def take(self) -> tuple[PackedBatch, tuple[float, int]]:
         """The batch that was fetched and what the meter counted in it; the first time it is fetched here."""
-        if self.fetched is None:
+        if not self.fetched:
             self.fetch()
-        taken, self.fetched = self.fetched, None
-        return taken
+        return self.fetched.popleft()
 
 
 class _StopSignal:

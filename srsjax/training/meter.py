@@ -67,7 +67,7 @@ class Meter:
     def waited_for_input(self, seconds: float, running: StepMetrics | None) -> None:
         """The host waited for a batch while the step of these metrics ran (None: none was dispatched): time that is
         lost if the device has nothing to do at its end."""
-        if running is None or running.loss.is_ready():
+        if running is None or running.loss.is_ready():  # type: ignore[attr-defined]  # JAX documents it, its types lack it
             self.waited += seconds
             self.goodput.move(seconds, "data")
 

@@ -36,7 +36,8 @@ class Profiler:
 
     def __init__(self, steps: range, folder: Path, meter: Meter, console: Console):
         self.steps, self.folder, self.meter, self.console = steps, folder, meter, console
-        self._first = self._last = None
+        self._first: int | None = None
+        self._last: int | None = None
 
     def __enter__(self) -> Profiler:
         return self

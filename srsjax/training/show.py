@@ -106,9 +106,10 @@ def parameters(session: Session) -> Table:
 
     With more than one device, also what each holds and the mesh axes that divide it.
     """
-    right, several = {"justify": "right"}, session.mesh.size > 1
-    columns = ["parameters", Column("count", **right), Column("size", **right)]
-    columns += [Column("per device", **right), "divided over"] if several else []
+    several = session.mesh.size > 1
+    numbers = ["count", "size", "per device"] if several else ["count", "size"]
+    columns = [Column("parameters"), *(Column(name, justify="right") for name in numbers)]
+    columns += [Column("divided over")] if several else []
     table = Table(*columns, "trained", box=None)
     parts: dict[tuple[str, bool], list[str]] = {}
     for path in session.shapes:
@@ -132,8 +133,8 @@ def _totals(session: Session, paths: list[str], several: bool) -> list[str]:
             math.prod(at.shard_shape(shape.shape)) * shape.dtype.itemsize
             for shape, at in zip(shapes, places, strict=True)
         ]
-        axes = {name for at in places for axis in at.spec for name in ([axis] if isinstance(axis, str) else axis or ())}
-        axes = [axis for axis in session.mesh.axis_names if axis in axes and session.mesh.shape[axis] > 1]
+        used = {name for at in places for axis in at.spec for name in ([axis] if isinstance(axis, str) else axis or ())}
+        axes = [axis for axis in session.mesh.axis_names if axis in used and session.mesh.shape[axis] > 1]
         said += [_size(sum(held)), ", ".join(axes) or "-"]
     return said
 

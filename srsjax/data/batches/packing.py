@@ -206,8 +206,8 @@ def _cut_large(
     offsets = np.sort(np.concatenate([wholes, np.array(cuts, np.int64)]))
     rank = np.full(len(wholes), -1)
     rank[large] = np.arange(len(large))
-    unit = np.searchsorted(wholes, offsets[:-1], side="right") - 1
-    return offsets, rank[unit], head[unit]
+    unit_of = np.searchsorted(wholes, offsets[:-1], side="right") - 1
+    return offsets, rank[unit_of], head[unit_of]
 
 
 def _classify(

@@ -14,6 +14,7 @@ filtered and sorted, and nothing in it can be wrong any more):
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Cleaner:
         """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
         for chunk in tables.read(table, self.stored_columns(table), self.batch_rows):
             cleaned = self.clean(chunk)
+            assert cleaned.chunk is not None  # it stays away only where another machine read it
             yield cleaned.chunk, self.add(cleaned)
 
     @property
@@ -136,7 +138,8 @@ class Cleaner:
 
     def clean(self, chunk: tables.Chunk) -> Cleaned:
         """Clean rows of a chunk. Changes nothing here: safe to call from several threads."""
-        own, found = self.fresh(), []
+        own = self.fresh()
+        found: list[cells.Problem] = []
         rows, parents = chunk, np.arange(len(chunk))
         if explode := self.explode(chunk.batch.schema.names):
             problems = cells.Problems(self.on_bad_row)
@@ -221,7 +224,7 @@ class Cleaner:
             missing = np.asarray(values.is_null())
             shown = column.name
             if kind.items:
-                values = self._history(chunk, feature, values, problems)
+                values = self._history(chunk, feature, self.catalogues[kind.items], values, problems)
             out[f"feature:{feature.name}"] = values
         if kind.policy and missing.any():
             self.missing[feature.name] += int(missing.sum())
@@ -230,8 +233,7 @@ class Cleaner:
             elif kind.policy in ("error", "drop"):
                 problems.report(chunk, missing, shown, kind.advice)
 
-    def _history(self, chunk, feature: config.Feature, lists: pa.Array, problems: cells.Problems) -> pa.Array:
-        items = self.catalogues[kind_of(feature).items]
+    def _history(self, chunk, feature: config.Feature, items: Catalogue, lists, problems: cells.Problems) -> pa.Array:
         rows, lost = find_items(lists, items)
         if items.spec.unknown == "error":
             problems.report(chunk, lost > 0, self.sources.column(feature).name, history_advice(items.spec))
@@ -259,7 +261,7 @@ class Cleaner:
 
     def _splitting(self, chunk, rows, problems, dropped, out) -> None:
         data = self.sources.data
-        whole = self._whole_row(chunk, problems) if self.sources.whole_row else None
+        whole = functools.cache(lambda: self._whole_row(chunk, problems))
         if data.split.by == "time":
             (column,) = self.sources.split
             out["time"], missing = cells.times(chunk, column.name, problems)
@@ -278,14 +280,14 @@ class Cleaner:
                 parts = [
                     hashing.hash_texts(self._texts(chunk, column, rows, problems)) for column in self.sources.split
                 ]
-                share = hashing.uniform(hashing.combine(parts) if parts else whole, data.split.seed)
+                share = hashing.uniform(hashing.combine(parts) if parts else whole(), data.split.seed)
             out["split"] = np.select([share < data.split.test, share < held_out], [2, 1], 0).astype(np.int8)
         if group := columns(data.group_by):
             out["group"], missing = key_hashes(chunk, group, problems)
             problems.report(chunk, missing, group[0], "a value in every row, to group impressions by")
         if unique := columns(data.unique):
             parts = [hashing.hash_texts(cells.texts(chunk, name, problems)) for name in unique if name != "*"]
-            out["unique"] = whole if "*" in unique else hashing.combine(parts)
+            out["unique"] = whole() if "*" in unique else hashing.combine(parts)
 
     def _texts(self, chunk, column, rows, problems: cells.Problems) -> pa.Array:
         """A text column of the log or, by row, of a catalogue; null where missing."""

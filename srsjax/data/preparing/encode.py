@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from srsjax.config import Table, TrainConfig, columns
+from srsjax.config import Table, TrainConfig, Unknown, columns
 from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
 from srsjax.data.preparing import convert
 from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
@@ -75,7 +75,7 @@ class Encoder:
         self.joined = {name: self._encode_catalogue(name, catalogues[name], coded) for name in used}
         histories = of_kind(sources.features, HistoryKind)
         self.histories = {kind.feature.name: self._history_items(kind, coded) for kind in histories}
-        self.items = self.items_of(self.joined) if sources.home else None
+        self.items = self._items_of(self.joined, sources.home) if sources.home else None
         """The store's items, where they are the rows of a catalogue."""
 
     def encode_files(self, table: Table | None = None, labels: bool = True) -> Iterator[Encoded]:
@@ -87,8 +87,9 @@ class Encoder:
         """
         table, explode = table or self.sources.data.log, columns(self.sources.data.explode)
         keep = self.sources.kept_columns(tables.column_names(table, explode))
-        options = {"labels": labels, "splitting": False, "leave_out": False, "keep": keep}
-        cleaner = Cleaner(self.sources, self.catalogues, refuse, **options)
+        cleaner = Cleaner(
+            self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False, keep=keep
+        )
         for chunk, rows in cleaner.read(table):
             encoded = self.encode(rows)
             unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
@@ -126,11 +127,12 @@ class Encoder:
             return {}, {}
         chunk = chunk_of(self.sources, side, values)
         tables = {self.sources.column(feature).table for feature in features} - {""}
-        stand_ins = {name: stand_in(self.sources, name, chunk, self.catalogues) for name in tables}
-        stand_ins = {name: catalogue for name, catalogue in stand_ins.items() if catalogue is not None}
+        made = ((name, stand_in(self.sources, name, chunk, self.catalogues)) for name in tables)
+        stand_ins = {name: catalogue for name, catalogue in made if catalogue is not None}
         catalogues = self.catalogues | stand_ins
         cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
-        problems, out, rows = Problems(), {}, {}
+        problems, rows = Problems(), {}
+        out: dict[str, pa.Array] = {}
         for name in tables:
             rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
         for feature in features:
@@ -166,8 +168,8 @@ class Encoder:
             self._check_one_context(rows, heads, np.cumsum(np.diff(impression, prepend=-1) != 0) - 1)
         context = self._texts(schema.context, heads, joined, cut)
         candidate = self._texts(schema.candidate, rows, joined, cut)
-        if home:
-            items = self.items_of(joined) if own_items else self.items
+        if home and self.items is not None:
+            items = self._items_of(joined, home) if own_items else self.items
             item = _rows(rows, home) % len(items.tokens)  # -1, a missing key, is the last row
         else:
             first, item = convert.distinct([text.codes for text in candidate], len(impression))
@@ -213,7 +215,7 @@ class Encoder:
         """A catalogue's texts cut to the feature's budget, codes [V + 1]; what fills a missing one comes last."""
         column = self.sources.column(kind.feature)
         text, missing = coded(column), catalogue.missing(column)
-        fill, _ = self.text.encode([kind.fill(self.fitted)], kind.budget + 1)
+        fill, _ = self.text.encode([str(kind.fill(self.fitted))], kind.budget + 1)
         tokens = text.tokens.append(fill)
         codes = np.where(missing, len(tokens) - 1, np.append(text.codes, 0))
         return CodedText(tokens.truncate(kind.budget), codes, tokens.lengths > kind.budget)
@@ -239,12 +241,11 @@ class Encoder:
         tokens = [text.tokens.take(text.codes) for text in columns]
         return convert.history_items(tokens, kind.feature.item_tokens, self.text.template.separator)
 
-    def items_of(self, joined: dict[str, Joined]) -> Items:
-        """The store's items: the rows of the home catalogue, and one for a missing key if such rows are kept."""
-        home = self.sources.home
-        texts = [joined[home].texts[f.name] for f in self.sources.schema.candidate if f.name in joined[home].texts]
-        arrays = {f.name: joined[home].arrays.get(f.name) for f in self.sources.schema.candidate}
-        arrays = {name: array for name, array in arrays.items() if array is not None}
+    def _items_of(self, joined: dict[str, Joined], home: str) -> Items:
+        """The store's items: the rows of the catalogue `home`, and one for a missing key if such rows are kept."""
+        own, names = joined[home], [feature.name for feature in self.sources.schema.candidate]
+        texts = [own.texts[name] for name in names if name in own.texts]
+        arrays = {name: own.arrays[name] for name in names if name in own.arrays}
         rows = len(texts[0].codes) if texts else len(next(iter(arrays.values())))
         rows -= self.sources.catalogues[home].unknown != "missing"
         return Items(self._join(texts, np.arange(rows)), {name: array[:rows] for name, array in arrays.items()})
@@ -317,10 +318,10 @@ def refuse(problem) -> None:
     raise InputError(str(problem))
 
 
-def load_encoder(train: TrainConfig, folder: str | Path, unknown: str = "") -> Encoder:
+def load_encoder(train: TrainConfig, folder: str | Path, unknown: Unknown | None = None) -> Encoder:
     """The encoder of a store or run folder, which holds `manifest.json` and `tokenizer/`; reads the catalogue files.
 
-    `unknown` is what becomes of a key that is not in its catalogue, instead of `Catalogue.unknown`; empty leaves that.
+    `unknown` is what becomes of a key that is not in its catalogue, instead of `Catalogue.unknown`; None leaves that.
 
     Raises InputError where the folder is not whole or a catalogue cannot be read.
     """

@@ -66,19 +66,19 @@ def training_texts(sources: Sources, catalogues: dict[str, Catalogue], rows: Ite
         for name in sources.joined(splitting=False):
             row = batch[f"row:{name}"].to_numpy()
             used[name][row[row >= 0]] = True
-        for feature in texts:
-            column = sources.column(feature)
+        for text in texts:
+            column = sources.column(text)
             if not column.table:
-                yield from known[column].new(batch[f"feature:{feature.name}"])
-        for feature in histories:
-            if not sources.column(feature).table:
-                used[feature.catalogue][pc.list_flatten(batch[f"feature:{feature.name}"]).to_numpy()] = True
-    for feature in histories:
-        column = sources.column(feature)
+                yield from known[column].new(batch[f"feature:{text.name}"])
+        for history in histories:
+            if not sources.column(history).table:
+                used[history.catalogue][pc.list_flatten(batch[f"feature:{history.name}"]).to_numpy()] = True
+    for history in histories:
+        column = sources.column(history)
         if column.table:
             lists = catalogues[column.table].values[column].filter(pa.array(used[column.table]))
-            used[feature.catalogue][pc.list_flatten(lists).to_numpy()] = True
-        columns |= set(sources.item_columns(feature))
+            used[history.catalogue][pc.list_flatten(lists).to_numpy()] = True
+        columns |= set(sources.item_columns(history))
     for column in sorted((column for column in columns if column.table), key=str):
         yield from known[column].new(catalogues[column.table].values[column].filter(pa.array(used[column.table])))
 

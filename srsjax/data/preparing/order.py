@@ -163,11 +163,11 @@ def _split_by_time(spill: Spill, keep: np.ndarray, first: np.ndarray, valid: flo
         for at in spill.blocks():
             yield earliest[first[at][keep[at]]]
 
-    rows = sum(len(block) for block in times())
+    count = sum(len(block) for block in times())
     bounds = []
     for share in (valid + test, test):
-        rank = round(rows * (1 - share))
-        bounds.append(kth_smallest(times, rank) if rank < rows else np.inf)
+        rank = round(count * (1 - share))
+        bounds.append(kth_smallest(times, rank) if rank < count else np.inf)
     for at in spill.blocks():
         split[at] = np.searchsorted(bounds, earliest[at], side="right")
     return split
@@ -191,8 +191,8 @@ def kth_smallest(blocks: Callable[[], Iterator[np.ndarray]], k: int) -> float:
         digit = int(np.searchsorted(below, k, side="right"))
         k -= int(below[digit - 1]) if digit else 0
         prefix = (prefix << np.uint64(16)) | np.uint64(digit)
-    bits = prefix ^ np.uint64(1 << 63) if prefix >> np.uint64(63) else ~prefix
-    return float(np.array([bits], np.uint64).view(np.float64)[0])
+    found = prefix ^ np.uint64(1 << 63) if prefix >> np.uint64(63) else ~prefix
+    return float(np.array([found], np.uint64).view(np.float64)[0])
 
 
 # ---------------------------------------------------------------------------------------------- rows in order

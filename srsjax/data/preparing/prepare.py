@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 
@@ -222,9 +223,9 @@ def _rates(made: dict, seconds: float) -> str:
 
 def peak_memory() -> int:
     """MiB that this process held at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss begins at what the parent process had when it forked
-        return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) >> 10
+    status = Path("/proc/self/status")  # ru_maxrss begins at what the parent process had when it forked
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+)", status.read_text())):
+        return int(found[1]) >> 10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)
 
@@ -233,7 +234,9 @@ class _BadRows:
     """The rows that were set aside, as a file that is there only if there are any."""
 
     def __init__(self, path: Path):
-        self.path, self.file, self.count, self.last = path, None, 0, None
+        self.path, self.count = path, 0
+        self.file: TextIO | None = None
+        self.last: Problem | None = None
 
     def __enter__(self) -> _BadRows:
         return self

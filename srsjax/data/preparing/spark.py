@@ -152,7 +152,7 @@ _NO_ITEMS = Items(Ragged.from_rows([], "int32"))
 def _run_tasks(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Runs the tasks whose numbers are in `batches` (column `id`), and returns the error of each, or null."""
     for batch in batches:
-        errors = []
+        errors: list[str | None] = []
         for number in batch["id"].to_pylist():
             try:
                 _write(Path(folder) / f"{number}.done", _work(folder)(number))

@@ -44,7 +44,8 @@ class Seen:
     def __init__(self, name: str, statistics: frozenset[Statistic], folder: Path):
         """`folder` holds the numbers of a median."""
         self.name, self._moments_wanted = name, "moments" in statistics
-        self.counts: Counter | None = Counter() if "counts" in statistics else None
+        self._counts_wanted = "counts" in statistics
+        self.counts: Counter = Counter()
         self.path = folder / f"{name}.npy"
         self.numbers = ArrayWriter(self.path, np.float64) if "median" in statistics else None
         self.count, self.mean, self.squares = 0, 0.0, 0.0
@@ -52,7 +53,7 @@ class Seen:
     def add(self, values: pa.Array) -> None:
         """Adds log values [n]."""
         values = values.drop_null()
-        if self.counts is not None:
+        if self._counts_wanted:
             for pair in pc.value_counts(values).to_pylist():
                 self.counts[pair["values"]] += pair["counts"]
         if self._moments_wanted:
@@ -65,7 +66,7 @@ class Seen:
         """Adds a catalogue's values [V], each as often as `times` [V] int64 says."""
         there = (times > 0) & np.asarray(values.is_valid())
         values, times = values.filter(pa.array(there)), times[there]
-        if self.counts is not None:
+        if self._counts_wanted:
             for value, count in zip(values.to_pylist(), times.tolist(), strict=True):
                 self.counts[value] += count
         if self._moments_wanted:
@@ -107,18 +108,19 @@ class Seen:
         match policy:
             case "mean":
                 return self.mean
-            case "median":
-                return self._median()
+            case "median" if self.numbers:
+                self.numbers.close()
+                return _median(self.path)
             case _:
                 return min(self.counts, key=lambda value: (-self.counts[value], value))
 
-    def _median(self) -> float:
-        self.numbers.close()
-        numbers = np.load(self.path, mmap_mode="r")
 
-        def blocks() -> Iterator[np.ndarray]:
-            for start in range(0, len(numbers), 1 << 20):
-                yield numbers[start : start + (1 << 20)]
+def _median(path: Path) -> float:
+    numbers = np.load(path, mmap_mode="r")
 
-        middle = (len(numbers) - 1) // 2, len(numbers) // 2
-        return sum(kth_smallest(blocks, k) for k in middle) / 2
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(numbers), 1 << 20):
+            yield numbers[start : start + (1 << 20)]
+
+    middle = (len(numbers) - 1) // 2, len(numbers) // 2
+    return sum(kth_smallest(blocks, k) for k in middle) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ class _SplitWriter:
             writer.close()
 
 
-def _feature_writers(folder: Path, features: list[Feature]) -> dict[str, ArrayWriter]:
+def _feature_writers(folder: Path, features: Sequence[Feature]) -> dict[str, ArrayWriter]:
     return {
         kind.feature.name: ArrayWriter(folder / f"{kind.feature.name}.npy", kind.dtype, kind.row_shape)
         for kind in of_kind(features, ArrayKind)

@@ -28,7 +28,7 @@ def schema(path: Path, file: Iterable[bytes]) -> pa.Schema:
     Raises InputError, naming the line, for what is not a JSON object in UTF-8, and for a key that holds a list, an
     object or a scalar where another line has another of the three.
     """
-    columns = {}
+    columns: dict[str, list] = {}
     for line, record in _records(path, file):
         try:
             _merge(columns, record)
@@ -110,7 +110,7 @@ def _expect(same: bool, known, value, name: str) -> None:
 
 
 def _kind(value) -> str:
-    return {dict: "an object", list: "a list"}.get(type(value), "a scalar")
+    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a scalar"
 
 
 def _type(shape) -> pa.DataType:

@@ -115,7 +115,7 @@ def describe_splits(store: Store, schema: Schema) -> dict:
             lengths["pair"].add(candidate + np.repeat(context, np.diff(bounds)))
             labels, weights = (x[bounds[0] : bounds[-1]].astype(np.float64) for x in (split.labels, split.weights))
             known = weights > 0
-            rates += [known.sum(0), (labels * known).sum(0), weights.sum(0), (labels * weights).sum(0)]
+            rates += np.stack([known.sum(0), (labels * known).sum(0), weights.sum(0), (labels * weights).sum(0)])
         out[name] = {
             "impressions": len(split),
             "candidates": len(split.item),

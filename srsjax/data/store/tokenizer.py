@@ -81,7 +81,9 @@ class TextEncoder:
     @property
     def pad_id(self) -> int:
         """Id of the padding token."""
-        return self.tokenizer.token_to_id(self.special["pad"])
+        found = self._id("pad")
+        assert found is not None, "load_tokenizer refuses a tokenizer without one"
+        return found
 
     @property
     def unk_id(self) -> int | None:
