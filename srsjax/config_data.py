@@ -80,7 +80,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, stored as float32 as they are; mean and deviation stand in the manifest."""
+    """A column of numbers, stored as float32, unscaled; mean and standard deviation are in the manifest."""
 
     name: str
     """Name of the feature, unique in the schema."""

@@ -67,7 +67,7 @@ def _reserve_huge_pages(size: int) -> None:
 
 
 def may_have_accelerator() -> bool:
-    """Whether JAX may find other devices than CPUs, told without starting it."""
+    """Whether JAX may find other devices than CPUs, without starting it."""
     if jax.config.jax_platforms:
         return jax.config.jax_platforms.split(",")[0] != "cpu"
     namespace = importlib.util.find_spec("jax_plugins")
@@ -87,7 +87,7 @@ def small_first(
     einsum: Callable[[str, jax.Array, jax.Array], jax.Array], a_spec: str, b_spec: str, out: str
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """`einsum` of two arrays over the last axis but one of both, in the form that XLA's CPU backend has a fast kernel
-    for: the smaller operand stands left and is transposed, and so is the result."""
+    for: the smaller operand comes first and is transposed, and so is the result."""
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
         (left_spec, left), (right_spec, right) = sorted(((a_spec, a), (b_spec, b)), key=lambda side: side[1].size)

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     distributed.initialize()
     enable_cache()
     keep_freed_memory()
-    scorer = Scorer.load(arguments.run, config=config)
+    scorer = Scorer.load(arguments.run, config=config, unknown=None)
     if arguments.input:
         results = on_files(scorer, config, arguments.input)
     else:

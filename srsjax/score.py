@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown: Counter[str] = Counter()
     started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown)
     rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
-    distributed.on_first(lambda: None)  # nobody leaves before the files are whole
+    distributed.on_first(lambda: None)  # no process ends before the files are complete
     seconds = time.monotonic() - started
     for name, count in unknown.items():
         if count:

@@ -1,7 +1,7 @@
 """Stored items: what a `split` model computes of a candidate alone is computed once and looked up ever after.
 
 PreTTR (MacAvaney et al. 2020) and DeFormer (Cao et al. 2020): below `model.split_layers` a candidate sees only itself
-and always stands at the same positions, so the states of an item after these layers depend on the item alone. A batch
+and always has the same positions, so the states of an item after these layers depend on the item alone. A batch
 then computes its contexts in all layers, its candidates in the upper ones. The states are kept in the compute dtype, in
 which the layers pass them on: scores are those without a store, to float tolerance.
 """

@@ -6,6 +6,7 @@ and gives a float or an array; `rank` gives dicts with `corpus_id` and `score`, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,15 +48,16 @@ class Scorer:
         run: str | Path,
         mesh: Mesh | None = None,
         config: TrainConfig | None = None,
-        unknown: Unknown | None = None,
+        unknown: Unknown | None = "missing",
     ) -> Scorer:
         """Loads a run folder.
 
         Args:
           run: folder written by `srsjax.train`.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
-          unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
-            missing ones are), or None for what the run's config says. An item may also be given by its own columns.
+          unknown: what becomes of a key that is not in its catalogue: `missing` (its features are filled as missing
+            ones are, with a warning), `error`, or None for what the run's config says. A new item is better given by
+            its own columns (`{"title": ...}`).
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
 
         Raises:
@@ -189,6 +191,13 @@ class Scorer:
 
     def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         chunk = self.encoder.encode_values(contexts, candidates)
+        for name, count in chunk.unknown.items():
+            if count:
+                warnings.warn(
+                    f"{count:,} of the keys are not in catalogue {name!r}: their features are missing; give new items "
+                    'by their own columns, or load with unknown="error"',
+                    stacklevel=3,
+                )
         return predict(self.config.schema.tasks, self.logits(chunk.split, chunk.items)).astype(np.float32)
 
     def _is_single(self, pairs) -> bool:

@@ -2,7 +2,7 @@
 
 Ties are averaged over all their orders (McSherry and Najork 2008, "Computing Information Retrieval Performance
 Measures Efficiently in the Presence of Tied Scores"), so a model that scores all candidates alike gets what a random
-order gets, not what the order of the file gives. A candidate stands once on its page: weights only say which labels
+order gets, not what the order of the file gives. A candidate is on its page once: weights only say which labels
 are known (above 0), and every impression counts alike.
 """
 
@@ -78,7 +78,7 @@ def _expected_reciprocal(above: np.ndarray, tied: np.ndarray, relevant: np.ndarr
     """E[1 / rank of the first relevant row] of each tie, [G] float64, by the formula in `mrr`; arguments [G] int64."""
     if not len(tied):
         return np.zeros(0)
-    places = tied - relevant + 1  # where in the tie the first relevant row may stand
+    places = tied - relevant + 1  # where in the tie the first relevant row may be
     starts = np.cumsum(places) - places
     above, tied, relevant = (np.repeat(x, places) for x in (above, tied, relevant))
     j = np.arange(len(above)) - np.repeat(starts, places) + 1

@@ -153,7 +153,7 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
     Args:
         columns: results of `evaluate` by name, such as `{"model": ..., **references(...)}`. With `popularity` and
             `oracle` among them, a last line says how much of the AUC between the two the model gains.
-        title: stands above the table.
+        title: printed above the table.
     """
     headings = {"popularity": "item popularity", "user_item": "item x user", "oracle": "best attainable"}
     shown = Table(title=title or None)

@@ -27,7 +27,7 @@ class SortedRows:
     """Rows ordered by group, then by value, both ascending. Groups keep their order whatever the values are."""
 
     order: np.ndarray
-    """[M] int64, the row that stands at each place."""
+    """[M] int64, the row at each place."""
     groups: np.ndarray
     """[G] int64, first place of each group."""
     ties: np.ndarray

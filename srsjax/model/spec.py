@@ -23,7 +23,7 @@ class Outputs:
     kind: str
     """`Task.kind`."""
     count: int = 1
-    """K_t; the outputs of all tasks stand one after another."""
+    """K_t; the outputs of all tasks are concatenated."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def objective(task: Task) -> Objective:
 
 
 def objectives(tasks: tuple[Task, ...]) -> tuple[tuple[Objective, slice], ...]:
-    """The objective of each task, and where its outputs stand among the logits of all tasks, [R, C, K]."""
+    """The objective of each task, and where its outputs are among the logits of all tasks, [R, C, K]."""
     found, first = [], 0
     for task in tasks:
         made = objective(task)

@@ -95,7 +95,7 @@ def _by_group(config: Optimizer, steps: int, paths: list[str]) -> optax.Gradient
     if not config.groups:
         return rest
     labels, made = dict.fromkeys(paths, "rest"), {"rest": rest}
-    for number, group in reversed(list(enumerate(config.groups))):  # the first that matches has the last word
+    for number, group in reversed(list(enumerate(config.groups))):  # the first that matches wins
         where = f"optimizer.groups.{number}"
         labels |= dict.fromkeys(found_by((group.match,), paths, f"{where}.match"), where)
         own = replace(

@@ -22,21 +22,21 @@ PARTS = ("steps", "compile", "data", "evaluation", "checkpoints", "log", "profil
 
 steps        training steps whose result the run kept
 compile      waiting for programs to be compiled or loaded
-data         waiting for a batch while the device had nothing to do (all of a wait at whose end it had nothing to do)
+data         waiting for a batch while the device was idle (the whole wait counts if it was idle when the wait ended)
 evaluation   validation, and the report at the end
 checkpoints  what the loop waits for: copies to the host, and at the end that all is written
 log          writing log lines; the first one loads what writes them
 profile      starting and writing traces
 set-up       from the beginning of `main` to the first step: data, model, weights, restoring a checkpoint
-repeated     everything done after the checkpoint that a later start went on from, but for compile and set-up
+repeated     everything done after the checkpoint that a later start resumed from, but for compile and set-up
 stopped      between the last line of one start and the beginning of the next
 """
 NOT_LOST = ("compile", "set-up")
-"""Parts that a later start does not make `repeated`: they are counted as what they are, whatever came of them."""
+"""Parts that a later start does not make `repeated`: they keep their own names even if their work was lost."""
 
 
 class Goodput:
-    """Adds up the parts of one start of a run; what thread makes it is the one that is timed.
+    """Adds up the parts of one start of a run; the thread that creates it is timed.
 
     Args:
       clock: seconds that never go back.
@@ -53,7 +53,7 @@ class Goodput:
         self._next_line = -math.inf
         self._path: Path | None = None
         self._file: TextIO | None = None
-        self.goes_on = False
+        self.resumed = False
         """Whether the run was started before."""
 
     def enter(self, part: str) -> None:
@@ -80,15 +80,15 @@ class Goodput:
         self._seconds[part] += seconds
 
     def compiled(self, seconds: float) -> None:
-        """For `Compilations`: a program was compiled or loaded; other threads than the timed one keep nobody waiting
-        by themselves."""
+        """For `Compilations`: a program was compiled or loaded. Other threads than the timed one do not hold up
+        the run and do not count."""
         if threading.get_ident() == self._thread:
             self.move(seconds, "compile")
 
     def open(self, path: Path) -> None:
-        """Goes on with a run's file, or begins it; without this nothing is written."""
+        """Appends to a run's file, or creates it; without this nothing is written."""
         before = path.read_bytes() if path.exists() else b""
-        self.goes_on = bool(before)
+        self.resumed = bool(before)
         file = open(path, "a", buffering=1)  # noqa: SIM115 (closed in `close`)
         if before and not before.endswith(b"\n"):  # killed while a line was written
             file.write("\n")

@@ -93,7 +93,7 @@ def fit(
             ) as profiler,
         ):
             goodput.mark(progress.next_step)
-            if goodput.goes_on:
+            if goodput.resumed:
                 console.print(f"so far: {goodput.said()}")
             ahead, stop_asked = _Ahead(batches, mesh, meter), _agreed_stop(stop, mesh)
             validation = _Validation(config, evaluate, log, meter, compilations, console)

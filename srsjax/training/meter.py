@@ -38,7 +38,7 @@ class Work:
 
 
 def known_work(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Work | None:
-    """None where nobody states what the devices can do, as for a CPU: `srsjax.bench` measures it there."""
+    """None where the peak of the devices is unknown, as for a CPU: `srsjax.bench` measures it there."""
     device = chip(mesh.devices.flat[0].device_kind)
     if device is None:
         return None

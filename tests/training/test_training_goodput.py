@@ -112,7 +112,7 @@ def test_work_after_the_checkpoint_that_a_start_goes_on_from_is_repeated(run, we
     run.spend(4)
     again.open(run.path)
     again.enter("steps")
-    assert again.goes_on
+    assert again.resumed
     again.mark(went_on_at)
     run.spend(50)
     expected = parts(steps=steps + 50, checkpoints=checkpoints, repeated=repeated, stopped=100, set_up=8 + 4)

@@ -57,7 +57,7 @@ def read_catalogues(sources: Sources, set_aside: SetAside, splitting: bool = Tru
 
     `set_aside` takes the bad rows under `on_bad_row="skip"`.
 
-    Raises InputError for a key that is missing or stands there twice, and for a value that cannot be read.
+    Raises InputError for a key that is missing or appears twice, and for a value that cannot be read.
     """
     used = set(sources.joined(splitting))
     histories = {column for column in map(sources.column, sources.features) if column.items}

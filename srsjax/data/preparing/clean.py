@@ -1,10 +1,10 @@
 """Log rows checked and joined: the one place where a row is refused, left out or set aside.
 
-What comes out are *clean rows*, one a candidate, as a record batch that stands by itself (it can be spilled to disk,
+What comes out are *clean rows*, one a candidate, as a self-contained record batch (it can be spilled to disk,
 filtered and sorted, and nothing in it can be wrong any more):
 
     example             int64, number of the candidate in the input
-    impression          int64, number of its impression (log row); the rows of one stand together
+    impression          int64, number of its impression (log row); the rows of one are adjacent
     row:CATALOGUE       int64, row of the catalogue; -1 where the key is unknown and `unknown="missing"`
     feature:NAME        values of a feature that the log holds (`catalogue.read_values`; a history: list of int64 rows)
     label:TASK          float32; weight:TASK float32, 0 where the label is missing
@@ -85,7 +85,7 @@ class Cleaner:
         self.keep = tuple(keep)
         self.joined = sources.joined(splitting, user=labels or splitting)
         self.rows_read = 0
-        """Candidates read, whatever became of them."""
+        """Candidates read, those left out included."""
         self.impressions_read = 0
         """Log rows read."""
         self.left_out: Counter[str] = Counter()

@@ -53,12 +53,12 @@ def _head(text: str, characters: int) -> str:
 
 
 def distinct(columns: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows of several columns of codes [n]: where each first stands [D], and the number of each row's [n]."""
+    """Distinct rows of several columns of codes [n]: where each first appears [D], and the number of each row's [n]."""
     code = np.zeros(rows, np.int64)
     for column in columns:
         _, code = np.unique(code * (int(column.max(initial=0)) + 1) + column, return_inverse=True)
     _, first, code = np.unique(code, return_index=True, return_inverse=True)
-    by_place = np.argsort(first)  # numbered in the order in which they first stand
+    by_place = np.argsort(first)  # numbered in the order in which they first appear
     return first[by_place], np.argsort(by_place)[code]
 
 
@@ -67,7 +67,7 @@ class HistoryItems:
     """Texts of the V items that histories name."""
 
     tokens: Ragged
-    """[V], each cut to the item's budget; before every text that is not empty stands the separator."""
+    """[V], each cut to the item's budget; a separator before every text that is not empty."""
     cut: np.ndarray
     """[V] bool."""
 

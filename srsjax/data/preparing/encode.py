@@ -50,7 +50,7 @@ class Encoded:
     """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
     items not read because there were too many, and `NAME item texts`, items cut to their budget."""
     unknown: Counter[str] = field(default_factory=Counter)
-    """Candidates whose key is not in the catalogue, by catalogue."""
+    """Candidates (of values also contexts) whose key is not in the catalogue, by catalogue."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +110,31 @@ class Encoder:
 
         A value is a mapping of column names to values. The columns of a catalogue are given as such (`{"title": ...}`)
         or looked up by the key (`{"item_id": 7}`), in one way for all values of a side. A plain string stands for the
-        text of a side whose only feature is a Text. Raises InputError where a column is missing or a key is unknown.
+        text of a side whose only feature is a Text. Raises InputError where a column is missing, where some values are
+        given in one way and some in the other, or a key is unknown and the catalogue's `unknown` is not `missing`.
         """
         counts = np.fromiter((len(own) for own in candidates), np.int64, len(candidates))
         context_of = np.repeat(np.arange(len(contexts)), counts)
-        context, context_joined = self._value_columns("context", contexts)
-        candidate, candidate_joined = self._value_columns("candidate", [value for own in candidates for value in own])
+        unknown: Counter[str] = Counter()
+        context, context_joined = self._value_columns("context", contexts, unknown)
+        values = [value for own in candidates for value in own]
+        candidate, candidate_joined = self._value_columns("candidate", values, unknown)
         rows = {"example": pa.array(np.arange(len(context_of))), "impression": pa.array(context_of)} | candidate
         rows |= {name: values.take(pa.array(context_of)) for name, values in context.items()}
-        return self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
+        encoded = self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
+        return replace(encoded, unknown=unknown)
 
-    def _value_columns(self, side: str, values: Sequence[Value]) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
-        """What one side adds to clean rows, one row a value, and the catalogues that its values replace."""
+    def _value_columns(
+        self, side: str, values: Sequence[Value], unknown: Counter[str]
+    ) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
+        """What one side adds to clean rows, one row a value, and the catalogues that its values replace; `unknown`
+        counts values whose key is not in the catalogue."""
         features = getattr(self.sources.schema, side)
         if not features:
             return {}, {}
         chunk = chunk_of(self.sources, side, values)
         tables = {self.sources.column(feature).table for feature in features} - {""}
-        made = ((name, stand_in(self.sources, name, chunk, self.catalogues)) for name in tables)
+        made = ((name, stand_in(self.sources, name, chunk, values, self.catalogues)) for name in tables)
         stand_ins = {name: catalogue for name, catalogue in made if catalogue is not None}
         catalogues = self.catalogues | stand_ins
         cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
@@ -135,6 +142,7 @@ class Encoder:
         out: dict[str, pa.Array] = {}
         for name in tables:
             rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
+            unknown[name] += int((rows[name] < 0).sum())
         for feature in features:
             if not self.sources.column(feature).table:
                 require(chunk, self.sources.column(feature).name)
@@ -155,7 +163,7 @@ class Encoder:
                 )
 
     def encode(self, rows: pa.RecordBatch, joined: dict[str, Joined] | None = None) -> Encoded:
-        """Clean rows (`srsjax.data.preparing.clean`) of whole impressions, which stand together, as arrays. `joined`
+        """Clean rows (`srsjax.data.preparing.clean`) of whole impressions, each with adjacent rows, as arrays. `joined`
         replaces catalogues where the rows bring their own."""
         cut: Counter[str] = Counter()
         schema, home = self.sources.schema, self.sources.home

@@ -251,7 +251,7 @@ def _check_columns(sources: Sources) -> None:
     """Every column that is named exists; the message names the nearest one that does."""
     data = sources.data
     if data.split.by == "time" and sources.split[0].table:
-        raise InputError(f"data.split: the time column {data.split.column!r} must stand in the log")
+        raise InputError(f"data.split: the time column {data.split.column!r} must be a column of the log")
     explode = columns(data.explode)
     if explode:
         tables.require_columns(data.log, explode)

@@ -42,10 +42,13 @@ def chunk_of(sources: Sources, side: str, values: Sequence[Value]) -> Chunk:
     return Chunk(Path(side), 0, pa.RecordBatch.from_pydict(out))
 
 
-def stand_in(sources: Sources, name: str, chunk: Chunk, catalogues: dict[str, Catalogue]) -> Catalogue | None:
+def stand_in(
+    sources: Sources, name: str, chunk: Chunk, given_as: Sequence[Value], catalogues: dict[str, Catalogue]
+) -> Catalogue | None:
     """A catalogue made of the values themselves, row for row, where they hold its columns; None where just its key.
 
-    Raises InputError where they hold neither, or only some of its columns.
+    Raises InputError where they hold neither, or only some of its columns, or some values hold just the key. `chunk` is
+    `chunk_of` the values `given_as`.
     """
     spec, side = sources.catalogues[name], chunk.path.name
     given = set(chunk.batch.schema.names)
@@ -62,6 +65,13 @@ def stand_in(sources: Sources, name: str, chunk: Chunk, catalogues: dict[str, Ca
                 f"({', '.join(sources.on(name))}) or its columns {columns}{hint}"
             )
         return None
+    own = {column.name for column in wanted} - on
+    for number, value in enumerate(given_as, 1):
+        if isinstance(value, Mapping) and not own & set(value):
+            raise InputError(
+                f"{side} values: number {number} has {_listed(value)} and others columns of catalogue {name!r}, "
+                f"expected all by their key or all by {_listed(sorted(own))}; score the two in two calls"
+            )
     problems = cells.Problems()
     values = {}
     for column in wanted:
