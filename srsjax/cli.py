@@ -307,7 +307,7 @@ def _form(expected: Any) -> tuple[int | str, str]:
 def _shown(value: Any) -> str:
     """A default as one would write it on the command line; empty where there is nothing to write."""
     if isinstance(value, tuple):
-        return " ".join(value)
+        return " ".join(map(str, value))
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items())
     return str(value).lower() if isinstance(value, bool) else str(value)

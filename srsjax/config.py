@@ -54,12 +54,20 @@ class Model:
     readout: Literal["pooled", "first", "mean"] = "pooled"
     """What the head reads: BERT's pooled first token, the first token, or the mean over the tokens: of the pair in
     `cross`, of the candidate in the others (in `towers`, of each side)."""
-    combine: Literal["text", "concat"] = "text"
-    """How features besides text join the vectors that the head reads. `text`: they are stored, and not read.
-    `concat`: each becomes a vector of the encoder's width, and a multi-layer perceptron over all of them is added to
-    the text's."""
+    combine: Literal["concat", "mlp", "dcn", "attention", "text"] = "concat"
+    """How features besides text join the vectors that the head reads; each becomes a vector of the encoder's width.
+    `concat`: a small multi-layer perceptron over all vectors is added to the text's. `attention`: a weighted sum of
+    all vectors, with weights that depend on them, is. `mlp`: a multi-layer perceptron of `combine_layers` replaces it.
+    `dcn`: DCN-V2, cross layers beside that perceptron. `text`: they are stored, and not read, to compare with. A schema
+    without any text has no encoder: `mlp` and `dcn` are then the usual baselines on ids and numbers."""
+    combine_layers: tuple[int, ...] = (256, 128)
+    """Hidden widths of `mlp` and `dcn`; `dcn` without any is cross layers alone."""
+    cross_layers: AtLeast1 = 3
+    """Cross layers of `dcn`."""
+    combine_dropout: ShareBelow1 = 0.0
+    """Dropout after each of `combine_layers`."""
     hidden_size: AtLeast1 = 128
-    """Width D of a fresh encoder."""
+    """Width D of a fresh encoder, and of the vectors of features besides text."""
     num_layers: AtLeast1 = 2
     """Layers of a fresh encoder."""
     num_heads: AtLeast1 = 4
@@ -75,6 +83,9 @@ class Model:
     """Dropout of hidden states; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     attention_dropout: DefaultOrShare = -1.0
     """Dropout of attention probabilities; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
+    experts: AtLeast0 = 0
+    """Above 0, each task reads its own mixture of so many small networks instead of one vector for all (MMoE, Ma et al.
+    2018): for several tasks that want different things. Not in `towers`."""
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
     dtype: Dtype = "auto"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, AtLeast100, NotNegative, Share
+from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, AtLeast100, NotNegative, Positive, Share, ShareBelow1
 
-Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent"]
+Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent", "indicator"]
 
 
 # ---------------------------------------------------------------------------------------------- features
@@ -76,6 +76,16 @@ class Categorical:
     `error`."""
     fill: str = ""
     """The category that `missing="constant"` puts in; empty is id 0."""
+    max_values: AtLeast1 = 1
+    """Above 1 the column holds a list (genres, items bought), of which the first so many are read. A text cell holds a
+    JSON list, or values separated by `|`."""
+    pooling: Literal["mean", "attention"] = "mean"
+    """What the model makes of the embeddings of a list: their mean; or, with `like`, a sum whose weights say how much
+    each has to do with the candidate's value of that feature (Deep Interest Network, Zhou et al. 2018)."""
+    like: str = ""
+    """Another Categorical whose vocabulary and embeddings it shares: `item` for the items that a user bought before."""
+    dropout: ShareBelow1 = 0.0
+    """Share of the ids that become 0 in training, so that the model knows what to do with unknown ones."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,15 @@ class Numeric:
     column: str = ""
     """Column it is read from: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
     missing: Missing = "error"
-    """What a missing number becomes; mean, median and most frequent value are those of the training rows."""
+    """What a missing number becomes; mean, median and most frequent value are those of the training rows; `indicator`
+    keeps it missing, and the model learns a vector for it."""
     fill: AnyFloat = 0.0
     """The number that `missing="constant"` puts in."""
+    scale: Literal["standard", "log", "quantile"] = "standard"
+    """How the model reads it: with the mean and standard deviation of the training rows taken off; the same of
+    sign(x) log(1 + |x|), for prices and counts; or as one of `buckets` with equally many training rows each."""
+    buckets: AtLeast1 = 32
+    """Buckets of `scale="quantile"`."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +119,16 @@ class Vector:
     size: AtLeast0 = 0
     """Length of every vector."""
     missing: Missing = "error"
-    """What a missing vector becomes: `constant` fills it with `fill`; `drop`, `error`."""
+    """What a missing vector becomes: `constant` fills it with `fill`; `indicator` keeps it missing, and the model
+    learns a vector for it; `drop`, `error`."""
     fill: AnyFloat = 0.0
     """The number that `missing="constant"` fills a missing vector with."""
 
 
 Feature = Text | History | Categorical | Numeric | Vector
+
+
+Loss = Literal["", "cross_entropy", "focal", "rcr", "squared", "huber", "softmax", "lambdarank", "logistic", "margin"]
 
 
 @dataclass(frozen=True)
@@ -118,10 +138,10 @@ class Task:
     name: str = "click"
     """Name of the task, unique in the schema."""
     column: str = ""
-    """Label column of the log: 0, 1, true, false or a probability between; empty means `name`. A missing label has
-    weight 0."""
+    """Label column of the log; empty means `name`. It holds, by `kind`, 0, 1, true, false or a probability between; a
+    grade of at least 0; a class (text or number); or any number. A missing label has weight 0."""
     positive: str = ""
-    """Where the label column holds text: this value is 1, every other is 0."""
+    """Where the label column holds text: this value is 1, every other is 0. `>=8`: a number of at least 8 is 1."""
     impressions: str = ""
     """Column of impression counts of aggregated rows: the label column then holds counts of clicks, the label
     becomes clicks / impressions and the weight is multiplied by the impressions."""
@@ -130,20 +150,55 @@ class Task:
     weight_power: NotNegative = 1.0
     """The training weight is the weight to this power; 0 treats every candidate alike, 1 keeps counts as they are.
     Evaluation always uses the weights as they are."""
-    kind: Literal["binary", "listwise"] = "binary"
-    """`binary`: binary cross-entropy; with `softmax` above 0, mixed with softmax cross-entropy within each
-    impression. `listwise`: the softmax cross-entropy alone (labels may be any grade >= 0)."""
+    kind: Literal["binary", "listwise", "pairwise", "multiclass", "regression"] = "binary"
+    """`binary`: the probability of a positive label; with `softmax` above 0 the loss is mixed with a listwise one.
+    `listwise`: the order of an impression's candidates, by labels of any grade >= 0. `pairwise`: that order, by its
+    pairs of different labels. `multiclass`: one of several classes. `regression`: a number as it is (a rating of 1 to
+    5, a price, a demand)."""
+    classes: tuple[str, ...] = ()
+    """Class names of a multiclass task, in the order of its outputs; another label is a bad row. Empty takes those of
+    the training rows, sorted; a class that only other rows have is then an unknown label there, counted."""
+    loss: Loss = ""
+    """Loss; empty is the first of its kind. Binary: `cross_entropy`; `focal` (Lin et al. 2017); `rcr`, cross-entropy
+    with a listwise part that has the same optimum, so that scores stay probabilities (Bai et al. 2023). Multiclass:
+    `cross_entropy`. Regression, of labels in standard deviations: `squared`, `huber`. Listwise: `softmax` (ListNet),
+    `lambdarank` (Burges 2010). Pairwise: `logistic` (RankNet, BPR), `margin`."""
+    focal_gamma: NotNegative = 2.0
+    """Exponent of the focal loss: how little well-classified candidates count; 0 is cross-entropy."""
+    huber_delta: Positive = 1.0
+    """Residual, in standard deviations of the label, from which on the Huber loss is linear."""
+    margin: Positive = 1.0
+    """By how much the better one of a pair should lead under the `margin` loss."""
     softmax: Share = 0.0
-    """Share of the softmax cross-entropy in the loss of a binary task, 0 to 1. Its target is each candidate's share of
+    """Share of the listwise part in the loss of a binary task, 0 to 1. Its target is each candidate's share of
     weight ** weight_power * label within the impression."""
     label_smoothing: Share = 0.0
-    """A binary label y becomes y (1 - s) + s / 2."""
+    """A binary label y becomes y (1 - s) + s / 2, the distribution p over K classes p (1 - s) + s / K."""
+    after: str = ""
+    """An earlier binary task that this binary task needs: a purchase comes after a click. Its score is then the product
+    of the two probabilities, trained on every candidate shown and not on clicked ones alone (ESMM, Ma et al. 2018)."""
     loss_weight: NotNegative = 1.0
     """Weight of this task in the sum of losses."""
 
 
-LABELS = {"binary": "probability", "listwise": "grade"}
-"""What the label column of each kind of task holds: a probability between 0 and 1, or a grade of at least 0."""
+LABELS = {
+    "binary": "probability",
+    "listwise": "grade",
+    "pairwise": "grade",
+    "multiclass": "class",
+    "regression": "number",
+}
+"""What the label column of each kind of task holds: a probability between 0 and 1, a grade of at least 0, the name of
+a class, or any number."""
+
+LOSSES = {
+    "binary": ("cross_entropy", "focal", "rcr"),
+    "listwise": ("softmax", "lambdarank"),
+    "pairwise": ("logistic", "margin"),
+    "multiclass": ("cross_entropy",),
+    "regression": ("squared", "huber"),
+}
+"""The losses of each kind of task, its default first."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{output}: exists already; choose another --output")
     folder = RunFolder(arguments.run)
     session, params = load_run(folder, replace(config, mesh=Mesh()))
+    if not session.spec.reads_text:
+        raise InputError(f"{folder.path}: a model without text, which neither library has; score with srsjax.score")
     text = load_tokenizer(folder.tokenizer)
     about = hf_card.Described(
         name=folder.path.resolve().name,
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def write(folder: Path, params: Mapping[str, np.ndarray], about: hf_card.Described) -> None:
     """Writes weights, tokenizer and card into `folder`, made if absent; `params` as `ctr.init` names them."""
-    lengths = hf_card.lengths(about.schema, about.layout)
+    lengths, params = hf_card.lengths(about.schema, about.layout), hf_export.in_units(params, about.spec.outputs)
     if about.form == "towers":
         hf_export.save_towers(folder, params, about.spec, about.text, about.layout, lengths)
     else:

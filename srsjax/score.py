@@ -30,7 +30,7 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer
-from srsjax.objectives import predict
+from srsjax.objectives import columns
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding)",
@@ -117,20 +117,26 @@ def scores(scorer: Scorer, config: TrainConfig, files: str, unknown: Counter[str
 
     `unknown` counts the candidates whose key no catalogue has, by catalogue.
     """
-    names = ["score", *(f"score_{task.name}" for task in config.schema.tasks[1:])]
+    tasks, outputs = config.schema.tasks, scorer.session.spec.outputs
+    names = [*columns(tasks, outputs, np.zeros((0, scorer.session.spec.num_outputs), np.float32))]
     for chunk in scorer.encoder.encode_files(replace(config.data.log, files=files), labels=False):
         assert chunk.keys is not None  # `encode_files` makes them
         numbered = [] if config.data.keys else ["row"]
         clash = [name for name in [*numbered, *names] if name in chunk.keys.schema.names]
         if clash:
             raise InputError(f"{files}: column {clash[0]!r} has the name of a column of scores; set --data.keys")
-        values = predict(config.schema.tasks, scorer.logits(chunk.split, chunk.items)).astype(np.float32)
+        made = columns(tasks, outputs, scorer.logits(chunk.split, chunk.items))
         unknown.update(chunk.unknown)
         table = pa.Table.from_batches([chunk.keys])
         if numbered:
             table = table.add_column(0, "row", pa.array(chunk.split.example))
-        for t, name in enumerate(names):
-            table = table.append_column(name, pa.array(values[:, t]))
+        for name, values in made.items():
+            array = (
+                pa.array(values)
+                if values.ndim == 1
+                else pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+            )
+            table = table.append_column(name, array)
         yield table
 
 

@@ -21,9 +21,9 @@ from srsjax.files import write_json
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
-from srsjax.objectives import objectives, predict
+from srsjax.objectives import predict
 from srsjax.runs.checkpoints import load_params
-from srsjax.runs.evaluation import predict_split, split_metrics, split_references
+from srsjax.runs.evaluation import class_reports, predict_split, split_metrics, split_references
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     asked, kept = config.model, None if config.overwrite else kept_precision(folder, resuming=True)
     training = set_up(config, console, kept)
     config, store, session = training.config, training.store, training.session
-    check_monitor(config, store)
+    check_monitor(config, session, store)
     profiled_steps(config.profile.steps, training.batches.steps)
     create = (replace(config, model=asked), store.folder / "tokenizer", store.manifest, session.spec.to_json())
     distributed.on_first(lambda: folder.create(*create, training.precision.record(asked)))
@@ -135,7 +135,7 @@ def validate(config: TrainConfig, session: Session, store: Store, shape: BatchSh
     if not np.isfinite(logits).all():
         raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
     # Computed once, so that all processes continue from the same numbers, bit for bit.
-    return distributed.on_first(lambda: split_metrics(config, split, logits))
+    return distributed.on_first(lambda: split_metrics(config, session.spec.outputs, split, logits))
 
 
 def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:
@@ -152,7 +152,7 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
             logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
             if not distributed.is_first():
                 continue
-            result[name] = split_metrics(config, split, logits)
+            result[name] = split_metrics(config, session.spec.outputs, split, logits)
             result[f"{name}_references"] = split_references(
                 config,
                 store.split("train"),
@@ -160,8 +160,9 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
                 store.items,
                 partial(_say_of, name),
             )
+            result[f"{name}_classes"] = class_reports(config, session.spec.outputs, split, logits)
             if "auc" in result[name]:
-                scores = predict(config.schema.tasks, logits)[:, 0]
+                scores = predict(config.schema.tasks, session.spec.outputs, logits)[:, 0]
                 curves = (scores, split.labels[:, 0], split.weights[:, 0])
                 save_curves(folder.path / f"{name}.png", *curves)
     distributed.on_first(lambda: write_json(folder.report_file, result))
@@ -171,12 +172,13 @@ def _say_of(split: str, line: str) -> None:
     say(f"{split} split: {line}")
 
 
-def check_monitor(config: TrainConfig, store: Store) -> None:
+def check_monitor(config: TrainConfig, session: Session, store: Store) -> None:
     """Raises InputError for a metric that the valid split cannot define: now, not after an epoch."""
     if has_split(store, "valid"):
         split = store.split("valid")
-        logits = np.zeros((len(split.item), sum(made.outputs for made, _ in objectives(config.schema.tasks))))
-        metrics.monitored(split_metrics(config, split, logits), config.evaluate.monitor)
+        # Not equal ones, of which a rank correlation is undefined.
+        logits = np.random.default_rng(0).normal(size=(len(split.item), session.spec.num_outputs))
+        metrics.monitored(split_metrics(config, session.spec.outputs, split, logits), config.evaluate.monitor)
 
 
 def has_split(store: Store, name: str) -> bool:

@@ -7,11 +7,14 @@ import jax
 from srsjax import config
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.kinds import InputSpec
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.model import ctr, flops
 from srsjax.model.attention import Attend, attend
 from srsjax.model.bert import BertConfig
 from srsjax.model.compute import Compute
 from srsjax.model.spec import ModelSpec, Outputs
+from srsjax.objectives import objective, objectives
+from srsjax.objectives.losses import Objectives
 
 
 def make_spec(
@@ -20,6 +23,11 @@ def make_spec(
     """The spec of binary tasks; `changes` are further fields."""
     outputs = tuple(Outputs(f"task-{t}", "binary") for t in range(num_tasks))
     return ModelSpec.of(model, bert, outputs=outputs, features=features, **changes)
+
+
+def goals(*tasks: config.Task, fitted: Fitted = Fitted()) -> Objectives:
+    """What tasks train, by what was fitted on their labels."""
+    return objectives(tasks, [objective(task).outputs(fitted) for task in tasks])
 
 
 def build(model: config.Model, bert: BertConfig, num_tasks: int = 1, attention: Attend = attend):

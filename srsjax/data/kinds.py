@@ -126,6 +126,8 @@ class _Filled(Kind):
                 return "left out"
             case "constant":
                 return f"the constant {self.feature.fill!r}"
+            case "indicator":
+                return "a vector of the model"
             case policy:
                 return f"the {policy.replace('_', ' ')} value {fitted.fills[self.feature.name]!r}"
 
@@ -155,6 +157,10 @@ class ArrayKind(_Filled, ABC):
     def moments(self, fitted: Fitted) -> tuple[float, float]:
         """Mean and standard deviation of the training rows by which the model scales it; 0 and 1 leave it as it is."""
         return 0.0, 1.0
+
+    def options(self, fitted: Fitted) -> dict[str, Any]:
+        """Further fields of its `InputSpec`."""
+        return {}
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -208,30 +214,67 @@ class CategoricalKind(ArrayKind):
 
     feature: Categorical
     name = "categorical"
-    reads = "text"
     policies = ("error", "drop", "constant", "most_frequent")
     dtype = np.int32
 
     @property
+    def reads(self) -> Literal["text", "texts"]:  # type: ignore[override]  # by the feature, not by its kind
+        return "texts" if self.feature.max_values > 1 else "text"
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (self.feature.max_values,) if self.feature.max_values > 1 else ()
+
+    def problem(self) -> str:
+        if self.feature.max_values > 1 and self.policy not in ("constant", "drop", "error"):
+            return f"found missing={self.policy!r}, expected constant, drop or error for a list of categories"
+        return super().problem()
+
+    @property
     def statistics(self) -> frozenset[Statistic]:
         # A hash needs no vocabulary; the commonest value to fill with is counted all the same.
-        return super().statistics if self.feature.hash_buckets else frozenset({"counts"})
+        own = not (self.feature.hash_buckets or self.feature.like)
+        return frozenset({"counts"}) if own else super().statistics
 
     def keep(self, seen: Seen, fitted: Fitted) -> None:
         super().keep(seen, fitted)
-        fitted.vocabularies[self.feature.name] = seen.vocabulary(self.feature.min_count)
+        if not self.feature.like:
+            fitted.vocabularies[self.feature.name] = seen.vocabulary(self.feature.min_count)
 
     def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
         fill = self.fill(fitted)
-        values = pc.fill_null(values, fill) if fill else values
+        if self.feature.max_values == 1:
+            return self._ids(pc.fill_null(values, fill) if fill else values, fitted)
+        out = np.zeros((len(values), self.feature.max_values), np.int32)
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(values), 0), np.int64)
+        row = np.repeat(np.arange(len(values)), lengths)
+        at = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        read = at < self.feature.max_values
+        out[row[read], at[read]] = self._ids(pc.list_flatten(values), fitted)[read]
+        if fill:
+            out[np.asarray(values.is_null()), 0] = self._ids(pa.array([fill]), fitted)[0]
+        return out
+
+    def _ids(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
+        """Ids [n] of texts [n], 0 where null or unknown."""
         if self.feature.hash_buckets:
             ids = 1 + (hashing.hash_texts(values) % np.uint64(self.feature.hash_buckets)).astype(np.int32)
             return np.where(np.asarray(values.is_null()), 0, ids).astype(np.int32)
-        known = pc.index_in(values, pa.array(fitted.vocabularies.get(self.feature.name, []), values.type))
+        vocabulary = fitted.vocabularies.get(self.feature.like or self.feature.name, [])
+        known = pc.index_in(values, pa.array(vocabulary, values.type))
         return np.where(np.asarray(values.is_null()), 0, pc.add(known, 1).fill_null(0).to_numpy()).astype(np.int32)
 
+    def options(self, fitted: Fitted) -> dict[str, Any]:
+        feature = self.feature
+        return {
+            "values": feature.max_values,
+            "dropout": feature.dropout,
+            "like": feature.like,
+            "pooling": feature.pooling,
+        }
+
     def size(self, fitted: Fitted) -> int:
-        return 1 + (self.feature.hash_buckets or len(fitted.vocabularies[self.feature.name]))
+        return 1 + (self.feature.hash_buckets or len(fitted.vocabularies[self.feature.like or self.feature.name]))
 
 
 @dataclass(frozen=True)
@@ -241,21 +284,35 @@ class NumericKind(ArrayKind):
     feature: Numeric
     name = "numeric"
     reads = "number"
-    policies = ("error", "drop", "constant", "mean", "median", "most_frequent")
+    policies = ("error", "drop", "constant", "mean", "median", "most_frequent", "indicator")
     advised = "median"
     dtype = np.float32
 
     @property
     def statistics(self) -> frozenset[Statistic]:
-        own: set[Statistic] = {"moments", "median"} if self.policy == "median" else {"moments"}
+        own: set[Statistic] = {"log_moments" if self.feature.scale == "log" else "moments"}
+        own |= {"quantiles"} if self.feature.scale == "quantile" else set()
+        own |= {"median"} if self.policy == "median" else set()
         return super().statistics | own
+
+    def problem(self) -> str:
+        if self.feature.scale == "log" and self.policy == "mean":
+            return "found missing='mean' with scale='log', expected another policy: the mean kept is that of logarithms"
+        return super().problem()
 
     def keep(self, seen: Seen, fitted: Fitted) -> None:
         super().keep(seen, fitted)
         fitted.numbers[self.feature.name] = seen.moments()
+        if self.feature.scale == "quantile":
+            fitted.edges[self.feature.name] = seen.quantiles(self.feature.buckets)
 
     def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
-        return pc.fill_null(values.cast(pa.float64()), float(self.fill(fitted))).to_numpy().astype(np.float32)
+        fill = float("nan") if self.policy == "indicator" else float(self.fill(fitted))
+        return pc.fill_null(values.cast(pa.float64()), fill).to_numpy().astype(np.float32)
+
+    def options(self, fitted: Fitted) -> dict[str, Any]:
+        edges = tuple(fitted.edges[self.feature.name]) if self.feature.scale == "quantile" else ()
+        return {"scale": self.feature.scale, "may_be_missing": self.policy == "indicator", "edges": edges}
 
     def moments(self, fitted: Fitted) -> tuple[float, float]:
         found = fitted.numbers[self.feature.name]
@@ -269,7 +326,7 @@ class VectorKind(ArrayKind):
     feature: Vector
     name = "vector"
     reads = "vector"
-    policies = ("error", "drop", "constant")
+    policies = ("error", "drop", "constant", "indicator")
     dtype = np.float32
 
     @property
@@ -284,12 +341,16 @@ class VectorKind(ArrayKind):
         return super().problem() if self.length else "found size=0, expected the length of its vectors"
 
     def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
-        out = np.full((len(values), self.length), self.fill(fitted), np.float32)
+        fill = float("nan") if self.policy == "indicator" else self.fill(fitted)
+        out = np.full((len(values), self.length), fill, np.float32)
         out[np.asarray(values.is_valid())] = values.flatten().to_numpy().reshape(-1, self.length)
         return out
 
     def size(self, fitted: Fitted) -> int:
         return self.length
+
+    def options(self, fitted: Fitted) -> dict[str, Any]:
+        return {"may_be_missing": self.policy == "indicator"}
 
 
 KINDS: dict[type, type[Kind]] = {
@@ -316,6 +377,11 @@ def is_text(feature: Feature) -> bool:
     return kind_of(feature).is_text
 
 
+def has_text(schema: Schema) -> bool:
+    """Whether any feature becomes tokens."""
+    return any(map(is_text, (*schema.context, *schema.candidate)))
+
+
 # ---------------------------------------------------------------------------------------------- for the model
 
 
@@ -336,6 +402,20 @@ class InputSpec:
     """Of a number in the training rows."""
     deviation: float = 1.0
     """Standard deviation of a number in the training rows; 0 where all are equal or none is there."""
+    scale: str = "standard"
+    """Of a number: `Numeric.scale`; mean and deviation are those of the logarithms for `log`."""
+    edges: tuple[float, ...] = ()
+    """Numbers between which the buckets of `scale="quantile"` lie, ascending."""
+    may_be_missing: bool = False
+    """Whether a number or a vector may be NaN, which is then a vector of its own."""
+    values: int = 1
+    """Ids of one value of a category."""
+    dropout: float = 0.0
+    """Share of ids that become 0 in training."""
+    like: str = ""
+    """The feature whose embeddings it shares; empty where it has its own."""
+    pooling: str = "mean"
+    """Of several ids: `Categorical.pooling`."""
 
 
 def input_specs(schema: Schema, manifest: dict[str, Any]) -> tuple[InputSpec, ...]:
@@ -351,7 +431,8 @@ def input_specs(schema: Schema, manifest: dict[str, Any]) -> tuple[InputSpec, ..
         for kind in of_kind(features, ArrayKind):
             try:
                 mean, deviation = kind.moments(fitted)
-                out.append(InputSpec(kind.feature.name, side, kind.name, kind.size(fitted), mean, deviation))
+                size, options = kind.size(fitted), kind.options(fitted)
+                out.append(InputSpec(kind.feature.name, side, kind.name, size, mean, deviation, **options))
             except KeyError:
                 raise InputError(
                     f"schema.{side} feature {kind.feature.name!r}: the manifest has no statistics of it, expected the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
-from srsjax.objectives import predict
+from srsjax.objectives.losses import Objectives
+from srsjax.objectives.objective import Objective
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, load_run
@@ -48,16 +49,16 @@ class Scorer:
         run: str | Path,
         mesh: Mesh | None = None,
         config: TrainConfig | None = None,
-        unknown: Unknown | None = "missing",
+        unknown: Unknown | None = None,
     ) -> Scorer:
         """Loads a run folder.
 
         Args:
           run: folder written by `srsjax.train`.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
-          unknown: what becomes of a key that is not in its catalogue: `missing` (its features are filled as missing
-            ones are, with a warning), `error`, or None for what the run's config says. A new item is better given by
-            its own columns (`{"title": ...}`).
+          unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
+            missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
+            new item is given by its own columns (`{"title": ...}`), which needs neither.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
 
         Raises:
@@ -74,7 +75,7 @@ class Scorer:
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
 
-    def predict(self, pairs: Sequence, batch_size: int = 0) -> np.ndarray | float:
+    def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "") -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.
 
         Args:
@@ -82,27 +83,39 @@ class Scorer:
             schema has one Text feature, or a mapping of column names to values (`{"query": ...}`, `{"item_id": 7}`,
             `{"title": ...}`). Where the schema has no context features, plain candidates instead of pairs.
           batch_size: most pairs encoded at a time; 0 means all (the device batch is fixed by the run).
+          task: name of the task; empty means all.
 
         Returns:
-          [n] float32 for n pairs, [n, T] with T > 1 tasks in the order of the schema; a float or [T] for a single pair.
+          [n] float32 for n pairs: a probability, or the number of a regression. [n, K] probabilities of a multiclass
+          task that is named or the only one, in the order of `classes`. [n, T] for T > 1 tasks in the order of the
+          schema, of a multiclass one the probability of its most probable class. Of a single pair a float or the row.
 
         Raises:
-          InputError: a missing column or an unknown key.
+          InputError: a missing column, an unknown key or task.
         """
         single = self._is_single(pairs)
         pairs = [pairs] if single else list(pairs)
         contexts, candidates = self._sides(pairs)
         size = batch_size or max(len(pairs), 1)
         parts = [
-            self._probabilities(contexts[at : at + size], [[c] for c in candidates[at : at + size]])
+            self._logits(contexts[at : at + size], [[c] for c in candidates[at : at + size]])
             for at in range(0, len(pairs), size)
         ]
-        tasks = len(self.config.schema.tasks)
-        scores = np.concatenate(parts) if parts else np.zeros((0, tasks), np.float32)
-        scores = scores[:, 0] if tasks == 1 else scores
+        logits = np.concatenate(parts) if parts else np.zeros((0, self.session.spec.num_outputs), np.float32)
+        if task or len(self._objectives) == 1:
+            made, own = self._objective(task)
+            columns = made.columns(logits[:, own])
+            scores = columns.get("probabilities", columns["score"])
+        else:
+            scores = np.stack([made.predict(logits[:, own]) for made, own in self._objectives], -1).astype(np.float32)
         if single:
-            return float(scores[0]) if tasks == 1 else scores[0]
+            return float(scores[0]) if scores.ndim == 1 else scores[0]
         return scores
+
+    def classes(self, task: str = "") -> tuple[str, ...]:
+        """The class names of a multiclass task, by default of the first; () for another kind."""
+        made, _ = self._objective(task)
+        return made.known.classes if made.known else ()
 
     def rank(
         self,
@@ -110,7 +123,7 @@ class Scorer:
         candidates: Sequence[Value],
         top_k: int | None = None,
         return_documents: bool = False,
-        task: str = "",
+        task: str | Mapping[str, float] = "",
     ) -> list[dict]:
         """The candidates of one context by falling score of a task; equal ones in the order given.
 
@@ -119,25 +132,27 @@ class Scorer:
           candidates: N candidates, as in `predict`.
           top_k: how many to return, at least 1; None means all.
           return_documents: whether each dict also holds the candidate, as `text`.
-          task: name of the task; empty means the first.
+          task: name of the task, empty for the first; `task/class` for the probability of a class; or weights by such
+            names, for the sum of weight times score.
 
         Returns:
-          `[{"corpus_id": position in candidates, "score": probability, ...}, ...]`, best first.
+          `[{"corpus_id": position in candidates, "score": ..., ...}, ...]`, best first.
 
         Raises:
           InputError: `top_k` below 1, an unknown task, no context where the schema has one, or as in `predict`.
         """
-        names, candidates = [task.name for task in self.config.schema.tasks], list(candidates)
+        candidates = list(candidates)
+        blend = {task: 1.0} if isinstance(task, str) else dict(task)
+        for name in blend:
+            self._score_of(name, np.zeros((0, self.session.spec.num_outputs), np.float32))
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k: found {top_k}, expected at least 1, or None for all")
-        if task and task not in names:
-            raise InputError(f"task: found {task!r}, expected one of {', '.join(names)}{did_you_mean(task, names)}")
         if not candidates:
             return []
         if context is None and self.config.schema.context:
             raise InputError("context: found None, expected a text or the values of its columns")
-        scores = self._probabilities([{} if context is None else context], [candidates])
-        scores = scores[:, names.index(task) if task else 0]
+        logits = self._logits([{} if context is None else context], [candidates])
+        scores = np.sum([weight * self._score_of(name, logits) for name, weight in blend.items()], axis=0)
         order = np.argsort(-scores, kind="stable")[:top_k]
         ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
         if return_documents:
@@ -189,16 +204,41 @@ class Scorer:
         self.stored = build_item_store(self.session, self.params, self.encoder.items, self.shape)
         return self.stored
 
-    def _probabilities(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
+    @cached_property
+    def _objectives(self) -> Objectives:
+        return self.session.objectives(self.config)
+
+    def _objective(self, name: str) -> tuple[Objective, slice]:
+        names = [made.task.name for made, _ in self._objectives]
+        if name and name not in names:
+            raise InputError(f"task: found {name!r}, expected one of {', '.join(names)}{did_you_mean(name, names)}")
+        return self._objectives[names.index(name) if name else 0]
+
+    def _score_of(self, name: str, logits: np.ndarray) -> np.ndarray:
+        """The score [M] float32 by which `rank` orders, of logits [M, K]; `name` is a task, or `task/class`."""
+        task, _, wanted = name.partition("/")
+        made, own = self._objective(task)
+        scores, classes = made.columns(logits[:, own]), self.classes(task)
+        if not classes and not wanted:
+            return scores["score"]
+        if wanted not in classes:
+            expected = [f"{made.task.name}/{each}" for each in classes] or [made.task.name]
+            raise InputError(
+                f"task: found {name!r}, expected one of {', '.join(expected)}{did_you_mean(name, expected)}"
+            )
+        return scores["probabilities"][:, classes.index(wanted)]
+
+    def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
+        """[M, K] float32."""
         chunk = self.encoder.encode_values(contexts, candidates)
         for name, count in chunk.unknown.items():
             if count:
                 warnings.warn(
                     f"{count:,} of the keys are not in catalogue {name!r}: their features are missing; give new items "
-                    'by their own columns, or load with unknown="error"',
+                    "by their own columns",
                     stacklevel=3,
                 )
-        return predict(self.config.schema.tasks, self.logits(chunk.split, chunk.items)).astype(np.float32)
+        return self.logits(chunk.split, chunk.items)
 
     def _is_single(self, pairs) -> bool:
         """A single pair holds its two sides, not pairs (without context features it is one candidate)."""

@@ -57,6 +57,41 @@ def user_item_scores(train: Split, split: Split, n_items: int, task: int = 0) ->
     return sigmoid(logit(popularity_scores(train, split, n_items, task)) + logit(by_user) - logit(mean))
 
 
+ITEM_PRIOR, USER_PRIOR = 25.0, 10.0
+"""Weight with which an item's and a user's mean are drawn to 0 (Koren 2008)."""
+
+
+def mean_scores(train: Split, split: Split, n_items: int, task: int = 0, *, users: bool = True) -> np.ndarray:
+    """The bias model of ratings, [M] float64 in the units of the label (Koren 2008, "Factorization Meets the
+    Neighborhood", section 2.1, in its decoupled form):
+
+        prediction = mean + b_i + b_u,  b_i = sum_i (label - mean) / (ITEM_PRIOR + n_i),
+                                        b_u = sum_u (label - mean - b_i) / (USER_PRIOR + n_u)
+
+    over the training candidates of item i and of user u, with sums of weight n; `users` False leaves b_u out. Arguments
+    and errors are those of `popularity_scores`, but for labels of any size.
+    """
+    weights = train.weights[:, task].astype(np.float64)
+    if not weights.sum():
+        raise InputError(f"training split: found no known label of task {task}, expected some; check its column")
+    mean = weights @ train.labels[:, task] / weights.sum()
+    left = train.labels[:, task] - mean
+    counts = np.bincount(train.item, weights, n_items)
+    of_item = np.bincount(train.item, weights * left, n_items) / (ITEM_PRIOR + counts)
+    predicted = mean + of_item[split.item]
+    if not users:
+        return predicted
+    _, number = np.unique(np.concatenate([train.user, split.user]), return_inverse=True)
+    of_train, of_split = (
+        np.repeat(numbers, np.diff(each.candidates))
+        for numbers, each in ((number[: len(train)], train), (number[len(train) :], split))
+    )
+    left = left - of_item[train.item]
+    counts = np.bincount(of_train, weights, number.max() + 1)
+    of_user = np.bincount(of_train, weights * left, number.max() + 1) / (USER_PRIOR + counts)
+    return predicted + of_user[of_split]
+
+
 def number_items(items: Items, train: Split, split: Split) -> tuple[Split, Split, int]:
     """Both splits with one number for each distinct candidate, in place of rows of `Items` that may hold it repeatedly,
     and how many there are. Candidates are equal whose text is, or, where none has text, whose categories are."""
@@ -96,7 +131,8 @@ def _smoothed_rates(train: Split, number: np.ndarray, count: int, task: int) -> 
 def _hash_categories(split: Split) -> np.ndarray:
     """Hashes of the candidates' categorical features, [M] uint64; all equal where there are none."""
     ids = [values for _, values in sorted(split.candidate_features.items()) if values.dtype == np.int32]
-    parts = [np.asarray(values).astype(np.uint64) for values in ids] or [np.zeros(len(split.item), np.uint64)]
+    several = [np.asarray(values).reshape(len(split.item), -1).astype(np.uint64) for values in ids]
+    parts = [column for values in several for column in values.T] or [np.zeros(len(split.item), np.uint64)]
     return hashing.combine(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from srsjax.data.store.arrays import Split
 from srsjax.errors import InputError, did_you_mean
-from srsjax.metrics.baselines import gap_closed, popularity_scores, user_item_scores
+from srsjax.metrics.baselines import gap_closed, mean_scores, popularity_scores, user_item_scores
 from srsjax.metrics.calibration import logit
 from srsjax.metrics.sorting import known
 from srsjax.metrics.table import METRICS, Candidates, find, row_of
@@ -19,6 +19,7 @@ MODES: dict[str, Literal["max", "min"]] = {metric.name: metric.better for metric
 """Metrics that can choose a checkpoint, and which way is better. `ndcg` stands for `ndcg@k`."""
 
 FAMILIES = ("click", "ranking")
+"""Those of a click."""
 
 
 def evaluate(
@@ -39,8 +40,8 @@ def evaluate(
     of clicks applies.
 
     Args:
-        logits: [M] finite.
-        labels: [M] >= 0.
+        logits: [M] finite; [M, K] for families `class`; the predicted numbers for `value`.
+        labels: [M] >= 0, classes by number; any number for `value`.
         weights: [M] >= 0; candidates of weight 0 are ignored in everything.
         groups: [M] int64, the impression of each candidate.
         users: [M] int64, the user of each candidate.
@@ -53,12 +54,9 @@ def evaluate(
     if not len(logits):
         return {metric.key(ndcg_at): 0.0 for metric in METRICS if metric.family == "count"}
     of = Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at)
-    applies = {
-        "click": "click" in families and not of.graded,
-        "ranking": "ranking" in families and of.sizes.max() > 1,
-        "count": True,
-    }
-    values = {metric.key(ndcg_at): metric.value(of) for metric in METRICS if applies[metric.family]}
+    lacking = {"click": of.graded, "ranking": of.sizes.max() == 1}
+    having = [family for family in families if not lacking.get(family)]
+    values = {metric.key(ndcg_at): metric.value(of) for metric in METRICS if metric.applies(having)}
     return {name: float(value) for name, value in values.items() if value is not None and not np.isnan(value)}
 
 
@@ -71,7 +69,7 @@ def evaluate_split(
     ndcg_at: int = 10,
     families: Sequence[str] = FAMILIES,
 ) -> dict[str, float]:
-    """`evaluate` for the candidates of a split, in its order: logits [M] of one task."""
+    """`evaluate` for the candidates of a split, in its order: logits [M] or [M, K] of one task."""
     return evaluate(
         logits,
         split.labels[:, task],
@@ -99,11 +97,14 @@ def references(
     """What the first task's metrics on a split compare with: `popularity` and `user_item` (`srsjax.metrics.baselines`),
     and `oracle` where its probability is known, as far as `names` has them.
 
-    All are constants of the data, for labels in [0, 1]; graded labels have none. `n_items` is V, rows of `Items`;
+    All are constants of the data, for labels in [0, 1]; graded labels and classes have none. Of numbers they are
+    `item_mean` and `bias_model` (`baselines.mean_scores`). `n_items` is V, rows of `Items`;
     `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`); `families`
     are those of the first task, so that the columns of a table hold the same metrics.
     """
-    if train.labels[:, 0].max(initial=0) > 1:
+    if "value" in families:
+        return _number_references(train, split, names, numbered or (train, split, n_items), families)
+    if ("click" not in families and "ranking" not in families) or train.labels[:, 0].max(initial=0) > 1:
         return {}
     rates = {"popularity": popularity_scores, "user_item": user_item_scores}
     given = numbered or (train, split, n_items)
@@ -114,6 +115,12 @@ def references(
         name: evaluate_split(logit(probabilities), split, threshold=threshold, ndcg_at=ndcg_at, families=families)
         for name, probabilities in scores.items()
     }
+
+
+def _number_references(train, split, names, numbered, families) -> dict[str, dict[str, float]]:
+    predicted = {"popularity": "item_mean", "user_item": "bias_model"}
+    made = {predicted[name]: mean_scores(*numbered, users=name == "user_item") for name in names if name in predicted}
+    return {name: evaluate_split(numbers, split, families=families) for name, numbers in made.items()}
 
 
 def mode(name: str, ndcg_at: int = 10) -> Literal["max", "min"]:
@@ -155,7 +162,13 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
             `oracle` among them, a last line says how much of the AUC between the two the model gains.
         title: printed above the table.
     """
-    headings = {"popularity": "item popularity", "user_item": "item x user", "oracle": "best attainable"}
+    headings = {
+        "popularity": "item popularity",
+        "user_item": "item x user",
+        "oracle": "best attainable",
+        "item_mean": "item mean",
+        "bias_model": "item + user bias",
+    }
     shown = Table(title=title or None)
     shown.add_column("metric")
     for name in columns:
@@ -166,6 +179,25 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
     needed = [values.get("auc", np.nan) for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
     if not np.isnan(gap := gap_closed(*needed)):
         shown.caption = f"{gap:.1%} of the AUC between item popularity and the best attainable gained"
+    return shown
+
+
+MOST_CLASSES = 12
+"""Classes of a table for people: of more, those with the lowest F1 are shown."""
+
+
+def class_table(task: str, of: Mapping[str, Mapping[str, float]]) -> Table:
+    """Precision, recall, F1 and support by class, from `classes.class_report`."""
+    names = sorted(of, key=lambda name: of[name]["f1"])[:MOST_CLASSES] if len(of) > MOST_CLASSES else [*of]
+    shown = Table(title=f"classes of {task}" + (f", the {MOST_CLASSES} of lowest F1" if len(names) < len(of) else ""))
+    shown.add_column("class")
+    for heading in ("precision", "recall", "F1", "weight"):
+        shown.add_column(heading, justify="right")
+    for name in names:
+        line = of[name]
+        shown.add_row(
+            name, f"{line['precision']:.4f}", f"{line['recall']:.4f}", f"{line['f1']:.4f}", f"{line['support']:,.0f}"
+        )
     return shown
 
 

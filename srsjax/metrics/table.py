@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from srsjax.metrics import classes, values
 from srsjax.metrics.auc import auc, gauc
 from srsjax.metrics.calibration import ece, log_loss, normalized_entropy, sigmoid
+from srsjax.metrics.classes import confusion_matrix
 from srsjax.metrics.pairwise import Pairs, pairwise_accuracy, significant_pairwise_accuracy
 from srsjax.metrics.ranking import mrr, ndcg
 from srsjax.metrics.sorting import GroupMean, group_sizes
@@ -25,9 +27,9 @@ class Candidates:
     """The candidates of known label that metrics are taken over, and what several of them share."""
 
     logits: np.ndarray
-    """[M] float64."""
+    """[M] float64; [M, K] of classes; of a regression the predicted numbers."""
     labels: np.ndarray
-    """[M] float64, >= 0."""
+    """[M] float64: >= 0, the number of a class, or any number."""
     weights: np.ndarray
     """[M] float64, > 0."""
     groups: np.ndarray
@@ -40,6 +42,16 @@ class Candidates:
     """Probability from which on a candidate counts as predicted positive."""
     ndcg_at: int
     """k of NDCG@k."""
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """[K, K], of classes."""
+        return confusion_matrix(self.logits, self.labels, self.weights)
+
+    @property
+    def triple(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, labels and weights."""
+        return self.logits, self.labels, self.weights
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -60,6 +72,11 @@ class Candidates:
     def by_user(self) -> GroupMean:
         """GAUC."""
         return gauc(self.logits, self.labels, self.weights, self.users)
+
+    @property
+    def accuracy(self) -> float:
+        """Of the most probable class, or at the threshold."""
+        return classes.accuracy(self.confusion) if self.logits.ndim == 2 else self.decided.accuracy
 
     @cached_property
     def decided(self) -> Classification:
@@ -95,9 +112,9 @@ class Metric:
 
     name: str
     """`ndcg` stands for `ndcg@k`."""
-    family: Literal["click", "ranking", "count"]
+    family: Literal["click", "ranking", "class", "value", "count"]
     """Where it applies: `click` to probabilities of a positive label, `ranking` to the order within impressions of
-    several candidates, `count` always."""
+    several candidates, `class` to a choice among classes, `value` to predicted numbers, `count` always."""
     value: Callable[[Candidates], float | None]
     """NaN or None where it is undefined."""
     better: Literal["max", "min", ""] = ""
@@ -108,6 +125,12 @@ class Metric:
     """Its place in the table for people; what a mean averages over is hidden there."""
     headline: bool = False
     """Whether the line of a validation names it."""
+    also: tuple[str, ...] = ()
+    """Further families that have it."""
+
+    def applies(self, families: Collection[str]) -> bool:
+        """Whether a task with these families has it."""
+        return self.family == "count" or bool({self.family, *self.also} & {*families})
 
     def key(self, ndcg_at: int) -> str:
         """Its name in a report."""
@@ -134,7 +157,7 @@ METRICS = (
         "normalized_entropy", "click", lambda c: normalized_entropy(c.logits, c.labels, c.weights), "min", "one class"
     ),
     Metric("ece", "click", lambda c: ece(c.probabilities, c.labels, c.weights), "min", headline=True),
-    Metric("accuracy", "click", lambda c: c.decided.accuracy, "max"),
+    Metric("accuracy", "click", lambda c: c.accuracy, "max", also=("class",)),
     Metric("precision", "click", lambda c: c.decided.precision, "max", "none predicted positive"),
     Metric("recall", "click", lambda c: c.decided.recall, "max", "no positives"),
     Metric("f1", "click", lambda c: c.decided.f1, "max", "no positives"),
@@ -154,6 +177,15 @@ METRICS = (
         _no_order(f"no pair of significantly different rates, or more than {MAX_PAIRS:,} pairs"),
     ),
     Metric("pairwise_significant_pairs", "ranking", lambda c: c.significant and c.significant.pairs, shown="hidden"),
+    Metric("macro_f1", "class", lambda c: classes.macro_f1(c.confusion), "max", headline=True),
+    Metric("top_5", "class", lambda c: classes.top_accuracy(*c.triple, 5), "max", "five classes or fewer"),
+    Metric("cross_entropy", "class", lambda c: classes.cross_entropy(*c.triple), "min", headline=True),
+    Metric("rmse", "value", lambda c: values.rmse(*c.triple), "min", headline=True),
+    Metric("mae", "value", lambda c: values.mae(*c.triple), "min", headline=True),
+    Metric("r2", "value", lambda c: values.r2(*c.triple), "max", "all labels equal", headline=True),
+    Metric("spearman", "value", lambda c: values.spearman(*c.triple), "max", "all labels or predictions equal"),
+    Metric("label_mean", "value", lambda c: c.weights @ c.labels / c.weights.sum(), shown="rate"),
+    Metric("predicted_mean", "value", lambda c: c.weights @ c.logits / c.weights.sum(), shown="rate"),
     Metric("candidates", "count", lambda c: len(c.logits), shown="count"),
     Metric("impressions", "count", lambda c: len(c.sizes), shown="count"),
     Metric("weight", "count", lambda c: c.weights.sum(), shown="count"),

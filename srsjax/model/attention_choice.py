@@ -40,6 +40,10 @@ class Choice(NamedTuple):
     """One line for a person: what was chosen and why."""
 
 
+NONE = Choice("none", attend, "attention: none, for the schema has no text")
+"""For a model without an encoder."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What the attention of a run has to do."""

@@ -1,6 +1,13 @@
-"""One vector of a text vector and those of the other features."""
+"""One vector of a text vector and those of the other features, or of the features alone.
+
+A combination is called with the text's vector [R, S, D] (None where the model reads no text) and those of the
+features, [R, S, D] each, and gives [R, S, `size`] float32, computed in float32.
+"""
 
 from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +15,115 @@ from flax import nnx
 
 from srsjax.model.bert import gelu
 from srsjax.model.dense import Dense
+from srsjax.model.dropout import dropout
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the fields `model.combine_*` say."""
+
+    layers: tuple[int, ...] = ()
+    """Widths of the hidden layers of `mlp` and `dcn`."""
+    crosses: int = 3
+    """Cross layers of `dcn`."""
+    dropout: float = 0.0
+    """After each hidden layer."""
 
 
 class Concat(nnx.Module):
     """x + W2 gelu(W1 [x, f_1, ..., f_n] + b1) + b2: a multi-layer perceptron over all vectors, added to the text's."""
 
-    def __init__(self, size: int, features: int, stddev: float, rngs: nnx.Rngs):
-        self.up = Dense(size * (1 + features), size, stddev, rngs)
-        self.down = Dense(size, size, stddev, rngs)
+    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        self.size = width
+        self.up = Dense(width * vectors, width, stddev, rngs)
+        self.down = Dense(width, width, stddev, rngs)
 
-    def __call__(self, text: jax.Array, features: list[jax.Array]) -> jax.Array:
-        """[R, S, D] and [R, S, D] for each feature -> [R, S, D] float32, computed in float32."""
+    def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """See the module."""
+        if text is None:
+            return self.down(gelu(self.up(jnp.concatenate(features, axis=-1))))
         text = text.astype(jnp.float32)
         return text + self.down(gelu(self.up(jnp.concatenate([text, *features], axis=-1))))
 
 
-COMBINATIONS = {"concat": Concat}
+class Deep(nnx.Module):
+    """A multi-layer perceptron over all vectors, with ReLU and dropout: [x, f_1, ..., f_n] through `layers`."""
+
+    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        widths = [width * vectors, *settings.layers]
+        # He et al. 2015: the variance of what a ReLU lets through is kept.
+        self.layers = nnx.List([Dense(a, b, (2 / a) ** 0.5, rngs) for a, b in itertools.pairwise(widths)])
+        self.size, self.dropout_rate = widths[-1], settings.dropout
+
+    def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """See the module."""
+        x = joined(text, features)
+        for number, layer in enumerate(self.layers):
+            own = None if key is None else jax.random.fold_in(key, number)
+            x = dropout(jax.nn.relu(layer(x)), self.dropout_rate, own)
+        return x
+
+
+class Cross(nnx.Module):
+    """DCN-V2 (Wang et al. 2021, "DCN V2: Improved Deep & Cross Network"), its parallel form:
+
+    x_0 = [x, f_1, ..., f_n],  x_{l+1} = x_0 * (W_l x_l + b_l) + x_l,  and `Deep` of x_0 beside the last of them
+    """
+
+    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        whole = width * vectors
+        self.crosses = nnx.List([Dense(whole, whole, whole**-0.5, rngs) for _ in range(settings.crosses)])
+        self.deep = Deep(width, vectors, text, settings, stddev, rngs)
+        self.size = whole + (self.deep.size if settings.layers else 0)
+
+    def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """See the module."""
+        first = x = joined(text, features)
+        for layer in self.crosses:
+            x = first * layer(x) + x
+        return jnp.concatenate([x, self.deep(text, features, key)], axis=-1) if len(self.deep.layers) else x
+
+
+class Attention(nnx.Module):
+    """A weighted sum of all vectors, with weights that depend on them, and a multi-layer perceptron over it:
+
+        v = [x, f_1, ..., f_n] with a learned vector of its place added to each,  a = softmax_i(q . tanh(W v_i + b)),
+        z = sum_i a_i v_i,  result x + W2 gelu(W1 z + b1) + b2
+
+    Additive attention (Bahdanau et al. 2015) over modalities; `weights` are a, to be read for each candidate.
+    """
+
+    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        self.size = width
+        self.place = nnx.Param(stddev * jax.random.normal(rngs.params(), (vectors, width)))
+        self.query = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width,)))
+        self.key = Dense(width, width, width**-0.5, rngs)
+        self.up = Dense(width, width, width**-0.5, rngs)
+        self.down = Dense(width, width, stddev, rngs)
+
+    def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """See the module."""
+        vectors = self._vectors(text, features)
+        z = jnp.einsum("rsv,rsvd->rsd", self.weights(text, features), vectors)
+        z = z + self.down(gelu(self.up(z)))
+        return z if text is None else text.astype(jnp.float32) + z
+
+    def weights(self, text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
+        """[R, S, V] float32 that sum to 1: how much of each vector, the text's first, is taken."""
+        vectors = self._vectors(text, features)
+        rows, slots, count, width = vectors.shape
+        keys = jnp.tanh(self.key(vectors.reshape(rows, slots * count, width))).reshape(vectors.shape)
+        return jax.nn.softmax(jnp.einsum("rsvd,d->rsv", keys, self.query[...]), axis=-1)
+
+    def _vectors(self, text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
+        given = features if text is None else [text.astype(jnp.float32), *features]
+        return jnp.stack(given, axis=-2) + self.place[...]
+
+
+def joined(text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
+    """[R, S, D] each -> [R, S, D * number], the text's first, float32."""
+    return jnp.concatenate(features if text is None else [text.astype(jnp.float32), *features], axis=-1)
+
+
+COMBINATIONS = {"concat": Concat, "mlp": Deep, "dcn": Cross, "attention": Attention}
 """By the values of `model.combine` besides `text`, which reads no other feature."""

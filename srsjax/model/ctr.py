@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from srsjax.model.attention import Visibility
 from srsjax.model.bert import Bert
 from srsjax.model.combine import COMBINATIONS
 from srsjax.model.compute import Compute
-from srsjax.model.features import Features
-from srsjax.model.heads import segment_mean
+from srsjax.model.features import Features, Shared
+from srsjax.model.heads import MixtureHead, both, segment_mean
 from srsjax.model.interactions import Side, context_side
 from srsjax.model.spec import ModelSpec
 
@@ -109,21 +109,33 @@ def merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
 class ClickModel(nnx.Module):
     """Encoder, combination with the other features, and head.
 
-    With towers the features of each side join the vector of that side; else all join the candidate's.
+    With towers the features of each side join the vector of that side; else all join the candidate's. A schema without
+    text has no encoder: the head then reads what the features are combined to.
     """
 
     def __init__(self, spec: ModelSpec, compute: Compute, rngs: nnx.Rngs):
         self.spec = spec
-        self.bert = Bert(spec.encoder, compute.dtype, rngs, compute.attention, compute.remat, compute.dot)
-        self.head = spec.interaction.head(spec.encoder.hidden_size, spec.num_outputs, spec.head_dropout, rngs)
+        if spec.reads_text:
+            self.bert = Bert(spec.encoder, compute.dtype, rngs, compute.attention, compute.remat, compute.dot)
+        size = width = spec.encoder.hidden_size
         if spec.features:
-            width, stddev = spec.encoder.hidden_size, spec.encoder.initializer_range
+            stddev = spec.encoder.initializer_range
             of = {side: tuple(f for f in spec.features if f.side == side) for side in ("context", "candidate")}
             self.features = nnx.Dict({side: Features(own, spec.encoder, rngs) for side, own in of.items()})
             if not spec.interaction.reads_context:
                 of = {"candidate": of["context"] + of["candidate"]}
-            make = COMBINATIONS[spec.combine]
-            self.combine = nnx.Dict({side: make(width, len(own), stddev, rngs) for side, own in of.items() if own})
+            make, reads = COMBINATIONS[spec.combine], spec.reads_text
+            made: dict[str, Any] = {}
+            for side, own in of.items():
+                if own:
+                    made[side] = make(width, len(own) + reads, reads, spec.combining, stddev, rngs)
+            size = made["candidate"].size if "candidate" in made else width
+            self.combine = nnx.Dict(made)
+        if spec.experts:
+            counts = tuple(outputs.count for outputs in spec.outputs)
+            self.head: Any = MixtureHead(size, counts, spec.experts, spec.head_dropout, rngs)
+        else:
+            self.head = spec.interaction.head(size, spec.num_outputs, spec.head_dropout, rngs)
 
     def __call__(
         self,
@@ -133,23 +145,54 @@ class ClickModel(nnx.Module):
     ) -> jax.Array:
         """Logits [R, C, K] float32; `stored` as in `forward_stored`."""
         encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        text = self.encode(batch, self.spec.interaction.read(batch), encoder_key, stored)
-        return self.head(*(self.joined(batch, text) if self.spec.features else text), head_key)
+        text: Sequence[jax.Array | None] = [None] * (1 + self.spec.interaction.reads_context)
+        if self.spec.reads_text:
+            text = self.encode(batch, self.spec.interaction.read(batch), encoder_key, stored)
+        if self.spec.features:
+            text = self.joined(batch, text, None if dropout_key is None else jax.random.fold_in(dropout_key, 2))
+        return self._after(self.head(*text, head_key))
 
-    def joined(self, batch: PackedBatch, text: Sequence[jax.Array]) -> list[jax.Array]:
+    def _after(self, logits: jax.Array) -> jax.Array:
+        """[R, C, K]: the logits of tasks that come after another, as those of both."""
+        ends = list(itertools.accumulate(outputs.count for outputs in self.spec.outputs))
+        for outputs, end in zip(self.spec.outputs, ends, strict=True):
+            if outputs.after:
+                first = next(e for o, e in zip(self.spec.outputs, ends, strict=True) if o.task == outputs.after)
+                logits = logits.at[..., end - 1].set(both(logits[..., first - 1], logits[..., end - 1]))
+        return logits
+
+    def joined(
+        self, batch: PackedBatch, text: Sequence[jax.Array | None], dropout_key: jax.Array | None = None
+    ) -> list[jax.Array]:
         """What the head reads, with the other features: [R, C, D] float32 for each of `text`."""
         at, of = batch.context_of, self.features
         context = {
             name: jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
             for name, x in batch.context_features.items()
         }
-        vectors = {"context": of["context"](context), "candidate": of["candidate"](batch.candidate_features)}
+        keys = [None, None, None] if dropout_key is None else jax.random.split(dropout_key, 3)
+        shared = self._shared(batch.candidate_features)
+        vectors = {
+            "context": of["context"](context, keys[0], shared),
+            "candidate": of["candidate"](batch.candidate_features, keys[1], shared),
+        }
         if not self.spec.interaction.reads_context:
             vectors = {"candidate": vectors["context"] + vectors["candidate"]}
-        return [
-            self.combine[side](x, vectors[side]) if side in self.combine else x
-            for side, x in zip(vectors, text, strict=True)
-        ]
+        out: list[Any] = []  # without text every side that is read has features
+        for side, x in zip(vectors, text, strict=True):
+            out.append(self.combine[side](x, vectors[side], keys[2]) if side in self.combine else x)
+        return out
+
+    def _shared(self, candidate: dict[str, jax.Array]) -> dict[str, Shared]:
+        """What features take of those that they are `like`, by name."""
+        by_name, found = {feature.name: feature for feature in self.spec.features}, {}
+        for feature in self.spec.features:
+            if feature.like:
+                other = by_name[feature.like]
+                table = self.features[other.side].of(other.name).table
+                single = other.side == "candidate" and other.values == 1
+                found[feature.name] = Shared(table, table(candidate[other.name]) if single else None)
+        return found
 
     def encode(
         self,

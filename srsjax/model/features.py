@@ -1,6 +1,10 @@
-"""Features besides text as vectors of the encoder's width: one class a kind, called with the stored arrays."""
+"""Features besides text as vectors of the encoder's width: one class a kind, called with the stored arrays, and with
+a key in training."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,38 +15,98 @@ from srsjax.model.bert import BertConfig, Table
 from srsjax.model.dense import Dense
 
 
+class Shared(NamedTuple):
+    """What a feature takes of the one that it is `like`."""
+
+    table: Table
+    target: jax.Array | None
+    """[R, S, D] float32, the embedding of the candidate's value; None where it has none of its own there."""
+
+
 class CategoricalInput(nnx.Module):
-    """Embeddings of ids, [size, D]; id 0 is missing or unknown."""
+    """Embeddings of ids, [size, D]; id 0 is missing or unknown, and in training a random share of all ids, so that it
+    is trained where every value is known."""
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
-        self.table = Table(feature.size, encoder, rngs)
+        if not feature.like:
+            self.table = Table(feature.size, encoder, rngs)
+        self.several, self.dropout = feature.values > 1, feature.dropout
+        if feature.pooling == "attention":
+            self.attention = TargetAttention(encoder.hidden_size, rngs)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        """[R, S] int32 -> [R, S, D] float32."""
-        return self.table(ids)
+    def __call__(self, ids: jax.Array, key: jax.Array | None = None, shared: Shared | None = None) -> jax.Array:
+        """[R, S] int32 -> [R, S, D] float32; [R, S, k] of several values -> one vector of them, ids 0 left out."""
+        if key is not None and self.dropout:
+            ids = jnp.where(jax.random.bernoulli(key, self.dropout, ids.shape), 0, ids)
+        table = self.table if shared is None else shared.table
+        vectors = table(ids)
+        if not self.several:
+            return vectors
+        known = (ids > 0)[..., None].astype(jnp.float32)
+        if shared is not None and shared.target is not None and hasattr(self, "attention"):
+            return self.attention(vectors, known, shared.target)
+        mean = jnp.sum(vectors * known, axis=-2) / jnp.maximum(known.sum(-2), 1)
+        return jnp.where(known.sum(-2) > 0, mean, table(jnp.zeros(ids.shape[:-1], jnp.int32)))
+
+
+class TargetAttention(nnx.Module):
+    """Deep Interest Network (Zhou et al. 2018): sum_j a(e_j, q) e_j over the items e_j of a list and the candidate's
+    embedding q, with the weight a, which is not normalised, from a network over [e_j, q, e_j - q, e_j * q]."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.up = Dense(4 * width, width, (4 * width) ** -0.5, rngs)
+        self.down = Dense(width, 1, width**-0.5, rngs)
+
+    def __call__(self, vectors: jax.Array, known: jax.Array, target: jax.Array) -> jax.Array:
+        """[R, S, k, D], [R, S, k, 1] of 0 and 1, [R, S, D] -> [R, S, D] float32."""
+        rows, slots, count, width = vectors.shape
+        q = jnp.broadcast_to(target[:, :, None], vectors.shape)
+        both = jnp.concatenate([vectors, q, vectors - q, vectors * q], axis=-1)
+        hidden = jax.nn.sigmoid(self.up(both.reshape(rows, slots * count, 4 * width)))
+        weights = self.down(hidden).reshape(rows, slots, count, 1)
+        return jnp.sum(weights * known * vectors, axis=-2)
 
 
 class NumericInput(nnx.Module):
-    """A number, standardised by the training rows, times a vector."""
+    """A number, or the logarithm of it, standardised by the training rows, times a vector; or the embedding of its
+    bucket. A missing one is a vector of its own."""
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.mean, self.deviation = feature.mean, feature.deviation or 1.0
-        self.dense = Dense(1, encoder.hidden_size, encoder.initializer_range, rngs)
+        self.logarithm, self.edges = feature.scale == "log", feature.edges
+        if feature.scale == "quantile":
+            self.table = Table(len(feature.edges) + 1, encoder, rngs)
+        else:
+            self.dense = Dense(1, encoder.hidden_size, encoder.initializer_range, rngs)
+        if feature.may_be_missing:
+            self.missing = nnx.Param(jnp.zeros(encoder.hidden_size))
 
-    def __call__(self, numbers: jax.Array) -> jax.Array:
-        """[R, S] float32 -> [R, S, D] float32."""
-        return self.dense(((numbers - self.mean) / self.deviation)[..., None])
+    def __call__(self, numbers: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """[R, S] float32, NaN where missing -> [R, S, D] float32."""
+        absent = jnp.isnan(numbers)
+        x = jnp.sign(numbers) * jnp.log1p(jnp.abs(numbers)) if self.logarithm else numbers
+        x = jnp.where(absent, self.mean, x)
+        if hasattr(self, "table"):
+            vectors = self.table(jnp.searchsorted(jnp.array(self.edges, jnp.float32), x, side="right"))
+        else:
+            vectors = self.dense(((x - self.mean) / self.deviation)[..., None])
+        return jnp.where(absent[..., None], self.missing[...], vectors) if hasattr(self, "missing") else vectors
 
 
 class VectorInput(nnx.Module):
-    """A linear map of a vector of `size` numbers."""
+    """A linear map of a vector of `size` numbers; a missing one is a vector of its own."""
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.dense = Dense(feature.size, encoder.hidden_size, encoder.initializer_range, rngs)
+        if feature.may_be_missing:
+            self.missing = nnx.Param(jnp.zeros(encoder.hidden_size))
 
-    def __call__(self, vectors: jax.Array) -> jax.Array:
-        """[R, S, size] float32 -> [R, S, D] float32."""
-        return self.dense(vectors)
+    def __call__(self, vectors: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """[R, S, size] float32, NaN where missing -> [R, S, D] float32."""
+        if not hasattr(self, "missing"):
+            return self.dense(vectors)
+        absent = jnp.isnan(vectors).any(-1, keepdims=True)
+        return jnp.where(absent, self.missing[...], self.dense(jnp.where(absent, 0.0, vectors)))
 
 
 INPUTS = {"categorical": CategoricalInput, "numeric": NumericInput, "vector": VectorInput}
@@ -58,6 +122,20 @@ class Features(nnx.Module):
         for feature in features:
             setattr(self, f"input_{feature.name}", INPUTS[feature.kind](feature, encoder, rngs))
 
-    def __call__(self, arrays: dict[str, jax.Array]) -> list[jax.Array]:
-        """[R, S, ...] by feature name -> [R, S, D] float32, one for each feature."""
-        return [getattr(self, f"input_{name}")(arrays[name]).astype(jnp.float32) for name in self.names]
+    def __call__(
+        self, arrays: dict[str, jax.Array], key: jax.Array | None = None, shared: Mapping[str, Shared] = {}
+    ) -> list[jax.Array]:
+        """[R, S, ...] by feature name -> [R, S, D] float32, one for each feature.
+
+        `key` is for dropout; `shared` has, by the name of a feature, what it takes of the one that it is `like`.
+        """
+        keys = [None] * len(self.names) if key is None else list(jax.random.split(key, max(len(self.names), 1)))
+        out = []
+        for name, own in zip(self.names, keys, strict=False):
+            given = {"shared": shared[name]} if name in shared else {}
+            out.append(self.of(name)(arrays[name], own, **given).astype(jnp.float32))
+        return out
+
+    def of(self, name: str) -> Any:
+        """The input of a feature."""
+        return getattr(self, f"input_{name}")

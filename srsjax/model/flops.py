@@ -26,6 +26,8 @@ def forward_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     together they are under 1 % of an encoder of BERT's size. Only ids and lengths are counted, on the host: 0.1 ms for
     4,000 token slots, 1 ms for 65,000.
     """
+    if not spec.reads_text:
+        return 0.0
     if batch.segment.ndim == 3:
         batch = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch)
     bert = spec.encoder

@@ -38,6 +38,36 @@ class Head(nnx.Module):
         return self.dense(dropout(x.astype(jnp.float32), self.dropout_rate, dropout_key))
 
 
+class MixtureHead(nnx.Module):
+    """Multi-gate mixture of experts (MMoE; Ma et al. 2018, "Modeling Task Relationships in Multi-task Learning with
+    Multi-gate Mixture-of-Experts"): for each task t
+
+        z_t = sum_e softmax(G_t x)_e relu(W_e x + b_e),  logits_t = kernel_t z_t + bias_t
+    """
+
+    def __init__(self, size_in: int, counts: tuple[int, ...], experts: int, dropout_rate: float, rngs: nnx.Rngs):
+        """`counts`: outputs of each task."""
+        self.experts, self.counts, self.dropout_rate = experts, counts, dropout_rate
+        self.up = Dense(size_in, experts * size_in, size_in**-0.5, rngs)
+        self.gate = Dense(size_in, experts * len(counts), 0.02, rngs)
+        self.dense = Dense(size_in, sum(counts), 0.02, rngs)
+
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """[R, C, D] -> logits [R, C, K] float32, computed in float32."""
+        x = dropout(x.astype(jnp.float32), self.dropout_rate, dropout_key)
+        experts = jax.nn.relu(self.up(x)).reshape(*x.shape[:2], self.experts, x.shape[2])
+        gates = jax.nn.softmax(self.gate(x).reshape(*x.shape[:2], len(self.counts), self.experts), axis=-1)
+        mixed = jnp.einsum("rcte,rced->rctd", gates, experts)
+        task = jnp.repeat(jnp.arange(len(self.counts)), jnp.array(self.counts), total_repeat_length=sum(self.counts))
+        kernel, bias = self.dense.kernel[...], self.dense.bias[...]
+        return jnp.einsum("rckd,dk->rck", mixed[:, :, task], kernel) + bias
+
+
+def both(first: jax.Array, second: jax.Array) -> jax.Array:
+    """The logit of sigmoid(first) * sigmoid(second): -log(exp(-a) + exp(-b) + exp(-a - b))."""
+    return -jax.nn.logsumexp(jnp.stack([-first, -second, -first - second]), axis=0)
+
+
 class ProductHead(nnx.Module):
     """Towers: a weighted inner product of two unit vectors, scale [D, K] and bias [K].
 

@@ -16,8 +16,8 @@ from srsjax.config import Feature, History, Schema, Text
 from srsjax.data.batches.layout import Layout, is_text, most_tokens
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model.hf_code import Reading, pairs_code, towers_code
-from srsjax.model.hf_export import SIGMOID_KINDS, Form, form_of, label_names
-from srsjax.model.spec import ModelSpec
+from srsjax.model.hf_export import Form, form_of
+from srsjax.model.spec import ModelSpec, label_names
 
 LIBRARY: dict[Form, tuple[str, str]] = {
     "classifier": ("transformers", "text-classification"),
@@ -101,16 +101,22 @@ def _summary(about: Described) -> str:
     )
 
 
+_ORDER = "sigmoid(logit): an order of the candidates of one context, not a probability"
+
+
 def _scores(about: Described) -> str:
     rows = ["| label | task | score |", "|---|---|---|"]
     kinds = {
         "binary": "sigmoid(logit): the probability of a positive label",
-        "listwise": "sigmoid(logit): an order of the candidates of one context, not a probability",
+        "listwise": _ORDER,
+        "pairwise": _ORDER,
+        "multiclass": "softmax(logits of the task): the probability of the class",
+        "regression": "the logit: the number, in the units of the label",
     }
     names, at = label_names(about.spec.outputs), 0
     for outputs in about.spec.outputs:
         for name in names[at : at + outputs.count]:
-            rows.append(f"| `{name}` | {outputs.kind} | {kinds.get(outputs.kind, 'see srsjax')} |")
+            rows.append(f"| `{name}` | {outputs.kind} | {kinds[outputs.kind]} |")
         at += outputs.count
     return "\n".join(rows)
 
@@ -183,18 +189,14 @@ def _use(about: Described) -> list[str]:
     """The sections that say how to get scores."""
     if about.form == "parts":
         return ["## Use", _only_srsjax(about)]
-    unknown = {each.kind for each in about.spec.outputs} - set(SIGMOID_KINDS)
-    if unknown:
-        raise ValueError(f"no score known here for tasks of kind {', '.join(sorted(unknown))}")
-    names = label_names(about.spec.outputs)
     exact = (
         "Run in this folder. It computes in float32: equal to `srsjax.inference.scorer.Scorer` to 1e-5 where that does "
         "too, and to the precision of bfloat16 where it computes in that (`model.dtype`)."
     )
     if about.form == "towers":
-        both = towers_code(about.reading, about.spec.readout, names)
+        both = towers_code(about.reading, about.spec.readout, about.spec.outputs)
         return ["## Use", exact, _python(both.exact), "## With sentence-transformers", _TOWERS, _python(both.encode)]
-    code = pairs_code(about.reading, about.spec.readout, names, about.form == "classifier")
+    code = pairs_code(about.reading, about.spec.readout, about.spec.outputs, about.form == "classifier")
     return ["## Use", exact, _python(code)]
 
 
@@ -203,11 +205,14 @@ def _python(code: str) -> str:
 
 
 def _only_srsjax(about: Described) -> str:
-    why = (
-        f"The head reads other features besides text ({', '.join(f'`{f.name}`' for f in about.spec.features)})"
-        if about.spec.features
-        else f"In `{about.spec.interaction.name}` a context does not attend to its candidates"
-    )
+    if about.spec.features:
+        why = f"The head reads other features besides text ({', '.join(f'`{f.name}`' for f in about.spec.features)})"
+    elif about.spec.experts:
+        why = "Each task reads a mixture of experts of its own"
+    elif about.spec.interaction.classifier:
+        why = "The score of a task that comes after another is the product of both probabilities"
+    else:
+        why = f"In `{about.spec.interaction.name}` a context does not attend to its candidates"
     return (
         f"{why}: transformers has no class for that. `model.safetensors` holds the encoder, which `AutoModel` loads, "
         f"and the head as `classifier.weight` and `classifier.bias`. Called as a plain encoder it does not give the "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from srsjax.config import History, Text
+from srsjax.model.spec import Outputs, label_names
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class TowersCode(NamedTuple):
     """With sentence-transformers, from strings."""
 
 
-def pairs_code(reading: Reading, readout: str, labels: Sequence[str], classifier: bool) -> str:
+def pairs_code(reading: Reading, readout: str, outputs: Sequence[Outputs], classifier: bool) -> str:
     """Scores of pairs that one sequence holds.
 
     Args:
       readout: `model.readout`.
-      labels: of the logits.
+      outputs: of each task.
       classifier: whether transformers has the class; else the head is a matmul on what the encoder gives.
     """
     of = "AutoModelForSequenceClassification" if classifier else "AutoModel"
@@ -76,10 +77,10 @@ def pairs_code(reading: Reading, readout: str, labels: Sequence[str], classifier
     else:
         lines.append(f"    vector = output.{_READ[readout]}")
         lines.append('    logits = head["classifier.weight"] @ vector + head["classifier.bias"]')
-    return _finish(lines, reading, labels)
+    return _finish(lines, reading, outputs)
 
 
-def towers_code(reading: Reading, readout: str, labels: Sequence[str]) -> TowersCode:
+def towers_code(reading: Reading, readout: str, outputs: Sequence[Outputs]) -> TowersCode:
     """Scores of pairs whose sides are read alone; arguments as in `pairs_code`."""
     pooling = "" if readout == "pooled" else ", add_pooling_layer=False"
     lines = [
@@ -102,7 +103,7 @@ def towers_code(reading: Reading, readout: str, labels: Sequence[str]) -> Towers
         f"        vectors.append(torch.nn.functional.normalize(output.{_READ[readout]}, dim=0))",
         '    logits = (vectors[0] * vectors[1]) @ head["scale"] + head["bias"]',
     ]
-    return TowersCode(_finish(lines, reading, labels), _encode(reading, labels))
+    return TowersCode(_finish(lines, reading, outputs), _encode(reading, outputs))
 
 
 _READ = {
@@ -176,14 +177,32 @@ def _fields(reading: Reading, side: str) -> list[str]:
     return lines
 
 
-def _finish(lines: list[str], reading: Reading, labels: Sequence[str]) -> str:
+def _finish(lines: list[str], reading: Reading, outputs: Sequence[Outputs]) -> str:
     """The end of `score` and a call."""
-    lines = [*lines, f"    return dict(zip({_quoted(list(labels))}, torch.sigmoid(logits).tolist()))", "", ""]
+    lines = [*lines, f"    return {_scored(outputs)}", "", ""]
     lines += [f"context = {_example(reading.context)}", f"candidate = {_example(reading.candidate)}"]
     return "\n".join([*lines, "print(score(context, candidate))", ""])
 
 
-def _encode(reading: Reading, labels: Sequence[str]) -> str:
+_SCORES = {"multiclass": "torch.softmax({}, -1)", "regression": "{}"}
+"""The scores of a task's logits by kind; of others the logistic."""
+
+
+def _scored(outputs: Sequence[Outputs]) -> str:
+    """An expression: the scores of all `logits` [K] by the names of the outputs."""
+    kinds = {_SCORES.get(each.kind, "torch.sigmoid({})") for each in outputs}
+    if len(kinds) == 1 and (len(outputs) == 1 or "multiclass" not in {each.kind for each in outputs}):
+        return f"dict(zip({_quoted(label_names(outputs))}, {kinds.pop().format('logits')}.tolist()))"
+    parts, first, names = [], 0, label_names(outputs)
+    for each in outputs:
+        own = slice(first, first + each.count)
+        score = _SCORES.get(each.kind, "torch.sigmoid({})").format(f"logits[{own.start}:{own.stop}]")
+        parts.append(f"**dict(zip({_quoted(names[own])}, {score}.tolist()))")
+        first = own.stop
+    return "{" + ", ".join(parts) + "}"
+
+
+def _encode(reading: Reading, outputs: Sequence[Outputs]) -> str:
     """sentence-transformers from strings: fields joined by the separator's text."""
     separator = reading.separator
     lines = [
@@ -195,8 +214,7 @@ def _encode(reading: Reading, labels: Sequence[str]) -> str:
         'head = {name: x.to(model.device) for name, x in load_file("head.safetensors").items()}',
         f"u = model.encode_query([{_quoted(_string(reading.context, separator))}], convert_to_tensor=True)",
         f"v = model.encode_document([{_quoted(_string(reading.candidate, separator))}], convert_to_tensor=True)",
-        'logits = (u * v) @ head["scale"] + head["bias"]',
-        f"print([dict(zip({_quoted(list(labels))}, row)) for row in torch.sigmoid(logits).tolist()])",
+        f'print([{_scored(outputs)} for logits in (u * v) @ head["scale"] + head["bias"]])',
     ]
     return "\n".join([*lines, ""])
 

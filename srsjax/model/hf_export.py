@@ -30,12 +30,12 @@ from srsjax.files import atomic_file, write_json, write_text
 from srsjax.hub import read_json
 from srsjax.model.bert import BertConfig
 from srsjax.model.hf import stored_weights
-from srsjax.model.spec import ModelSpec, Outputs
+from srsjax.model.spec import ModelSpec, Outputs, label_names
 
 Form = Literal["classifier", "encoder", "towers", "parts"]
 
-SIGMOID_KINDS = ("binary", "listwise")
-"""Kinds of task whose score is the logistic of one logit."""
+PROBLEMS = {"multiclass": "single_label_classification", "regression": "regression"}
+"""What transformers calls a single task of these kinds; its pipelines then take the softmax, or the number itself."""
 POOLING = {"pooled": "cls", "first": "cls", "mean": "mean"}
 """Pooling of sentence-transformers by `model.readout`; after `pooled` comes BERT's dense layer with tanh."""
 
@@ -45,9 +45,10 @@ def form_of(spec: ModelSpec) -> Form:
 
     `classifier`: transformers' sequence classifier, with the same logits. `encoder`: transformers' encoder reads the
     pair, and the head is one matmul more. `towers`: two sentence encoders. `parts`: encoder and head of a model that
-    only srsjax computes as it was trained, for its visibility or because it reads other features than text.
+    only srsjax computes as it was trained: for its visibility, other features than text, experts, or tasks that come
+    after another.
     """
-    if spec.features:
+    if spec.features or spec.experts or any(outputs.after for outputs in spec.outputs):
         return "parts"
     if spec.interaction.classifier:
         return "classifier" if spec.readout == "pooled" else "encoder"
@@ -104,9 +105,13 @@ def save_weights(
     write_json(folder / "config.json", raw)
 
 
-def label_names(outputs: Sequence[Outputs]) -> list[str]:
-    """The name of each logit: the task's, with a number where it has several."""
-    return [each.task if each.count == 1 else f"{each.task}_{i}" for each in outputs for i in range(each.count)]
+def in_units(params: Mapping[str, np.ndarray], outputs: Sequence[Outputs]) -> dict[str, np.ndarray]:
+    """Parameters with which the logit of a regression task is the number itself, in the units of its label."""
+    scale = np.concatenate([np.full(each.count, each.deviation) for each in outputs])
+    shift = np.concatenate([np.full(each.count, each.mean) for each in outputs])
+    kernel, bias = (np.asarray(params[f"head/dense/{name}"], np.float64) for name in ("kernel", "bias"))
+    made = {"head/dense/kernel": kernel * scale, "head/dense/bias": bias * scale + shift}
+    return dict(params) | {path: array.astype(np.float32) for path, array in made.items()}
 
 
 def save_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -174,7 +179,9 @@ def _labels_json(names: Sequence[str], outputs: Sequence[Outputs]) -> dict:
         return {}
     made: dict = {"id2label": {str(i): name for i, name in enumerate(names)}}
     made["label2id"] = {name: i for i, name in enumerate(names)}
-    if outputs and all(each.kind in SIGMOID_KINDS for each in outputs):
+    if len(outputs) == 1 and outputs[0].kind in PROBLEMS:
+        made["problem_type"] = PROBLEMS[outputs[0].kind]
+    elif outputs and not any(each.kind in PROBLEMS for each in outputs):
         # transformers' pipelines then score each label by its logistic, as we do, and not all by one softmax.
         made["problem_type"] = "multi_label_classification"
     return made

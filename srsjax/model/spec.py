@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from srsjax.data.kinds import InputSpec
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.bert import BertConfig
+from srsjax.model.combine import Settings
 from srsjax.model.interactions import INTERACTIONS, Interaction
 
 
@@ -24,6 +26,14 @@ class Outputs:
     """`Task.kind`."""
     count: int = 1
     """K_t; the outputs of all tasks are concatenated."""
+    classes: tuple[str, ...] = ()
+    """Names of the outputs of a multiclass task."""
+    after: str = ""
+    """`Task.after`: its logit is that of the product of both probabilities."""
+    mean: float = 0.0
+    """Of the training labels of a regression task, which predicts `mean + deviation * logit`."""
+    deviation: float = 1.0
+    """Standard deviation of these labels."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,13 @@ class ModelSpec:
     """What is read besides text."""
     combine: str = "text"
     """How: `model.combine`."""
+    combining: Settings = Settings()
+    """With which sizes."""
+    experts: int = 0
+    """Experts of a mixture for each task before the heads; 0 is one head for all."""
+    reads_text: bool = True
+    """Whether the schema has text; else there is no encoder, and `encoder.hidden_size` is the width of the features'
+    vectors."""
     has_context: bool = True
     """Whether the schema has context text."""
     candidate_start: int | None = None
@@ -71,8 +88,9 @@ class ModelSpec:
             made = {
                 "encoder": BertConfig(**data["encoder"]),
                 "interaction": INTERACTIONS[data["interaction"]],
-                "outputs": tuple(Outputs(**outputs) for outputs in data["outputs"]),
-                "features": tuple(InputSpec(**feature) for feature in data["features"]),
+                "outputs": tuple(map(_outputs, data["outputs"])),
+                "features": tuple(map(_input, data["features"])),
+                "combining": _combining(data.get("combining", {})),
             }
             return cls(**data | made)
         except (KeyError, TypeError) as error:
@@ -88,6 +106,8 @@ class ModelSpec:
             readout=model.readout,
             head_dropout=model.head_dropout,
             combine=model.combine,
+            experts=model.experts,
+            combining=Settings(model.combine_layers, model.cross_layers, model.combine_dropout),
             **more,
         )
 
@@ -100,6 +120,27 @@ class ModelSpec:
     def stored_layers(self) -> int:
         """Layers that stored item states have behind them. The last one always runs: it computes read-outs only."""
         return min(self.split_layers, self.encoder.num_layers - 1)
+
+
+def label_names(outputs: Sequence[Outputs]) -> list[str]:
+    """The name of each logit: the task's, or the class's, with the task before it where there are several tasks."""
+    names = []
+    for each in outputs:
+        before = f"{each.task}/" if len(outputs) > 1 else ""
+        names += [before + name for name in each.classes] or [each.task]
+    return names
+
+
+def _combining(data: dict[str, Any]) -> Settings:
+    return Settings(**data | {"layers": tuple(data.get("layers", ()))})
+
+
+def _input(data: dict[str, Any]) -> InputSpec:
+    return InputSpec(**data | {"edges": tuple(data.get("edges", ()))})
+
+
+def _outputs(data: dict[str, Any]) -> Outputs:
+    return Outputs(**data | {"classes": tuple(data.get("classes", ()))})
 
 
 def lower_layers(model: config.Model, num_layers: int) -> int:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from srsjax.config import Task
+from srsjax.model.spec import Outputs
 from srsjax.objectives.binary import Binary
 from srsjax.objectives.listwise import Listwise
+from srsjax.objectives.multiclass import Multiclass
 from srsjax.objectives.objective import Objective
+from srsjax.objectives.pairwise import Pairwise
+from srsjax.objectives.regression import Regression
 
-KINDS: dict[str, type[Objective]] = {made.kind: made for made in (Binary, Listwise)}
+KINDS: dict[str, type[Objective]] = {made.kind: made for made in (Binary, Listwise, Pairwise, Multiclass, Regression)}
 """By `Task.kind`."""
 
 
-def objective(task: Task) -> Objective:
-    """The objective of a task."""
-    return KINDS[task.kind](task)
+def objective(task: Task, known: Outputs | None = None) -> Objective:
+    """The objective of a task; `known` is needed for all that depends on the training labels."""
+    return KINDS[task.kind](task, known)
 
 
-def objectives(tasks: tuple[Task, ...]) -> tuple[tuple[Objective, slice], ...]:
-    """The objective of each task, and where its outputs are among the logits of all tasks, [R, C, K]."""
+def objectives(tasks: tuple[Task, ...], outputs: Sequence[Outputs]) -> tuple[tuple[Objective, slice], ...]:
+    """The objective of each task, and where its outputs are among the logits of all tasks, [R, C, K].
+
+    `outputs` are those of each task, `ModelSpec.outputs`.
+    """
     found, first = [], 0
-    for task in tasks:
-        made = objective(task)
-        found.append((made, slice(first, first + made.outputs)))
-        first += made.outputs
+    for task, known in zip(tasks, outputs, strict=True):
+        found.append((objective(task, known), slice(first, first + known.count)))
+        first += known.count
     return tuple(found)
 
 
-def predict(tasks: tuple[Task, ...], logits: np.ndarray) -> np.ndarray:
+def columns(tasks: tuple[Task, ...], outputs: Sequence[Outputs], logits: np.ndarray) -> dict[str, np.ndarray]:
+    """What a file of scores says of every task, for logits [M, K] float32: columns by name, of further tasks with the
+    name of the task behind (`score_buy`)."""
+    found: dict[str, np.ndarray] = {}
+    for made, own in objectives(tasks, outputs):
+        behind = f"_{made.task.name}" if own.start else ""
+        found |= {name + behind: values for name, values in made.columns(logits[:, own]).items()}
+    return found
+
+
+def predict(tasks: tuple[Task, ...], outputs: Sequence[Outputs], logits: np.ndarray) -> np.ndarray:
     """The scores of every task, [M, T] float64, from the logits of all of them, [M, K] float32."""
-    return np.stack([made.predict(logits[..., outputs]) for made, outputs in objectives(tasks)], axis=-1)
+    return np.stack([made.predict(logits[..., own]) for made, own in objectives(tasks, outputs)], axis=-1)

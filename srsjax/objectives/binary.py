@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import jax
 import numpy as np
+import optax
 
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.metrics.calibration import sigmoid
+from srsjax.model.spec import Outputs
 from srsjax.objectives import terms
 from srsjax.objectives.objective import Objective, Term
 
@@ -18,12 +22,28 @@ class Binary(Objective):
     families = ("click", "ranking")
     monitor = "auc"
 
+    def outputs(self, fitted: Fitted) -> Outputs:
+        """One output, which may come after another task's."""
+        return Outputs(self.task.name, self.kind, after=self.task.after)
+
     @property
     def terms(self) -> tuple[Term, ...]:
         """(1 - s) of the pointwise loss and s of the listwise one; a term without a share is not computed."""
         share = self.task.softmax
-        both = (terms.pointwise(self.task, 1.0 - share), terms.listwise(self.task, share))
+        listwise = terms.normalised_sigmoids if self.task.loss == "rcr" else terms.softmax_cross_entropy
+        both = (
+            terms.pointwise(self.task, 1.0 - share, self._cross_entropy),
+            terms.listwise(self.task, share, listwise),
+        )
         return tuple(term for term in both if term.share > 0)
+
+    def _cross_entropy(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        """Of hard or soft labels in [0, 1], smoothed as the task says."""
+        smoothing = self.task.label_smoothing
+        labels = labels * (1.0 - smoothing) + 0.5 * smoothing
+        if self.task.loss == "focal":
+            return optax.sigmoid_focal_loss(logits[..., 0], labels, gamma=self.task.focal_gamma)
+        return optax.sigmoid_binary_cross_entropy(logits[..., 0], labels)
 
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Log-odds of the mean training label, [1] float32.

@@ -12,7 +12,7 @@ from srsjax.objectives.objective import Objective, Term
 
 
 class Listwise(Objective):
-    """Softmax cross-entropy within each impression alone."""
+    """Softmax cross-entropy within each impression, or LambdaRank."""
 
     kind = "listwise"
     families = ("ranking",)
@@ -20,7 +20,9 @@ class Listwise(Objective):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The listwise loss."""
+        """The loss of the task, averaged over impressions."""
+        if self.task.loss == "lambdarank":
+            return (terms.lambdarank(self.task, 1.0),)
         return (terms.listwise(self.task, 1.0),)
 
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

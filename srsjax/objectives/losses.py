@@ -2,7 +2,7 @@
 
     sum over tasks t of  loss_weight_t * sum over terms i of t of  share_i * S_i / max(N_i, least_i)
 
-The terms of a binary task with `softmax` s and of a listwise task (s = 1) are
+The terms of a binary task with `softmax` s and of a listwise task (s = 1) are, for example,
 
     (1 - s) * B / max(W, tiny)  +  s * S / max(N, 1)
 
@@ -20,19 +20,21 @@ import jax.numpy as jnp
 
 from srsjax.config import Task
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.objectives import objectives
-from srsjax.objectives.objective import Labels
+from srsjax.objectives import objective
+from srsjax.objectives.objective import Labels, Objective
 
+Objectives = tuple[tuple[Objective, slice], ...]
+"""From `srsjax.objectives.objectives`."""
 Normalisers = tuple[tuple[jax.Array, ...], ...]
 """The divisor of each term of each task, float32 scalars."""
 
 
-def normalisers(tasks: tuple[Task, ...], batch: PackedBatch) -> Normalisers:
+def normalisers(goals: Objectives, batch: PackedBatch) -> Normalisers:
     """The divisors of a batch, over all leading axes (see the module's formula)."""
-    return tuple(made.normalisers(_labels(batch, t)) for t, (made, _) in enumerate(objectives(tasks)))
+    return tuple(made.normalisers(_labels(batch, t)) for t, (made, _) in enumerate(goals))
 
 
-def total_loss(tasks: tuple[Task, ...], logits: jax.Array, batch: PackedBatch, normaliser: Normalisers) -> jax.Array:
+def total_loss(goals: Objectives, logits: jax.Array, batch: PackedBatch, normaliser: Normalisers) -> jax.Array:
     """This (micro-)batch's share of the step's loss, a float32 scalar.
 
     Args:
@@ -40,14 +42,14 @@ def total_loss(tasks: tuple[Task, ...], logits: jax.Array, batch: PackedBatch, n
       normaliser: of the whole batch, from `normalisers`.
     """
     total = jnp.float32(0)
-    for t, (made, outputs) in enumerate(objectives(tasks)):
+    for t, (made, outputs) in enumerate(goals):
         total += made.loss(logits[..., outputs], _labels(batch, t), normaliser[t])
     return total
 
 
 def needs_whole_impressions(tasks: tuple[Task, ...]) -> bool:
     """Whether a loss compares the candidates of an impression, which then must lie in one row."""
-    return any(made.whole_impressions for made, _ in objectives(tasks))
+    return any(objective(task).whole_impressions for task in tasks)
 
 
 def _labels(batch: PackedBatch, task: int) -> Labels:

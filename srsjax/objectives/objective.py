@@ -12,16 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from srsjax.config import Task
+from srsjax.data.batches.batch import Array
+from srsjax.data.preparing.statistics import Fitted
+from srsjax.model.spec import Outputs
 
 
 class Labels(NamedTuple):
     """What a loss knows of the candidates of one task."""
 
-    labels: jax.Array
+    labels: Array
     """[..., R, C] float32."""
-    weights: jax.Array
+    weights: Array
     """[..., R, C] float32; 0 = empty slot or unknown label."""
-    group: jax.Array
+    group: Array
     """[..., R, C] int32, equal within an impression."""
 
 
@@ -49,6 +52,8 @@ class Objective(abc.ABC):
     """What one task trains and predicts. There is one subclass for each kind of task, in a module of its own."""
 
     task: Task
+    known: Outputs | None = None
+    """Its outputs, with what was found in the training labels (`outputs`); None where only the kind is asked about."""
 
     kind: ClassVar[str]
     """Value of `Task.kind`."""
@@ -57,10 +62,10 @@ class Objective(abc.ABC):
     monitor: ClassVar[str]
     """Metric that chooses the best checkpoint where `evaluate.monitor` names none; `ndcg` is `ndcg@k`."""
 
-    @property
-    def outputs(self) -> int:
-        """Logits of a candidate, K."""
-        return 1
+    def outputs(self, fitted: Fitted) -> Outputs:
+        """The logits of a candidate, by what was fitted on the training labels. Raises KeyError where the task is not
+        in it."""
+        return Outputs(self.task.name, self.kind)
 
     @property
     @abc.abstractmethod
@@ -78,6 +83,14 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """What is written as a score: [..., K] float32 -> [...] float64."""
+
+    def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
+        """What a file of scores says: columns of M values by name, for logits [M, K] float32."""
+        return {"score": self.predict(logits).astype(np.float32)}
+
+    def measured(self, logits: np.ndarray) -> np.ndarray:
+        """What metrics are taken of: [M, K] float32 -> [M], or [M, K] of classes."""
+        return logits[:, 0]
 
     @property
     def whole_impressions(self) -> bool:

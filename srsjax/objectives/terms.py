@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-import optax
 import rax
 
 from srsjax.config import Task
@@ -14,17 +15,6 @@ from srsjax.objectives.objective import Labels, Term
 def training_weights(task: Task, weights: jax.Array) -> jax.Array:
     """weight ** weight_power where the weight is above 0, else 0; any shape, float32."""
     return jnp.where(weights > 0, jnp.maximum(weights, 1e-30) ** task.weight_power, 0.0)
-
-
-def binary_cross_entropy(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
-    """Sum of weight * binary cross-entropy; hard or soft labels in [0, 1], smoothed as the task says.
-
-    `logits` [R, C, 1] float32.
-    """
-    smoothing = task.label_smoothing
-    labels = known.labels * (1.0 - smoothing) + 0.5 * smoothing
-    losses = optax.sigmoid_binary_cross_entropy(logits[..., 0], labels)
-    return jnp.sum(training_weights(task, known.weights) * losses)
 
 
 def target_distribution(task: Task, known: Labels) -> tuple[jax.Array, jax.Array]:
@@ -51,22 +41,112 @@ def softmax_cross_entropy(task: Task, logits: jax.Array, known: Labels) -> jax.A
     return jnp.sum(rax.softmax_loss(logits[..., 0], target, segments=segments, reduce_fn=None))
 
 
-def pointwise(task: Task, share: float) -> Term:
-    """Binary cross-entropy, averaged over the training weight of the batch."""
+def normalised_sigmoids(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
+    """Sum over impressions of -sum_i p_i log(q_i / sum_j q_j) with q = sigmoid(logits): the listwise loss that
+    probabilities minimise too (Bai et al. 2023, "Regression Compatible Listwise Objectives for Calibrated Ranking").
+
+    `logits` [R, C, 1] float32. It is the softmax cross-entropy of log q.
+    """
+    return softmax_cross_entropy(task, jax.nn.log_sigmoid(logits), known)
+
+
+def pairs_of(known: Labels) -> jax.Array:
+    """[..., R, C, C] bool: whether candidate i has a higher known label than candidate j of the same impression."""
+    segments = jnp.where(known.weights > 0, known.group, -1)
+    same = (segments[..., :, None] == segments[..., None, :]) & (segments[..., :, None] >= 0)
+    return same & (known.labels[..., :, None] > known.labels[..., None, :])
+
+
+def pair_weights(task: Task, known: Labels) -> jax.Array:
+    """[..., R, C, C] float32: the product of the training weights of each pair of `pairs_of`, 0 for others."""
+    weights = training_weights(task, known.weights)
+    return jnp.where(pairs_of(known), weights[..., :, None] * weights[..., None, :], 0.0)
+
+
+def pair_loss(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
+    """Sum over pairs of weight * log(1 + exp(s_j - s_i)), or of weight * max(0, margin - (s_i - s_j)).
+
+    `logits` [R, C, 1] float32.
+    """
+    lead = logits[..., :, None, 0] - logits[..., None, :, 0]
+    if task.loss == "margin":
+        return jnp.sum(pair_weights(task, known) * jax.nn.relu(task.margin - lead))
+    return jnp.sum(pair_weights(task, known) * jax.nn.softplus(-lead))
+
+
+def ndcg_change(logits: jax.Array, known: Labels) -> jax.Array:
+    """[..., R, C, C] float32: by how much NDCG changes where two candidates of an impression change places,
+
+        |2^y_i - 2^y_j| |1 / log2(1 + rank_i) - 1 / log2(1 + rank_j)| / (DCG of the best order)
+
+    with ranks by `logits` [..., R, C], equal ones in the order of their slots; 0 across impressions.
+    """
+    segments = jnp.where(known.weights > 0, known.group, -1)
+    same = (segments[..., :, None] == segments[..., None, :]) & (segments[..., :, None] >= 0)
+    slot = jnp.arange(segments.shape[-1])
+
+    def discounts(values: jax.Array) -> jax.Array:
+        first = values[..., None, :], values[..., :, None]  # j, i: whether j comes before i
+        ahead = same & ((first[0] > first[1]) | ((first[0] == first[1]) & (slot[None, :] < slot[:, None])))
+        return 1 / jnp.log2(2.0 + ahead.sum(-1))
+
+    gain = jnp.exp2(known.labels) - 1
+    best = jnp.sum(jnp.where(same, (gain * discounts(known.labels))[..., None, :], 0.0), axis=-1)
+    discount = discounts(logits)
+    change = jnp.abs(gain[..., :, None] - gain[..., None, :]) * jnp.abs(discount[..., :, None] - discount[..., None, :])
+    return jnp.where(same, change / jnp.maximum(best, 1e-9)[..., :, None], 0.0)
+
+
+def lambda_loss(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
+    """Sum over impressions and their pairs of |change of NDCG| log(1 + exp(s_j - s_i)), whose gradient is LambdaRank's
+    (Burges 2010, "From RankNet to LambdaRank to LambdaMART"; Wang et al. 2018). Weights only tell known labels.
+
+    `logits` [R, C, 1] float32.
+    """
+    scores = logits[..., 0]
+    change = jax.lax.stop_gradient(ndcg_change(scores, known))
+    lead = scores[..., :, None] - scores[..., None, :]
+    return jnp.sum(jnp.where(pairs_of(known), change * jax.nn.softplus(-lead), 0.0))
+
+
+# ---------------------------------------------------------------------------------------------- terms
+
+
+def pointwise(task: Task, share: float, loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
+    """A loss of each candidate, averaged over the training weight of the batch; `loss` is a function of logits
+    [R, C, K] and labels [R, C] that gives [R, C]."""
     return Term(
         share,
-        total=lambda logits, known: binary_cross_entropy(task, logits, known),
+        total=lambda logits, known: jnp.sum(training_weights(task, known.weights) * loss(logits, known.labels)),
         normaliser=lambda known: jnp.sum(training_weights(task, known.weights)),
         least=1e-30,
     )
 
 
-def listwise(task: Task, share: float) -> Term:
-    """Softmax cross-entropy, averaged over the impressions with a positive label."""
+def listwise(
+    task: Task, share: float, loss: Callable[[Task, jax.Array, Labels], jax.Array] = softmax_cross_entropy
+) -> Term:
+    """A cross-entropy within each impression, averaged over the impressions with a positive label."""
     return Term(
         share,
-        total=lambda logits, known: softmax_cross_entropy(task, logits, known),
+        total=lambda logits, known: loss(task, logits, known),
         normaliser=lambda known: jnp.sum(target_distribution(task, known)[0]),
         least=1.0,
+        whole_impressions=True,
+    )
+
+
+def lambdarank(task: Task, share: float) -> Term:
+    """`lambda_loss`, averaged over the impressions with a positive label."""
+    return listwise(task, share, lambda_loss)
+
+
+def pairs(task: Task, share: float) -> Term:
+    """`pair_loss`, averaged over the weight of the pairs."""
+    return Term(
+        share,
+        total=lambda logits, known: pair_loss(task, logits, known),
+        normaliser=lambda known: jnp.sum(pair_weights(task, known)),
+        least=1e-30,
         whole_impressions=True,
     )

@@ -117,7 +117,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
         training_step(config, session, optimizer),
         (state, batch),
         memory.Memory(memory.on_device(state.all_params), memory.on_device(state.opt), memory.on_device(batch), 0.0),
-        (gradients + bert.num_layers * rows * row, "the gradients and every layer's input"),
+        (gradients + spec.reads_text * bert.num_layers * rows * row, "the gradients and every layer's input"),
         _work(config, session, sample, flops.TRAINING),
         session.mesh.size,
         repeated=1 / flops.TRAINING if config.model.remat == "full" else 0.0,

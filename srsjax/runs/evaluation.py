@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,8 @@ from srsjax.data.batches.layout import BatchShape, Layout
 from srsjax.data.batches.loader import Batches, eval_batches
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
-from srsjax.metrics import baselines, report
-from srsjax.model.spec import ModelSpec
+from srsjax.metrics import baselines, classes, report
+from srsjax.model.spec import ModelSpec, Outputs
 from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
 from srsjax.runs.sharding import row_divisor, row_share
@@ -86,17 +86,32 @@ def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> 
     return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 
-def split_metrics(config: TrainConfig, split: Split, logits: np.ndarray) -> dict[str, float]:
+def split_metrics(
+    config: TrainConfig, outputs: Sequence[Outputs], split: Split, logits: np.ndarray
+) -> dict[str, float]:
     """The report of every task: the first task's metrics by name, those of further tasks as `task/metric`."""
     threshold, ndcg_at = config.evaluate.threshold, config.evaluate.ndcg_at
     metrics: dict[str, float] = {}
-    for t, (made, outputs) in enumerate(objectives(config.schema.tasks)):
+    for t, (made, own) in enumerate(objectives(config.schema.tasks, outputs)):
         task = made.task
         values = report.evaluate_split(
-            logits[:, outputs][:, 0], split, t, families=made.families, threshold=threshold, ndcg_at=ndcg_at
+            made.measured(logits[:, own]), split, t, families=made.families, threshold=threshold, ndcg_at=ndcg_at
         )
         metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
     return metrics
+
+
+def class_reports(
+    config: TrainConfig, outputs: Sequence[Outputs], split: Split, logits: np.ndarray
+) -> dict[str, dict[str, classes.OfClass]]:
+    """Precision, recall, F1 and support of every class, by multiclass task; {} without one."""
+    found = {}
+    for t, (made, own) in enumerate(objectives(config.schema.tasks, outputs)):
+        known = split.weights[:, t] > 0
+        if "class" in made.families and known.any():
+            arrays = (logits[known, own], split.labels[known, t], split.weights[known, t])
+            found[made.task.name] = classes.class_report(classes.confusion_matrix(*arrays), outputs[t].classes)
+    return found
 
 
 def split_references(

@@ -37,8 +37,8 @@ def resolve_monitor(config: TrainConfig) -> Monitor:
     made = objective(tasks[task])
     metric = metric or row_of(made.monitor).key(settings.ndcg_at)
     known = report.mode(metric, settings.ndcg_at)
-    if row_of(metric).family not in made.families:
-        own = [m.key(settings.ndcg_at) for m in METRICS if m.better and m.family in made.families]
+    if not row_of(metric).applies(made.families):
+        own = [m.key(settings.ndcg_at) for m in METRICS if m.better and m.applies(made.families)]
         raise InputError(
             f"evaluate.monitor: found {settings.monitor!r}, but task {names[task]!r} is {made.kind} and has only "
             f"{', '.join(own)}"

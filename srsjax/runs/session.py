@@ -15,10 +15,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.config import TrainConfig
 from srsjax.model import ctr
-from srsjax.model.attention_choice import Choice, Job, choose
+from srsjax.model.attention_choice import NONE, Choice, Job, choose
 from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
 from srsjax.model.spec import ModelSpec
+from srsjax.objectives import objectives
+from srsjax.objectives.losses import Objectives
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.precision import choose_precision, kept_precision
 from srsjax.runs.predict import jit_predict_step
@@ -50,6 +52,10 @@ class Session:
     frozen: frozenset[str] = frozenset()
     """Paths of parameters that are not trained."""
 
+    def objectives(self, config: TrainConfig) -> Objectives:
+        """What each task of the config trains and predicts, and where its outputs are."""
+        return objectives(config.schema.tasks, self.spec.outputs)
+
     def trained(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """What belongs to trained parameters, of a dict over all of them."""
         return {path: array for path, array in arrays.items() if path not in self.frozen}
@@ -79,7 +85,9 @@ def open_session(
     init = partial(ctr.init, spec)
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = parameter_shardings(mesh, shapes)
-    attention = choose(config.model.attention, attention_job(config, spec, mesh, training))
+    attention = NONE
+    if spec.reads_text:
+        attention = choose(config.model.attention, attention_job(config, spec, mesh, training))
     graphdef = ctr.build(spec, Compute.of(config.model, attention.attend))
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)

@@ -30,6 +30,7 @@ SHARDING = [
     (r"^(features|combine)/.*/kernel$", P("fsdp", "tensor")),
     (r"^head/dense/kernel$", P()),
     (r"(^|/)(bias|scale)$", P()),
+    (r"^(features|combine)/.*/(missing|place|query)$", P()),
 ]
 
 ROWS = ("data", "fsdp")

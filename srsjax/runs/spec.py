@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from srsjax.config import TrainConfig
-from srsjax.data.batches.layout import Layout, make_layout, most_tokens
-from srsjax.data.kinds import input_specs
+from srsjax.data.batches.layout import Layout, make_layout, most_tokens, no_text
+from srsjax.data.kinds import has_text, input_specs
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.tokenizer import TextEncoder
+from srsjax.errors import InputError
 from srsjax.model.interactions import INTERACTIONS
-from srsjax.model.spec import ModelSpec, Outputs, encoder_config
+from srsjax.model.spec import ModelSpec, encoder_config
 from srsjax.objectives import objective
 from srsjax.runs.warm_start import read_encoder
 
@@ -19,18 +21,36 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
 
     Raises InputError where the interaction, its layers or the checkpoint do not fit the schema or the tokenizer.
     """
-    model = config.model
+    model, fitted = config.model, Fitted(**(manifest or {}).get("fitted", {}))
     pretrained = read_encoder(model.pretrained) if model.pretrained else None
     encoder = encoder_config(model, text.vocab_size, pretrained)
     interaction = INTERACTIONS[model.interaction]
     layout = make_layout(config, text, interaction.shares_context)
     context = most_tokens(config.schema.context) + len(layout.template.prefix) + len(layout.between)
     candidate = most_tokens(config.schema.candidate) + len(layout.template.suffix)
+    features = input_specs(config.schema, manifest or {}) if model.combine != "text" else ()
+    reads_text = has_text(config.schema)
+    if not reads_text and not features:
+        raise InputError(
+            "model.combine: found text, but the schema has none; set model.combine mlp or dcn, which read its features"
+            if model.combine == "text"
+            else "schema: no feature that the model can read, expected Text, Categorical, Numeric or Vector features"
+        )
+    if interaction.reads_context and not reads_text and len({feature.side for feature in features}) < 2:
+        raise InputError("model.interaction: found towers, but the schema has features of one side alone")
+    if interaction.reads_context and model.experts:
+        raise InputError("model.experts: found towers, whose head is a product of two vectors; use another interaction")
+    if interaction.reads_context and model.combine in ("mlp", "dcn"):
+        raise InputError(
+            f"model.combine: found {model.combine!r}, whose vectors have no common size for the product of towers; set "
+            "model.combine concat or attention"
+        )
     return ModelSpec.of(
         model,
         encoder,
-        outputs=tuple(Outputs(task.name, task.kind, objective(task).outputs) for task in config.schema.tasks),
-        features=input_specs(config.schema, manifest or {}) if model.combine != "text" else (),
+        outputs=tuple(objective(task).outputs(fitted) for task in config.schema.tasks),
+        features=features,
+        reads_text=reads_text,
         has_context=layout.has_context,
         candidate_start=layout.candidate_start,
         longest_part=interaction.longest_part(context, candidate),
@@ -40,4 +60,6 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
 
 def layout_of(spec: ModelSpec, text: TextEncoder) -> Layout:
     """How texts become the sequences that a model was made for."""
+    if not spec.reads_text:
+        return no_text(text)
     return Layout(text.template, text.pad_id, spec.has_context, spec.candidate_start)

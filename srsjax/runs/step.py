@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srsjax.compilation import compiler_options
-from srsjax.config import Task
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.objectives import losses
+from srsjax.objectives.losses import Objectives
 from srsjax.runs.sharding import ROWS
 from srsjax.runs.state import Forward, TrainState
 
@@ -29,19 +29,19 @@ class StepMetrics(NamedTuple):
     """Candidates in the batch, int32."""
 
 
-def make_train_step(forward: Forward, tasks: tuple[Task, ...], optimizer: optax.GradientTransformation, seed: int):
+def make_train_step(forward: Forward, goals: Objectives, optimizer: optax.GradientTransformation, seed: int):
     """The pure function (state, batch [A, R / A, ...]) -> (state, StepMetrics); jit it with `jit_train_step`.
 
     Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result.
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
-        normaliser = losses.normalisers(tasks, batch)
+        normaliser = losses.normalisers(goals, batch)
         step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
         def micro_loss(params, part: PackedBatch, index):
             logits = forward({**params, **state.frozen}, part, dropout_key=jax.random.fold_in(step_key, index))
-            return losses.total_loss(tasks, logits, part, normaliser)
+            return losses.total_loss(goals, logits, part, normaliser)
 
         parts = batch.tokens.shape[0]
         if parts == 1:

@@ -22,7 +22,7 @@ from srsjax.runs.step import jit_train_step, make_train_step
 def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:
     """The jitted step of a run: (state, batch [A, R / A, ...]) -> (state, StepMetrics)."""
     shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
-    step = make_train_step(session.forward, config.schema.tasks, optimizer, config.seed)
+    step = make_train_step(session.forward, session.objectives(config), optimizer, config.seed)
     return jit_train_step(step, session.mesh, shardings)
 
 

@@ -78,7 +78,7 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
         batch_target(session.mesh, batches.first(), row_axis=1, shares=share[1]),
     )
     step = CompiledAhead(jitted, *target)
-    weights = {"head/dense/bias": prior_logits(config.schema.tasks, store.split("train"))}
+    weights = {"head/dense/bias": prior_logits(session.objectives(config), store.split("train"))}
     if config.model.pretrained:
         weights |= load_source(config.model.pretrained, spec, session.shapes)
     state = initial_state(session, optimizer, config.seed, weights)

@@ -78,6 +78,8 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
     for name in ("test", "valid"):
         if result[name]:
             console.print(report.table({"model": result[name], **result[f"{name}_references"]}, title=f"{name} split"))
+            for task, of in result.get(f"{name}_classes", {}).items():
+                console.print(report.class_table(task, of))
             break
     new = config.data.log.files if isinstance(config.data.log.files, str) else config.data.log.files[0]
     run = shlex.quote(str(folder.path))

@@ -43,11 +43,11 @@ class Training:
     """A session with its state and jitted step; the weights of a checkpoint with a head, or random ones."""
 
     def __init__(self, settings: config.TrainConfig, vocab_size: int, steps: int, longest: int = 0):
-        self.tasks = settings.schema.tasks
         bert = encoder_config(settings.model, vocab_size)
-        outputs = tuple(Outputs(task.name, task.kind) for task in self.tasks)
+        outputs = tuple(Outputs(task.name, task.kind) for task in settings.schema.tasks)
         spec = ModelSpec.of(settings.model, bert, outputs=outputs, longest_part=longest)
         self.session = open_session(settings, spec)
+        self.goals = self.session.objectives(settings)
         exact = Compute.of(replace(settings.model, dtype="float32"), self.session.attention.attend)
         self.float32_forward = partial(ctr.forward, ctr.build(spec, exact))
         source = settings.model.pretrained
@@ -92,7 +92,7 @@ class Step:
 
         def loss_and_logits(params):
             logits = training.session.forward(params, batch)
-            return losses.total_loss(training.tasks, logits, batch, losses.normalisers(training.tasks, batch)), logits
+            return losses.total_loss(training.goals, logits, batch, losses.normalisers(training.goals, batch)), logits
 
         exact = jax.jit(training.float32_forward)(training.state.params, batch)
         differentiate = jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))

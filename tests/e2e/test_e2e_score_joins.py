@@ -118,12 +118,14 @@ def test_a_new_item_is_read_from_the_input_or_is_missing_and_counted(shop, comma
     done = command("score", "--run", "runs/two", "--input", "new.csv", "--output", "no", "--unknown", "error", cwd=shop)
     assert done.returncode == 2 and "new.csv row 1, column item_id" in done.stderr and "unknown=" not in done.stderr
     with pytest.warns(UserWarning, match="1 of the keys are not in catalogue 'items'"):
-        found = scorer.predict([({"query": "red"}, {"item_id": "new"}), ({"query": "red"}, {"item_id": "3"})])
+        found = Scorer.load("runs/two", unknown="missing").predict(
+            [({"query": "red"}, {"item_id": "new"}), ({"query": "red"}, {"item_id": "3"})]
+        )
     np.testing.assert_allclose(found[:, 0], missing["score"].to_numpy(), atol=1e-6)
     with pytest.raises(InputError, match="number 1 has 'item_id' and others columns of catalogue 'items'"):
         scorer.rank({"query": "red"}, [{"item_id": "3"}, {"title": "red wool coat"}])
     with pytest.raises(InputError, match=r"column item_id.*give the item by its own columns"):
-        Scorer.load("runs/two", unknown="error").predict([({"query": "red"}, {"item_id": "new"})])
+        scorer.predict([({"query": "red"}, {"item_id": "new"})])
 
 
 def test_rank_by_a_task_and_what_it_refuses(shop, monkeypatch):

@@ -130,6 +130,9 @@ def test_an_unknown_metric_is_refused_with_the_nearest(name, nearest):
 def test_every_metric_with_a_mode_can_be_monitored():
     rates, shown = np.array([0.01, 0.02, 0.6]), np.full(3, 5000)
     metrics = report.evaluate(np.arange(3.0), rates, shown, np.zeros(3, np.int64), np.zeros(3, np.int64))
+    each = np.arange(6)
+    chosen = report.evaluate(np.eye(6), each.astype(float), np.ones(6), each, each, families=("class",))
+    metrics |= chosen | report.evaluate(each + 0.5, each.astype(float), np.ones(6), each, each, families=("value",))
     for name in report.MODES:
         assert report.monitored(metrics, "ndcg@10" if name == "ndcg" else name) >= 0
 

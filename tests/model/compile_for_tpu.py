@@ -33,6 +33,7 @@ from srsjax.model.attention_tpu import Splash
 from srsjax.model.bert import BertConfig
 from srsjax.model.compute import Compute
 from srsjax.model.spec import ModelSpec
+from srsjax.objectives import objectives
 from srsjax.runs.sharding import make_mesh, parameter_shardings, state_shardings
 from srsjax.runs.state import TrainState
 from srsjax.runs.step import jit_train_step, make_train_step
@@ -67,8 +68,9 @@ def compiled(mesh: jax.sharding.Mesh, attention: Attend, arguments: argparse.Nam
     sizes = {"hidden_size": width, "num_heads": width // 64, "intermediate_size": 4 * width, "attention_dropout": 0.0}
     bert = BertConfig(30522, num_layers=arguments.layers, **sizes)
     spec = ModelSpec.of(model, bert)
-    graphdef, optimizer, tasks = ctr.build(spec, Compute.of(model, attention)), optax.adamw(1e-4), (Task(),)
-    step = make_train_step(lambda *args, **kwargs: ctr.forward(graphdef, *args, **kwargs), tasks, optimizer, 0)
+    graphdef, optimizer = ctr.build(spec, Compute.of(model, attention)), optax.adamw(1e-4)
+    goals = objectives((Task(),), spec.outputs)
+    step = make_train_step(lambda *args, **kwargs: ctr.forward(graphdef, *args, **kwargs), goals, optimizer, 0)
     params = jax.eval_shape(lambda key: ctr.init(spec, key), jax.random.key(0))
     shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
     placed = parameter_shardings(mesh, params)

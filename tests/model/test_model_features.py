@@ -49,12 +49,13 @@ def store() -> tuple[Split, Items]:
     return split, items
 
 
-def model(interaction: str):
-    settings = config.Model(interaction=interaction, combine="concat", head_dropout=0.0)
+def model(interaction: str, combine: str = "concat"):
+    settings = config.Model(interaction=interaction, combine=combine, combine_layers=(12,), head_dropout=0.0)
     spec = make_spec(settings, BERT, 1, FEATURES)
     params = ctr.init(spec, jax.random.key(0))
-    # Large enough that every feature is seen in the logits.
-    params = {path: 20 * x if path.startswith(("features", "combine", "head")) else x for path, x in params.items()}
+    # Large enough that every feature is seen in the logits; attention of large weights would take one vector alone.
+    large = ("features", "head") if combine == "attention" else ("features", "combine", "head")
+    params = {path: 20 * x if path.startswith(large) else x for path, x in params.items()}
     return spec, params
 
 
@@ -69,13 +70,17 @@ def logits(spec, params, split: Split, items: Items, candidates: int) -> np.ndar
     return out
 
 
-@pytest.mark.parametrize("interaction", ["cross", "shared", "split", "towers"])
-def test_packed_and_one_by_one_give_the_same_logits_and_every_feature_counts(store, interaction):
+@pytest.mark.parametrize(
+    "interaction, combine",
+    [(name, "concat") for name in ("cross", "shared", "split", "towers")]
+    + [("cross", "mlp"), ("shared", "dcn"), ("shared", "attention"), ("towers", "attention")],
+)
+def test_packed_and_one_by_one_give_the_same_logits_and_every_feature_counts(store, interaction, combine):
     split, items = store
-    spec, params = model(interaction)
+    spec, params = model(interaction, combine)
     packed = logits(spec, params, split, items, candidates=6)
-    # float32 sums in another order, on logits of order 1 (of order 10 in towers)
-    np.testing.assert_allclose(logits(spec, params, split, items, candidates=1), packed, rtol=0, atol=1e-4)
+    # float32 sums in another order, on logits of order 1 (of order 10 in towers, 1,000 in dcn)
+    np.testing.assert_allclose(logits(spec, params, split, items, candidates=1), packed, rtol=1e-6, atol=1e-4)
     for side, names in (("context", ("device", "age")), ("candidate", ("brand",))):
         for name in names:
             changed = {**getattr(split, f"{side}_features")}

@@ -9,6 +9,7 @@ import pytest
 from batches import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from models import goals
 
 from srsjax.config import Task
 from srsjax.data.batches.batch import PackedBatch
@@ -60,7 +61,9 @@ def slots(draw):
 def test_the_loss_is_the_formula(slots, task):
     logits, labels, weights, group = (np.asarray(x, np.float32) for x in slots)
     batch = a_batch(labels, weights, group)
-    found = losses.total_loss((task,), jnp.asarray(logits)[..., None], batch, losses.normalisers((task,), batch))
+    found = losses.total_loss(
+        goals(task), jnp.asarray(logits)[..., None], batch, losses.normalisers(goals(task), batch)
+    )
     # float32 sums of fewer than twenty terms of size below 40
     np.testing.assert_allclose(found, reference(task, *(x.astype(np.float64) for x in slots)), rtol=2e-5, atol=2e-5)
 
@@ -69,9 +72,9 @@ def test_the_loss_is_the_formula(slots, task):
 def test_gradients_are_finite_and_empty_slots_have_none(slots):
     logits, labels, weights, group = (np.asarray(x, np.float32) for x in slots)
     task, batch = Task(softmax=0.5), a_batch(labels, weights, group)
-    gradient = jax.grad(lambda x: losses.total_loss((task,), x[..., None], batch, losses.normalisers((task,), batch)))(
-        jnp.asarray(logits)
-    )
+    gradient = jax.grad(
+        lambda x: losses.total_loss(goals(task), x[..., None], batch, losses.normalisers(goals(task), batch))
+    )(jnp.asarray(logits))
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient)[weights == 0] == 0).all()
 
@@ -81,7 +84,7 @@ def test_aggregated_counts_equal_repeated_rows():
     logits = np.full((1, 10), 0.3, np.float32)
     hard = a_batch(np.array([[1.0] * 7 + [0.0] * 3], np.float32), np.ones((1, 10), np.float32), np.zeros((1, 10)))
     soft = a_batch(np.array([[0.7]], np.float32), np.array([[10.0]], np.float32), np.zeros((1, 1)))
-    tasks = (Task(),)
+    tasks = goals(Task())
     one = losses.total_loss(tasks, logits[..., None], hard, losses.normalisers(tasks, hard))
     other = losses.total_loss(tasks, logits[:, :1, None], soft, losses.normalisers(tasks, soft))
     assert float(one) == pytest.approx(float(other), rel=1e-6)
@@ -91,7 +94,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     rng = np.random.default_rng(0)
     labels, weights = rng.random((4, 5)).astype(np.float32), rng.random((4, 5)).astype(np.float32)
     group, logits = np.repeat(np.arange(4), 5).reshape(4, 5), rng.normal(size=(4, 5, 1)).astype(np.float32)
-    tasks = (Task(softmax=0.3),)
+    tasks = goals(Task(softmax=0.3))
     whole = a_batch(labels, weights, group)
     normaliser = losses.normalisers(tasks, whole)
     parts = [

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 from batches import make_batch, make_split
+from models import goals
 
 from srsjax.config import Task
 from srsjax.data.store.arrays import Split
 from srsjax.objectives import losses, priors
 
-TASKS = (Task(), Task(label_smoothing=0.1, weight_power=0.5))
+TASKS = goals(Task(), Task(label_smoothing=0.1, weight_power=0.5))
 
 
 def a_split(labels: np.ndarray, weights: np.ndarray) -> Split:
@@ -48,11 +49,11 @@ def test_a_split_is_read_in_chunks(split, monkeypatch):
 
 @pytest.mark.parametrize("label, sign", [(0, -1), (1, 1)])
 def test_labels_all_alike_give_a_finite_bias(label, sign):
-    logits = priors.prior_logits((Task(),), a_split(np.full((100, 1), label), np.ones((100, 1))))
+    logits = priors.prior_logits(goals(Task()), a_split(np.full((100, 1), label), np.ones((100, 1))))
     np.testing.assert_allclose(logits, [sign * np.log(100.5 / 0.5)], rtol=1e-6)
 
 
 def test_a_listwise_task_begins_at_zero_whatever_its_grades():
     grades = np.tile([[0.0, 1.0], [3.0, 0.0], [2.0, 1.0]], (10, 1))
-    logits = priors.prior_logits((Task(kind="listwise"), Task()), a_split(grades, np.ones((30, 2))))
+    logits = priors.prior_logits(goals(Task(kind="listwise"), Task()), a_split(grades, np.ones((30, 2))))
     np.testing.assert_allclose(logits, [0, np.log(20.5 / 10.5)], rtol=1e-6)

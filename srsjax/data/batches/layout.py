@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from srsjax.config import Feature, TrainConfig
-from srsjax.data.kinds import is_text, kind_of
+from srsjax.data.kinds import has_text, is_text, kind_of
 from srsjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool) ->
 
     Raises InputError for a shared context where the schema has no context text: there is nothing to share then.
     """
+    if not has_text(config.schema):
+        return no_text(text)
     has_context, start = any(map(is_text, config.schema.context)), None
     if shares_context:
         if not has_context:
@@ -80,6 +82,13 @@ def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool) ->
         if start < 0:
             start = most_tokens(config.schema.context) + len(text.template.prefix) + len(text.template.between)
     return Layout(text.template, text.pad_id, has_context, start)
+
+
+def no_text(text: TextEncoder) -> Layout:
+    """The layout of a schema without text: each candidate is one token, which nothing reads, so that a row of L tokens
+    holds L candidates."""
+    template = replace(text.template, prefix=(), between=(), suffix=(text.pad_id,), candidate_type=0)
+    return Layout(template, text.pad_id, has_context=False)
 
 
 def most_tokens(features: Sequence[Feature]) -> int:

@@ -7,7 +7,7 @@ filtered and sorted, and nothing in it can be wrong any more):
     impression          int64, number of its impression (log row); the rows of one are adjacent
     row:CATALOGUE       int64, row of the catalogue; -1 where the key is unknown and `unknown="missing"`
     feature:NAME        values of a feature that the log holds (`catalogue.read_values`; a history: list of int64 rows)
-    label:TASK          float32; weight:TASK float32, 0 where the label is missing
+    label:TASK          float32, or the name of a class; weight:TASK float32, 0 where the label is missing
     user                int64; oracle float32
     split int8, time float64, group uint64, unique uint64    what decides where the row goes (`order.py`)
 """
@@ -247,7 +247,7 @@ class Cleaner:
                 weights, no_weight = cells.non_negative(chunk, task.weight, problems)
                 problems.report(chunk, no_weight, task.weight, "a weight >= 0 in every row")
                 weight = weight * weights
-            out[f"label:{task.name}"] = label.astype(np.float32)
+            out[f"label:{task.name}"] = label if isinstance(label, pa.Array) else label.astype(np.float32)
             out[f"weight:{task.name}"] = np.where(missing, 0, weight).astype(np.float32)
         if self.sources.data.oracle:
             oracle, missing = cells.labels(chunk, self.sources.data.oracle, problems)
@@ -307,9 +307,24 @@ class Cleaner:
         return hashing.combine(parts)
 
 
-def read_label(chunk: tables.Chunk, task: Task, problems: cells.Problems) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels [n], their weights [n] before any weight column, and where the label is missing [n] bool."""
+def read_label(
+    chunk: tables.Chunk, task: Task, problems: cells.Problems
+) -> tuple[np.ndarray | pa.Array, np.ndarray, np.ndarray]:
+    """Labels [n] (names of classes are text, null where missing), their weights [n] before any weight column, and where
+    the label is missing [n] bool."""
     column = task.column or task.name
+    match LABELS[task.kind]:
+        case "class":
+            names = cells.texts(chunk, column, problems)
+            if task.classes:
+                bad = np.asarray(pc.invert(pc.is_in(names, pa.array(task.classes, pa.string()))))
+                bad &= np.asarray(names.is_valid())
+                problems.report(chunk, bad, column, f"one of the classes {', '.join(task.classes)}")
+                names = pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), names)
+            return names, np.ones(len(chunk)), np.asarray(names.is_null())
+        case "number":
+            number, missing = cells.numbers(chunk, column, problems)
+            return number, np.ones(len(chunk)), missing
     if task.impressions:
         rate, shown, missing = cells.click_rates(chunk, column, task.impressions, problems)
         return rate, shown, missing

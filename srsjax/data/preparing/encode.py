@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from srsjax.config import Table, TrainConfig, Unknown, columns
+from srsjax.config_data import LABELS
 from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
 from srsjax.data.preparing import convert
 from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
@@ -49,6 +51,8 @@ class Encoded:
     cut: Counter[str] = field(default_factory=Counter)
     """By feature: impressions or candidates whose text was cut to the feature's budget. Of a history also `NAME items`,
     items not read because there were too many, and `NAME item texts`, items cut to their budget."""
+    unseen: Counter[str] = field(default_factory=Counter)
+    """Labels of classes that no training row has, by task."""
     unknown: Counter[str] = field(default_factory=Counter)
     """Candidates (of values also contexts) whose key is not in the catalogue, by catalogue."""
 
@@ -93,7 +97,7 @@ class Encoder:
         for chunk, rows in cleaner.read(table):
             encoded = self.encode(rows)
             unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
-            yield Encoded(encoded.split, encoded.items, chunk.batch.select(keep), encoded.cut, unknown)
+            yield replace(encoded, keys=chunk.batch.select(keep), unknown=unknown)
 
     def with_new_rows(self, table: Table) -> Encoder:
         """An encoder whose catalogues also have the rows of a log whose keys they lack, where the log itself has all
@@ -183,19 +187,20 @@ class Encoder:
             first, item = convert.distinct([text.codes for text in candidate], len(impression))
             items = Items(self._join(candidate, first))
         own = [f for f in schema.candidate if not home or self.sources.column(f).table != home]
+        labels, weights, unseen = self._labels(rows)
         split = Split(
             context=self._join(context, np.arange(len(starts))),
             candidates=np.append(starts, len(impression)),
             item=item,
-            labels=self._per_task(rows, "label"),
-            weights=self._per_task(rows, "weight"),
+            labels=labels,
+            weights=weights,
             example=rows["example"].to_numpy(),
             user=heads["user"].to_numpy() if "user" in rows.schema.names else np.arange(len(starts)),
             oracle=rows["oracle"].to_numpy() if "oracle" in rows.schema.names else None,
             context_features=self._arrays(schema.context, heads, joined),
             candidate_features=self._arrays(own, rows, joined),
         )
-        return Encoded(split, items, None, cut)
+        return Encoded(split, items, None, cut, unseen=unseen)
 
     def encode_splits(self, rows: pa.RecordBatch) -> list[tuple[int, Encoded]]:
         """Clean rows of whole impressions by their column `split`, each with its number. Safe to call from several
@@ -313,12 +318,23 @@ class Encoder:
                 out[name] = kind.array(rows[f"feature:{name}"], self.fitted)
         return out
 
-    def _per_task(self, rows: pa.RecordBatch, what: str) -> np.ndarray:
-        """Labels or weights, [M, T] float32; zeros where they were not read."""
-        names = [f"{what}:{task.name}" for task in self.sources.schema.tasks]
-        if names[0] not in rows.schema.names:
-            return np.zeros((rows.num_rows, len(names)), np.float32)
-        return np.stack([rows[name].to_numpy() for name in names], 1)
+    def _labels(self, rows: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
+        """Labels and weights, [M, T] float32, zeros where they were not read; a class is its number. By task, the
+        labels of classes that no training row has: their weight is 0."""
+        tasks, unseen = self.sources.schema.tasks, Counter[str]()
+        labels, weights = np.zeros((2, rows.num_rows, len(tasks)), np.float32)
+        for t, task in enumerate(tasks):
+            if f"label:{task.name}" not in rows.schema.names:
+                continue
+            label, weights[:, t] = rows[f"label:{task.name}"], rows[f"weight:{task.name}"].to_numpy()
+            if LABELS[task.kind] == "class":
+                number = pc.index_in(label, pa.array(self.fitted.classes[task.name], pa.string()))
+                unknown = np.asarray(number.is_null())
+                unseen[task.name] += int((unknown & np.asarray(label.is_valid())).sum())
+                weights[unknown, t] = 0
+                label = number.fill_null(0)
+            labels[:, t] = label.to_numpy()
+        return labels, weights, unseen
 
 
 def refuse(problem) -> None:

@@ -17,7 +17,7 @@ from typing import TextIO
 import pyarrow as pa
 
 from srsjax.config import Schema, Split, Table, TrainConfig, columns
-from srsjax.data.kinds import kind_of
+from srsjax.data.kinds import has_text, kind_of
 from srsjax.data.preparing import fit, order
 from srsjax.data.preparing.catalogue import read_catalogues
 from srsjax.data.preparing.clean import Cleaner
@@ -79,8 +79,8 @@ def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
         spill = order.Spill(folder / "scratch", rows)
         settled = order.settle(spill, data.split.valid, data.split.test)
         rows = order.in_impressions(spill, settled)
-    cut = _write_rows(folder, encoder, rows, engine)
-    return _finish(folder, _counts(cleaner, encoder.fitted, settled, cut), sources.schema)
+    written = _write_rows(folder, encoder, rows, engine)
+    return _finish(folder, _counts(cleaner, encoder.fitted, settled, written), sources.schema)
 
 
 def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None, described: dict, folder: Path) -> None:
@@ -101,15 +101,15 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
                 texts = fit.training_texts(sources, catalogues, order.training_rows(spill, settled))
                 tokenizer = train_tokenizer(texts, config.tokenizer.vocab_size, config.tokenizer.lowercase)
             rows = order.in_impressions(spill, settled)
-        cut = _write_rows(folder, Encoder(sources, catalogues, tokenizer, fitted), rows, engine)
+        written = _write_rows(folder, Encoder(sources, catalogues, tokenizer, fitted), rows, engine)
     tokenizer.save(folder / "tokenizer")
     found = {
         "fingerprint": manifest.fingerprint(described),
         "input": described,
-        **_counts(cleaner, fitted, settled, cut),
+        **_counts(cleaner, fitted, settled, written),
         "set_aside": bad_rows.count,
         "tokenizer": {
-            "source": _tokenizer_source(config) or "trained on the training rows",
+            "source": _tokenizer_source(config) or ("trained on the training rows" if has_text(config.schema) else ""),
             "fingerprint": tokenizer.fingerprint,
             "vocab_size": tokenizer.vocab_size,
         },
@@ -126,17 +126,17 @@ def _must_wait(sources: Sources) -> bool:
     return bool(columns(data.group_by) or columns(data.unique)) or data.split.by == "time"
 
 
-def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch], engine: Engine) -> Counter[str]:
-    """Encodes and writes clean rows of whole impressions; returns what was cut."""
+def _write_rows(folder: Path, encoder: Encoder, rows: Iterator[pa.RecordBatch], engine: Engine) -> StoreWriter:
+    """Encodes and writes clean rows of whole impressions; returns the closed writer, which counted what was cut."""
     writer = StoreWriter(folder, encoder.sources, encoder.items)
     for encoded in engine.encode(encoder, order.by_impression(rows)):
         for split, part in encoded:
             writer.append(split, part)
     writer.close()
-    return writer.cut
+    return writer
 
 
-def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, cut: Counter[str]) -> dict:
+def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, written: StoreWriter) -> dict:
     """What the manifest says of the rows."""
     left_out = cleaner.left_out | Counter({"duplicate": settled.duplicates if settled else 0})
     return {
@@ -152,7 +152,8 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, cut: 
             if cleaner.missing[feature.name]
         },
         "unknown_history_items": {name: count for name, count in cleaner.lost_items.items() if count},
-        "cut": {name: count for name, count in cut.items() if count},
+        "cut": {name: count for name, count in written.cut.items() if count},
+        "unseen_classes": {name: count for name, count in written.unseen.items() if count},
     }
 
 
@@ -191,7 +192,9 @@ def _tokenizer_source(config: TrainConfig) -> str:
 
 
 def _given_tokenizer(config: TrainConfig) -> TextEncoder | None:
-    """The tokenizer the config names; None where one is to be trained."""
+    """The tokenizer the config names; None where one is to be trained; any where the schema has no text."""
+    if not has_text(config.schema):
+        return train_tokenizer(["no text"], 100, lowercase=True)
     source = _tokenizer_source(config)
     return load_tokenizer(source) if source else None
 

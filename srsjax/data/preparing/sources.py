@@ -9,11 +9,20 @@ from functools import cached_property
 
 from srsjax import config
 from srsjax.config import Data, Schema, TrainConfig, columns
-from srsjax.config_data import LABELS
+from srsjax.config_data import LOSSES
 from srsjax.config_io import bounds
 from srsjax.data.kinds import is_text, kind_of
 from srsjax.data.reading import tables
 from srsjax.errors import InputError, did_you_mean
+
+TASK_SETTINGS = {
+    "softmax": ("binary",),
+    "label_smoothing": ("binary", "multiclass"),
+    "positive": ("binary", "listwise", "pairwise"),
+    "impressions": ("binary", "listwise", "pairwise"),
+    "classes": ("multiclass",),
+}
+"""Settings of a task that only some kinds have."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +158,8 @@ def check_schema(train: TrainConfig) -> Sources:
     for side in ("context", "candidate"):
         for feature in getattr(train.schema, side):
             _check_feature(sources, side, feature)
-    for task in train.schema.tasks:
-        _check_task(task)
+    for number, task in enumerate(train.schema.tasks):
+        _check_task(task, train.schema.tasks[:number])
     _check_split(train.data.split)
     _check_columns(sources)
     return sources
@@ -203,8 +212,25 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
         raise InputError(f"{where}: a {type(feature).__name__} describes the {other}; move it to schema.{other}")
     if kind.items is not None:
         _check_items(sources, where, kind.items)
-    if problem := kind.problem():
+    if problem := kind.problem() or _problem_of_sharing(sources, feature):
         raise InputError(f"{where}: {problem}")
+
+
+def _problem_of_sharing(sources: Sources, feature: config.Feature) -> str:
+    """What is wrong with the feature that a Categorical is like; empty where nothing is."""
+    if not isinstance(feature, config.Categorical) or not (feature.like or feature.pooling == "attention"):
+        return ""
+    others = {each.name: each for each in sources.features if isinstance(each, config.Categorical) and not each.like}
+    other = others.get(feature.like)
+    if other is None:
+        expected = ", ".join(others) or "none: no other Categorical has a vocabulary of its own"
+        return f"found like={feature.like!r}, expected one of {expected}{did_you_mean(feature.like, others)}"
+    if other.hash_buckets != feature.hash_buckets:
+        return f"found hash_buckets={feature.hash_buckets}, expected {other.hash_buckets} as in {feature.like!r}"
+    of_candidate = any(each.name == feature.like for each in sources.schema.candidate)
+    if feature.pooling == "attention" and not (of_candidate and other.max_values == 1 and feature.max_values > 1):
+        return "found pooling='attention', expected a list that is like a single value of the candidate"
+    return ""
 
 
 def _check_items(sources: Sources, where: str, catalogue: str) -> None:
@@ -220,10 +246,27 @@ def _no_catalogue(sources: Sources, name: str) -> str:
     return f"no catalogue {name!r}, there are {', '.join(sources.catalogues)}{did_you_mean(name, sources.catalogues)}"
 
 
-def _check_task(task: config.Task) -> None:
+def _check_task(task: config.Task, earlier: Sequence[config.Task]) -> None:
     where = f"schema.tasks task {task.name!r}"
-    if LABELS[task.kind] != "probability" and (task.softmax or task.label_smoothing):
-        raise InputError(f"{where}: softmax and label_smoothing are for kind binary; a listwise task has neither")
+    if task.after:
+        fitting = [each.name for each in earlier if each.kind == "binary"]
+        if task.kind != "binary" or task.after not in fitting:
+            expected = f"an earlier binary task: {', '.join(fitting) or 'there is none'}"
+            raise InputError(f"{where}: found after={task.after!r} in a task of kind {task.kind}, expected {expected}")
+    for name, kinds in TASK_SETTINGS.items():
+        if getattr(task, name) and task.kind not in kinds:
+            raise InputError(f"{where}: {name} is for kind {' and '.join(kinds)}; found kind {task.kind}")
+    if task.loss and task.loss not in LOSSES[task.kind]:
+        expected = ", ".join(LOSSES[task.kind])
+        raise InputError(f"{where}: found loss={task.loss!r}, expected one of {expected} for kind {task.kind}")
+    if task.positive.startswith(">=") and not re.fullmatch(r">=[+-]?\d+(\.\d+)?", task.positive):
+        raise InputError(f"{where}: found positive={task.positive!r}, expected a value, or a number behind >= (>=8)")
+    if task.loss == "rcr" and not task.softmax:
+        raise InputError(f"{where}: loss rcr without softmax is cross_entropy; set softmax, its listwise share")
+    if task.classes and len(set(task.classes)) != len(task.classes):
+        raise InputError(f"{where}: a class is named twice in {', '.join(task.classes)}")
+    if len(task.classes) == 1:
+        raise InputError(f"{where}: found one class, expected at least two")
     if task.positive and task.impressions:
         raise InputError(f"{where}: positive and impressions are both set; the label is a text or a count, not both")
     for name, low, high in (

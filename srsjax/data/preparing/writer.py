@@ -27,6 +27,8 @@ class StoreWriter:
         self._shared = items is not None
         self.cut: Counter[str] = Counter()
         """What was cut, by feature (`Encoded.cut`)."""
+        self.unseen: Counter[str] = Counter()
+        """Labels of classes that no training row has (`Encoded.unseen`)."""
         if items:
             self._append_tokens(items.tokens)
             for name, values in items.features.items():
@@ -40,6 +42,7 @@ class StoreWriter:
         if not self._shared:
             self._append_tokens(encoded.items.tokens)
         self.cut += encoded.cut
+        self.unseen += encoded.unseen
 
     def close(self) -> None:
         """Completes all files."""

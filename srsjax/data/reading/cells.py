@@ -156,7 +156,11 @@ def times(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndarray, np
 
 def labels(chunk: Chunk, column: str, problems: Problems, positive: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Labels in [0, 1], [n] float32 (0 where missing), and missing [n] bool: 0, 1, true, false, or a probability. With
-    `positive` the column is read as text: that value is 1, every other is 0."""
+    `positive` the column is read as text: that value is 1, every other is 0; with `>=8` as numbers, of which those of
+    at least 8 are 1."""
+    if positive.startswith(">="):
+        found, missing = numbers(chunk, column, problems)
+        return ((found >= float(positive[2:])) & ~missing).astype(np.float32), missing
     if positive:
         words = texts(chunk, column, problems)
         return _numpy(pc.equal(words, positive).fill_null(False)).astype(np.float32), _numpy(words.is_null())

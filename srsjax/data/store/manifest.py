@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table as Grid
 
 from srsjax.config import Schema, TrainConfig
+from srsjax.config_data import LABELS
 from srsjax.console import Console
 from srsjax.data.reading import tables
 from srsjax.data.store.arrays import SPLITS, Store
@@ -22,6 +23,8 @@ from srsjax.data.store.tokenizer import TextEncoder
 FORMAT = 1
 END_BYTES = 1 << 20
 BLOCK = 1 << 17  # impressions described at a time, with all their candidates
+LABEL_FIELDS = ("name", "column", "positive", "impressions", "weight", "kind", "classes")
+"""What of a task a store depends on; the rest is about training."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -53,12 +56,13 @@ def fingerprint(described: dict) -> str:
 
 
 def describe_schema(schema: Schema) -> dict:
-    """A schema as plain data; `type` is the kind of each feature."""
+    """A schema as plain data: what a store depends on. `type` is the kind of each feature."""
     sides = {
         side: [{"type": type(f).__name__} | asdict(f) for f in getattr(schema, side)]
         for side in ("context", "candidate")
     }
-    return json.loads(json.dumps(sides | {"tasks": [asdict(task) for task in schema.tasks]}))
+    tasks = [{name: getattr(task, name) for name in LABEL_FIELDS} for task in schema.tasks]
+    return json.loads(json.dumps(sides | {"tasks": tasks}))
 
 
 def changes(old: dict, new: dict) -> list[str]:
@@ -122,9 +126,9 @@ def describe_splits(store: Store, schema: Schema) -> dict:
             "labels": {
                 task.name: {
                     "known": int(known),
-                    "mean": total / known if known else None,
+                    "mean": total / known if known and LABELS[task.kind] != "class" else None,
                     "weight": weight,
-                    "weighted_mean": weighted / weight if weight else None,
+                    "weighted_mean": weighted / weight if weight and LABELS[task.kind] != "class" else None,
                 }
                 for task, known, total, weight, weighted in zip(schema.tasks, *rates.tolist(), strict=True)
             },
@@ -184,6 +188,8 @@ def _notes(manifest: dict) -> Iterator[str]:
         yield f"items left out of {name}, not in the catalogue: {lost:,}"
     for name, count in manifest["cut"].items():
         yield f"cut {name}: {count:,}"
+    for name, count in manifest["unseen_classes"].items():
+        yield f"unknown labels of {name}, of classes that no training row has: {count:,}"
 
 
 def _rate(value: float | None) -> str:

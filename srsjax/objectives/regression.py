@@ -1,0 +1,56 @@
+"""Regression tasks: a number as it is, such as a rating, a price or a demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+import optax
+
+from srsjax.data.preparing.statistics import Fitted
+from srsjax.model.spec import Outputs
+from srsjax.objectives import terms
+from srsjax.objectives.objective import Objective, Term
+
+
+class Regression(Objective):
+    """Squared error, or the Huber loss, of labels standardised by the training rows: (label - mean) / deviation."""
+
+    kind = "regression"
+    families = ("value",)
+    monitor = "rmse"
+
+    def outputs(self, fitted: Fitted) -> Outputs:
+        """One output, with mean and deviation of the training labels."""
+        found = fitted.labels[self.task.name]
+        return Outputs(self.task.name, self.kind, mean=found["mean"], deviation=found["std"])
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The loss in standard deviations of the label."""
+        return (terms.pointwise(self.task, 1.0, self._error),)
+
+    def _error(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        mean, deviation = self._scale()
+        target = (labels - mean) / deviation
+        if self.task.loss == "huber":
+            return optax.huber_loss(logits[..., 0], target, delta=self.task.huber_delta)
+        return optax.squared_error(logits[..., 0], target)
+
+    def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """0: the mean of the training labels."""
+        return np.zeros(1, np.float32)
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """The number, in the units of the label."""
+        mean, deviation = self._scale()
+        return mean + deviation * logits[..., 0].astype(np.float64)
+
+    def measured(self, logits: np.ndarray) -> np.ndarray:
+        """The predicted numbers."""
+        return self.predict(logits)
+
+    def _scale(self) -> tuple[float, float]:
+        assert self.known is not None, "a regression task without the scale of its labels"
+        return self.known.mean, self.known.deviation
