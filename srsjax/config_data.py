@@ -86,6 +86,9 @@ class Categorical:
     """Another Categorical whose vocabulary and embeddings it shares: `item` for the items that a user bought before."""
     dropout: ShareBelow1 = 0.0
     """Share of the ids that become 0 in training, so that the model knows what to do with unknown ones."""
+    training_only: bool = False
+    """Whether it says how the candidate was shown (position, device) and not what it is: training reads it, evaluation
+    and scoring put what a missing value becomes in its place (`fill`), and its column need not be there."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,9 @@ class Numeric:
     sign(x) log(1 + |x|), for prices and counts; or as one of `buckets` with equally many training rows each."""
     buckets: AtLeast1 = 32
     """Buckets of `scale="quantile"`."""
+    training_only: bool = False
+    """Whether it says how the candidate was shown (position) and not what it is: training reads it, evaluation and
+    scoring put what a missing value becomes in its place (`fill`), and its column need not be there."""
 
 
 @dataclass(frozen=True)

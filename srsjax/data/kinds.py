@@ -64,6 +64,11 @@ class Kind:
         return ""
 
     @property
+    def training_only(self) -> bool:
+        """Whether evaluation and scoring take a fixed value instead."""
+        return False
+
+    @property
     def statistics(self) -> frozenset[Statistic]:
         """What must be known of the training rows."""
         return frozenset()
@@ -228,7 +233,13 @@ class CategoricalKind(ArrayKind):
     def problem(self) -> str:
         if self.feature.max_values > 1 and self.policy not in ("constant", "drop", "error"):
             return f"found missing={self.policy!r}, expected constant, drop or error for a list of categories"
+        if self.training_only and self.feature.max_values > 1:
+            return "found training_only=True, expected a single value and not a list"
         return super().problem()
+
+    @property
+    def training_only(self) -> bool:
+        return self.feature.training_only
 
     @property
     def statistics(self) -> frozenset[Statistic]:
@@ -266,7 +277,9 @@ class CategoricalKind(ArrayKind):
 
     def options(self, fitted: Fitted) -> dict[str, Any]:
         feature = self.feature
+        fill = pa.array([self.fill(fitted) or None], pa.string())
         return {
+            "fixed": float(self._ids(fill, fitted)[0]) if feature.training_only else None,
             "values": feature.max_values,
             "dropout": feature.dropout,
             "like": feature.like,
@@ -298,6 +311,8 @@ class NumericKind(ArrayKind):
     def problem(self) -> str:
         if self.feature.scale == "log" and self.policy == "mean":
             return "found missing='mean' with scale='log', expected another policy: the mean kept is that of logarithms"
+        if self.training_only and self.policy == "indicator":
+            return "found missing='indicator' with training_only, expected a value that scoring can take"
         return super().problem()
 
     def keep(self, seen: Seen, fitted: Fitted) -> None:
@@ -312,7 +327,14 @@ class NumericKind(ArrayKind):
 
     def options(self, fitted: Fitted) -> dict[str, Any]:
         edges = tuple(fitted.edges[self.feature.name]) if self.feature.scale == "quantile" else ()
-        return {"scale": self.feature.scale, "may_be_missing": self.policy == "indicator", "edges": edges}
+        missing = self.policy == "indicator"
+        fill = float("nan") if missing else float(self.fill(fitted))
+        fixed = fill if self.training_only else None
+        return {"scale": self.feature.scale, "may_be_missing": missing, "edges": edges, "fixed": fixed}
+
+    @property
+    def training_only(self) -> bool:
+        return self.feature.training_only
 
     def moments(self, fitted: Fitted) -> tuple[float, float]:
         found = fitted.numbers[self.feature.name]
@@ -412,6 +434,8 @@ class InputSpec:
     """Ids of one value of a category."""
     dropout: float = 0.0
     """Share of ids that become 0 in training."""
+    fixed: float | None = None
+    """Value (of a category its id) that is read outside of training instead of the feature's; None reads it always."""
     like: str = ""
     """The feature whose embeddings it shares; empty where it has its own."""
     pooling: str = "mean"

@@ -30,12 +30,14 @@ class CategoricalInput(nnx.Module):
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         if not feature.like:
             self.table = Table(feature.size, encoder, rngs)
-        self.several, self.dropout = feature.values > 1, feature.dropout
+        self.several, self.dropout, self.fixed = feature.values > 1, feature.dropout, feature.fixed
         if feature.pooling == "attention":
             self.attention = TargetAttention(encoder.hidden_size, rngs)
 
     def __call__(self, ids: jax.Array, key: jax.Array | None = None, shared: Shared | None = None) -> jax.Array:
         """[R, S] int32 -> [R, S, D] float32; [R, S, k] of several values -> one vector of them, ids 0 left out."""
+        if key is None and self.fixed is not None:
+            ids = jnp.full_like(ids, int(self.fixed))
         if key is not None and self.dropout:
             ids = jnp.where(jax.random.bernoulli(key, self.dropout, ids.shape), 0, ids)
         table = self.table if shared is None else shared.table
@@ -73,7 +75,7 @@ class NumericInput(nnx.Module):
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.mean, self.deviation = feature.mean, feature.deviation or 1.0
-        self.logarithm, self.edges = feature.scale == "log", feature.edges
+        self.logarithm, self.edges, self.fixed = feature.scale == "log", feature.edges, feature.fixed
         if feature.scale == "quantile":
             self.table = Table(len(feature.edges) + 1, encoder, rngs)
         else:
@@ -83,6 +85,8 @@ class NumericInput(nnx.Module):
 
     def __call__(self, numbers: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[R, S] float32, NaN where missing -> [R, S, D] float32."""
+        if key is None and self.fixed is not None:
+            numbers = jnp.full_like(numbers, self.fixed)
         absent = jnp.isnan(numbers)
         x = jnp.sign(numbers) * jnp.log1p(jnp.abs(numbers)) if self.logarithm else numbers
         x = jnp.where(absent, self.mean, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from srsjax.config import (
     Vector,
 )
 from srsjax.data.kinds import input_specs
+from srsjax.data.preparing.encode import load_encoder
 from srsjax.data.preparing.prepare import prepare
 from srsjax.errors import InputError
 
@@ -134,12 +136,33 @@ def test_a_list_has_the_ids_of_the_feature_that_it_is_like(folder):
     assert set(store.manifest["fitted"]["vocabularies"]) == {"user", "tags", "one"}
 
 
+def test_a_column_that_only_training_reads_need_not_be_there_to_score(folder):
+    path, _ = folder
+    shown = Categorical("shown", column="user", fill="u3", training_only=True)
+    price = Numeric("price", missing="constant", fill=7.0, training_only=True)
+    config = a_config(path, Categorical("tags", max_values=3), shown, price)
+    config = replace(config, schema=replace(config.schema, context=()))
+    store = prepare(config, log=lambda _: None)
+    specs = {spec.name: spec for spec in input_specs(config.schema, store.manifest)}
+    vocabulary = store.manifest["fitted"]["vocabularies"]["shown"]
+    assert specs["shown"].fixed == 1 + vocabulary.index("u3") and specs["price"].fixed == 7.0
+    assert specs["tags"].fixed is None and len(set(store.split("train").candidate_features["shown"])) > 3
+    (path / "new.jsonl").write_text('{"tags": ["a"]}\n{"tags": []}\n')
+    encoder = load_encoder(config, store.folder)
+    (encoded,) = encoder.encode_files(Table(str(path / "new.jsonl")), labels=False)
+    np.testing.assert_array_equal(encoded.split.candidate_features["shown"], [specs["shown"].fixed] * 2)
+    np.testing.assert_array_equal(encoded.split.candidate_features["price"], [7.0, 7.0])
+    values = encoder.encode_values([{}], [[{"tags": ["a"]}]])
+    np.testing.assert_array_equal(values.split.candidate_features["price"], [7.0])
+
+
 @pytest.mark.parametrize(
     "feature, message",
     [
         (Categorical("tags", max_values=2, missing="most_frequent"), "expected constant, drop or error for a list"),
         (Numeric("price", missing="mean", scale="log"), "the mean kept is that of logarithms"),
         (Categorical("user2", column="user", missing="indicator"), "found missing='indicator'"),
+        (Categorical("sold", column="items.sold", training_only=True), "training_only in a column of a catalogue"),
         (Categorical("tags", like="usr"), "found like='usr', expected one of user; did you mean 'user'"),
         (Categorical("tags", like="user", hash_buckets=3), "found hash_buckets=3, expected 0 as in 'user'"),
         (Categorical("tags", max_values=3, like="user", pooling="attention"), "like a single value of the candidate"),

@@ -174,6 +174,17 @@ def test_dropout_of_ids_makes_them_unknown_in_training_alone():
     assert dropped.mean() == pytest.approx(0.25, abs=0.03)  # four standard deviations of 4,000 draws
 
 
+def test_what_only_training_reads_is_fixed_without_a_key():
+    position = an_input(kind="categorical", size=6, fixed=2.0)
+    table, key = np.asarray(position.table.embedding[...]), jax.random.key(0)
+    ids = np.array([[1, 5]], np.int32)
+    np.testing.assert_array_equal(position(ids, key)[0], table[[1, 5]])
+    np.testing.assert_array_equal(position(ids)[0], table[[2, 2]])
+    number = an_input(kind="numeric", mean=1.0, deviation=2.0, fixed=4.0)
+    np.testing.assert_array_equal(number(np.array([[1.0, 9.0]]))[0], number(np.full((1, 2), 4.0), key)[0])
+    assert np.abs(number(np.array([[1.0, 9.0]]), key)[0, 0] - number(np.full((1, 2), 4.0), key)[0, 0]).max() > 0
+
+
 def test_every_feature_has_a_key_of_its_own():
     both = tuple(InputSpec(name, "context", "categorical", 4, dropout=0.5) for name in "ab")
     features = Features(both, BERT, ctr.nnx.Rngs(0))

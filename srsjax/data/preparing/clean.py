@@ -216,6 +216,11 @@ class Cleaner:
     def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
         column, kind = self.sources.column(feature), kind_of(feature)
+        if kind.training_only and not (self.labels or self.splitting):
+            out[f"feature:{feature.name}"] = pa.nulls(
+                len(chunk), pa.float64() if kind.reads == "number" else pa.string()
+            )
+            return
         if column.table:
             missing = self.catalogues[column.table].missing(column)[rows[column.table]]
             shown = self.sources.on(column.table)[0]

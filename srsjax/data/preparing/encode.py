@@ -148,7 +148,7 @@ class Encoder:
             rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
             unknown[name] += int((rows[name] < 0).sum())
         for feature in features:
-            if not self.sources.column(feature).table:
+            if not self.sources.column(feature).table and not kind_of(feature).training_only:
                 require(chunk, self.sources.column(feature).name)
             cleaner.feature(chunk, feature, rows, problems, {}, out)
         out |= {f"row:{name}": pa.array(row) for name, row in rows.items()}

@@ -111,7 +111,8 @@ class Sources:
         """Names of the columns of the log that are read (after `explode`), each once: with the `labels` of evaluation
         or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user, by whom
         metrics are grouped, is read with either of them: scores do not depend on it."""
-        names = [column.name for column in map(self.column, self.features) if not column.table]
+        read = [f for f in self.features if labels or splitting or not kind_of(f).training_only]
+        names = [column.name for column in map(self.column, read) if not column.table]
         names += [name for catalogue in self.joined(splitting, labels or splitting) for name in self.on(catalogue)]
         names += [self.user.name] if self.user and (labels or splitting) and not self.user.table else []
         if labels:
@@ -212,6 +213,8 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
         raise InputError(f"{where}: a {type(feature).__name__} describes the {other}; move it to schema.{other}")
     if kind.items is not None:
         _check_items(sources, where, kind.items)
+    if kind.training_only and sources.column(feature).table:
+        raise InputError(f"{where}: found training_only in a column of a catalogue, expected one of the log")
     if problem := kind.problem() or _problem_of_sharing(sources, feature):
         raise InputError(f"{where}: {problem}")
 
