@@ -15,9 +15,9 @@ from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.model.spec import encoder_config
 from srsjax.objectives import losses
-from srsjax.runs import optimizers
 from srsjax.runs.session import initial_state, open_session
 from srsjax.runs.steps import training_step
+from srsjax.runs.tables import optimizer_of
 
 VOCAB = 256
 # Wide enough that its biases, whole on every device, stay under the 2 % of bytes allowed with fsdp.
@@ -92,7 +92,7 @@ def make_problem(
         seed=seed,
         max_steps=max_steps,
     )
-    transform = optimizers.make_optimizer(optimizer, batches.steps, list(session.trained(session.shapes)))
+    transform = optimizer_of(optimizer, batches.steps, list(session.trained(session.shapes)), session.spec)
     state = initial_state(session, transform, seed)
     step = training_step(config, session, transform)
     return SimpleNamespace(

@@ -14,6 +14,9 @@ from srsjax.data.kinds import InputSpec
 from srsjax.model.bert import BertConfig, Table
 from srsjax.model.dense import Dense
 
+LARGE = 4096
+"""Ids from which on a table is divided by rows."""
+
 
 class Shared(NamedTuple):
     """What a feature takes of the one that it is `like`."""
@@ -23,13 +26,18 @@ class Shared(NamedTuple):
     """[R, S, D] float32, the embedding of the candidate's value; None where it has none of its own there."""
 
 
+def padded(size: int) -> int:
+    """Rows of a table of so many ids: of a large one a multiple of 128, which meshes divide."""
+    return size if size < LARGE else -(-size // 128) * 128
+
+
 class CategoricalInput(nnx.Module):
     """Embeddings of ids, [size, D]; id 0 is missing or unknown, and in training a random share of all ids, so that it
     is trained where every value is known."""
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         if not feature.like:
-            self.table = Table(feature.size, encoder, rngs)
+            self.table = Table(padded(feature.size), encoder, rngs)
         self.several, self.dropout, self.fixed = feature.values > 1, feature.dropout, feature.fixed
         if feature.pooling == "attention":
             self.attention = TargetAttention(encoder.hidden_size, rngs)

@@ -23,7 +23,6 @@ from srsjax.model.bert import BertConfig
 from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
-from srsjax.runs import optimizers
 from srsjax.runs import session as sessions
 from srsjax.runs.evaluation import batch_shape, scoring_batches
 from srsjax.runs.precision import choose_precision
@@ -31,6 +30,7 @@ from srsjax.runs.session import Session, open_session, state_target
 from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.runs.spec import layout_of, make_spec
 from srsjax.runs.steps import check_rows, training_batches, training_step, with_rows
+from srsjax.runs.tables import optimizer_of
 
 SAMPLE = 4
 """Number of real batches whose arithmetic is counted."""
@@ -106,7 +106,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     session = replace(session, spec=replace(spec, candidates=batches.candidates))
     sample = [batch for batch, _ in itertools.islice(batches, SAMPLE)]
     batches.close()
-    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.trained(session.shapes)))
+    optimizer = optimizer_of(config.optimizer, batches.steps, list(session.trained(session.shapes)), session.spec)
     state = state_target(session, optimizer)
     batch = batch_target(session.mesh, batches.first(), row_axis=1, shares=1)  # read whole, whatever hosts there are
     itemsize = compute_dtype(config.model).itemsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from srsjax.runs.rules import match
 
 # What of each parameter is divided over `fsdp` and `tensor` (Megatron-style: heads and feed-forward columns first,
 # rows second, so that one all-reduce closes each half of a layer). Kernels are [in, out]; qkv is [in, 3, out].
-SHARDING = [
+SHARDING: list[tuple[str, Any]] = [
     (r"attention/qkv/kernel$", P("fsdp", None, "tensor")),
     (r"attention/qkv/bias$", P(None, "tensor")),
     (r"attention/out/kernel$", P("tensor", "fsdp")),
@@ -26,7 +27,8 @@ SHARDING = [
     # Tables are divided by width, not by row: a row gather then stays local to each device.
     (r"embeddings/(token|position|token_type)/embedding$", P(None, ("fsdp", "tensor"))),
     (r"pooler/kernel$", P("fsdp", "tensor")),
-    (r"^features/.*/embedding$", P(None, ("fsdp", "tensor"))),
+    # Of a large table each device holds some rows, of a small one part of the width.
+    (r"^features/.*/embedding$", (P(("fsdp", "tensor"), None), P(None, ("fsdp", "tensor")))),
     (r"^(features|combine)/.*/kernel$", P("fsdp", "tensor")),
     (r"^head/dense/kernel$", P()),
     (r"(^|/)(bias|scale)$", P()),
@@ -63,7 +65,7 @@ def parameter_shardings(mesh: jax.sharding.Mesh, shapes: dict[str, jax.ShapeDtyp
     Raises InputError where fsdp > 1 and more than `MOST_REPLICATED` of the bytes would be whole on every device.
     """
     specs = match(SHARDING, shapes, "sharding")
-    shardings = {path: NamedSharding(mesh, _fit(mesh, specs[path], shape.shape)) for path, shape in shapes.items()}
+    shardings = {path: NamedSharding(mesh, _choose(mesh, specs[path], shape.shape)) for path, shape in shapes.items()}
     total = sum(_bytes(shape) for shape in shapes.values())
     whole = [path for path in shapes if shardings[path].is_fully_replicated]
     share = sum(_bytes(shapes[path]) for path in whole) / total
@@ -87,6 +89,8 @@ def state_shardings(mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding
     def place(path, leaf):
         keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         sharding = parameters.get(keys[-1]) if keys else None
+        if sharding is not None and keys[0] == "tables":  # one number a row (`runs.tables`)
+            return NamedSharding(mesh, _fit(mesh, P(*sharding.spec[:1]), leaf.shape))
         if sharding is None or len(sharding.spec) > len(leaf.shape):
             return NamedSharding(mesh, P())
         return NamedSharding(mesh, _fit(mesh, sharding.spec, leaf.shape))
@@ -146,6 +150,15 @@ def batch_target(mesh: jax.sharding.Mesh, batch, row_axis: int, shares: int):
         return jax.ShapeDtypeStruct(tuple(shape), array.dtype, sharding=sharding)
 
     return jax.tree.map(whole, batch)
+
+
+def _choose(mesh: jax.sharding.Mesh, spec: Any, shape: tuple[int, ...]) -> P:
+    """The first of several specs that divides the shape as it says, else the last as far as it goes."""
+    options = (spec,) if isinstance(spec, P) else spec
+    for option in options[:-1]:
+        if _fit(mesh, option, shape) == option:
+            return option
+    return _fit(mesh, options[-1], shape)
 
 
 def _fit(mesh: jax.sharding.Mesh, spec: P, shape: tuple[int, ...]) -> P:

@@ -16,6 +16,7 @@ from srsjax.objectives import losses
 from srsjax.objectives.losses import Objectives
 from srsjax.runs.sharding import ROWS
 from srsjax.runs.state import Forward, TrainState
+from srsjax.runs.tables import TableOptimizer
 
 
 class StepMetrics(NamedTuple):
@@ -29,7 +30,9 @@ class StepMetrics(NamedTuple):
     """Candidates in the batch, int32."""
 
 
-def make_train_step(forward: Forward, goals: Objectives, optimizer: optax.GradientTransformation, seed: int):
+def make_train_step(
+    forward: Forward, goals: Objectives, optimizer: optax.GradientTransformation | TableOptimizer, seed: int
+):
     """The pure function (state, batch [A, R / A, ...]) -> (state, StepMetrics); jit it with `jit_train_step`.
 
     Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result.
@@ -37,6 +40,11 @@ def make_train_step(forward: Forward, goals: Objectives, optimizer: optax.Gradie
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
         normaliser = losses.normalisers(goals, batch)
+        given = state.params
+        numbers: dict[str, jax.Array] = {}
+        if isinstance(optimizer, TableOptimizer):
+            rows, numbers, batch = optimizer.tables.take(state.params, batch)
+            given = {**state.params, **rows}
         step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
         def micro_loss(params, part: PackedBatch, index):
@@ -45,24 +53,30 @@ def make_train_step(forward: Forward, goals: Objectives, optimizer: optax.Gradie
 
         parts = batch.tokens.shape[0]
         if parts == 1:
-            loss, gradients = jax.value_and_grad(micro_loss)(state.params, jax.tree.map(lambda x: x[0], batch), 0)
+            loss, gradients = jax.value_and_grad(micro_loss)(given, jax.tree.map(lambda x: x[0], batch), 0)
         else:
 
             def add(carry, part_and_index):
-                loss, gradients = jax.value_and_grad(micro_loss)(state.params, *part_and_index)
+                loss, gradients = jax.value_and_grad(micro_loss)(given, *part_and_index)
                 return jax.tree.map(jnp.add, carry, (loss, gradients)), None
 
-            zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
+            zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, given))
             (loss, gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(parts)))
 
-        updates, opt = optimizer.update(gradients, state.opt, state.params)
+        if isinstance(optimizer, TableOptimizer):
+            rest = optimizer.without(state.params)
+            updates, opt = optimizer.rest.update(optimizer.without(gradients), state.opt["rest"], rest)
+            tables, sums = optimizer.tables.update(state.params, state.opt["tables"], numbers, gradients, state.step)
+            params, opt = optax.apply_updates(rest, updates) | tables, {"rest": opt, "tables": sums}
+        else:
+            updates, opt = optimizer.update(gradients, state.opt, state.params)
+            params = optax.apply_updates(state.params, updates)
         metrics = StepMetrics(
             loss=loss,
             grad_norm=optax.tree.norm(gradients),
             tokens=jnp.sum(batch.segment > 0, dtype=jnp.int32),
             candidates=jnp.sum(batch.group >= 0, dtype=jnp.int32),
         )
-        params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt, state.frozen), metrics
 
     return train_step

@@ -24,6 +24,7 @@ from srsjax.runs.sharding import batch_target, put_same, row_share
 from srsjax.runs.spec import layout_of, make_spec
 from srsjax.runs.state import TrainState
 from srsjax.runs.steps import check_rows, training_batches, training_step, with_rows
+from srsjax.runs.tables import optimizer_of
 from srsjax.runs.warm_start import check_source, is_run, load_source
 
 CENTRED_ON = 512
@@ -70,7 +71,7 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
     batches = training_batches(config, store, layout, share)
     session = replace(session, spec=replace(spec, candidates=batches.candidates))
     shape = batch_shape(config, session.spec, layout, session.mesh)
-    optimizer = optimizers.make_optimizer(config.optimizer, batches.steps, list(session.trained(session.shapes)))
+    optimizer = optimizer_of(config.optimizer, batches.steps, list(session.trained(session.shapes)), session.spec)
     rates = optimizers.learning_rates(config.optimizer, batches.steps)  # before the device is busy with a fresh state
     jitted = training_step(config, session, optimizer)
     target = (

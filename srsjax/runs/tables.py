@@ -1,0 +1,135 @@
+"""Embedding tables of ids, updated only in the rows that a batch touches.
+
+A dense optimizer reads and writes every row of a table and of its moments at every step. Here a step takes the rows of
+the ids that are in its batch, numbers the ids anew by their place among those rows, differentiates the rows alone, and
+writes them back. The model does not know: it is given the rows as its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from srsjax.config import Optimizer
+from srsjax.data.batches.batch import PackedBatch
+from srsjax.model.spec import ModelSpec
+from srsjax.runs.optimizers import make_optimizer, schedule
+
+EPS = 1e-10
+"""Added under the root of the accumulated squares."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Which parameters are tables of ids, and which features read each."""
+
+    readers: Mapping[str, tuple[tuple[str, str], ...]]
+    """By path: side and name of every feature that reads it."""
+    rate: optax.Schedule
+    """Learning rate by step."""
+    accumulates: bool = True
+    """Row-wise Adagrad, with one sum of squares a row; else plain gradient descent."""
+
+    def start(self, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The sums of squares, [V] float32 zeros by path; {} for gradient descent."""
+        return {path: jnp.zeros(params[path].shape[0]) for path in self.readers} if self.accumulates else {}
+
+    def take(
+        self, params: Mapping[str, jax.Array], batch: PackedBatch
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array], PackedBatch]:
+        """The rows that a batch touches, [N, D] by path, their numbers in the tables [N] int32, and the batch with ids
+        that count these rows. N is as many as the batch could touch; unused ones have the number V.
+
+        The first row is always that of id 0, which the model takes for unknown values.
+        """
+        sides = {"context": dict(batch.context_features), "candidate": dict(batch.candidate_features)}
+        rows, numbers = {}, {}
+        for path, readers in self.readers.items():
+            table = params[path]
+            ids = [sides[side][name] for side, name in readers]
+            flat = jnp.concatenate([jnp.zeros(1, jnp.int32), *(x.ravel() for x in ids)])
+            size = min(len(flat), table.shape[0])
+            number, place = jnp.unique(flat, size=size, fill_value=table.shape[0], return_inverse=True)
+            ends = [1, *(x.size for x in ids)]
+            starts = [sum(ends[: i + 1]) for i in range(len(ids))]
+            for (side, name), x, start in zip(readers, ids, starts, strict=True):
+                sides[side][name] = place[start : start + x.size].reshape(x.shape).astype(jnp.int32)
+            # NaN for an id outside the table, as in `bert.Table`.
+            rows[path] = jnp.take(table, number, axis=0, mode="fill", fill_value=jnp.nan)
+            numbers[path] = number
+        given = {"context_features": sides["context"], "candidate_features": sides["candidate"]}
+        return rows, numbers, batch._replace(**given)
+
+    def update(
+        self,
+        params: Mapping[str, jax.Array],
+        sums: Mapping[str, jax.Array],
+        numbers: Mapping[str, jax.Array],
+        gradients: Mapping[str, jax.Array],
+        step: jax.Array,
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Tables and sums after a step, by path; `gradients` [N, D] are those of the rows of these `numbers`.
+
+        Row-wise Adagrad (Gupta et al. 2014; the usual choice for tables of ids): s_r += mean_d g_rd^2 and
+        table_rd -= rate g_rd / sqrt(s_r + eps). Neither clipped nor decayed.
+        """
+        tables, kept, rate = {}, {}, self.rate(step)
+        for path, number in numbers.items():
+            change = gradients[path]
+            if self.accumulates:
+                square = jnp.mean(change**2, axis=-1)
+                kept[path] = sums[path].at[number].add(square, mode="drop")
+                change = change * jax.lax.rsqrt(sums[path][number] + square + EPS)[:, None]
+            tables[path] = params[path].at[number].add(-rate * change, mode="drop")
+        return tables, kept
+
+
+@dataclass(frozen=True)
+class TableOptimizer:
+    """An optimizer of Optax for all parameters but the tables, and `Tables` for these."""
+
+    rest: optax.GradientTransformation
+    tables: Tables
+
+    def init(self, params: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """The state of both."""
+        return {"rest": self.rest.init(self.without(params)), "tables": self.tables.start(params)}
+
+    def without(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All but the tables."""
+        return {path: x for path, x in params.items() if path not in self.tables.readers}
+
+
+def optimizer_of(
+    config: Optimizer, steps: int, paths: list[str], spec: ModelSpec
+) -> optax.GradientTransformation | TableOptimizer:
+    """The optimizer of the trained parameters `paths`; tables apart where `optimizer.tables` says so.
+
+    Raises InputError as `make_optimizer` does.
+    """
+    readers = {path: own for path, own in table_readers(spec).items() if path in paths}
+    if config.tables == "dense" or not readers:
+        return make_optimizer(config, steps, paths)
+    peak = config.table_learning_rate or config.learning_rate
+    made = schedule(config, steps)
+    share = peak / config.learning_rate
+    tables = Tables(readers, lambda step: share * made(step), config.tables == "rowwise_adagrad")
+    rest = [path for path in paths if path not in readers]
+    return TableOptimizer(make_optimizer(config, steps, rest), tables)
+
+
+def table_readers(spec: ModelSpec) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Every table of ids of a model by path, and side and name of the features that read it."""
+    by_name = {feature.name: feature for feature in spec.features}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for feature in spec.features:
+        if feature.kind == "categorical":
+            owner = by_name[feature.like] if feature.like else feature
+            path = f"features/{owner.side}/input_{owner.name}/table/embedding"
+            found.setdefault(path, []).append((feature.side, feature.name))
+    return {path: tuple(readers) for path, readers in found.items()}
