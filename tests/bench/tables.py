@@ -101,10 +101,8 @@ def main() -> None:
         target = batch_target(session.mesh, batch, row_axis=1, shares=1)
         used = step.lower(state_target(session, optimizer), target).compile().memory_analysis()
         state, temporary, whole = used.argument_size_in_bytes, used.temp_size_in_bytes, 4 * given.ids * given.width
-        print(
-            f"{given.ids:,} ids x {given.width} on {given.devices} devices, per device: {state / 2**20:,.0f} MiB of state "
-            f"and batch, {temporary / 2**20:,.1f} MiB of temporary memory; the whole table is {whole / 2**20:,.0f} MiB"
-        )
+        print(f"{given.ids:,} ids x {given.width} on {given.devices} devices, {whole / 2**20:,.0f} MiB: per device")
+        print(f"{state / 2**20:,.0f} MiB of state and batch, {temporary / 2**20:,.1f} MiB of temporary memory")
         return
     measure = partial(timed, steps=given.steps, rows=given.rows, ids=given.ids, width=given.width)
     sparse = measure("rowwise_adagrad")
