@@ -147,7 +147,8 @@ class Task:
     """Label column of the log; empty means `name`. It holds, by `kind`, 0, 1, true, false or a probability between; a
     grade of at least 0; a class (text or number); or any number. A missing label has weight 0."""
     positive: str = ""
-    """Where the label column holds text: this value is 1, every other is 0. `>=8`: a number of at least 8 is 1."""
+    """Where the label column holds text: this value is 1, every other is 0. `>=8`: a number of at least 8 is 1. `*`:
+    every row of the log is 1, and no column is read (with `data.negatives`)."""
     impressions: str = ""
     """Column of impression counts of aggregated rows: the label column then holds counts of clicks, the label
     becomes clicks / impressions and the weight is multiplied by the impressions."""
@@ -313,6 +314,10 @@ class Data:
     oracle: str = ""
     """Column with the known probability of the first task, where there is one (simulated data); reports then show
     the best attainable metrics."""
+    negatives: AtLeast0 = 0
+    """Items of the candidates' catalogue that are drawn for each row of the log, all items alike, and added to its
+    impression with label 0: for logs of what was bought or viewed, which lack what was not. The same row draws the same
+    items. Log-odds are then against drawn items: with V items, add log(negatives / V) for those against all."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read as the schema says, or set it aside in `bad_rows.jsonl` and count it."""
     split: Split = Split()

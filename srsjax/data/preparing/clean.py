@@ -146,7 +146,12 @@ class Cleaner:
             rows, parents = cells.explode(chunk, explode, problems)
             found += problems.by_row.values()
             own.left_out["bad row"] += len(problems.by_row)
-        clean = own._clean(rows, parents, found)
+        copy = np.zeros(len(rows), np.int64)
+        if self.labels and (drawn := self.sources.data.negatives):
+            copy = np.tile(np.arange(1 + drawn), len(rows))
+            every = np.repeat(np.arange(len(rows)), 1 + drawn)
+            rows, parents = rows.take(every), parents[every]
+        clean = own._clean(rows, parents, copy, found)
         counts = own.left_out, own.missing, own.lost_items
         return Cleaned(rows, clean, len(rows), len(chunk), *counts, tuple(found))
 
@@ -169,21 +174,30 @@ class Cleaner:
         self.lost_items.update(cleaned.lost_items)
         return rows
 
-    def _clean(self, chunk: tables.Chunk, impression: np.ndarray, found: list[cells.Problem]) -> pa.RecordBatch:
-        """Clean rows of an exploded chunk; `impression` [n] are the numbers of their impressions."""
+    def _clean(
+        self, chunk: tables.Chunk, impression: np.ndarray, copy: np.ndarray, found: list[cells.Problem]
+    ) -> pa.RecordBatch:
+        """Clean rows of an exploded chunk; `impression` [n] are the numbers of their impressions, `copy` [n] is 0 for a
+        row of the log and 1, 2, ... for the items drawn for it."""
         problems = cells.Problems(self.on_bad_row)
         dropped: dict[str, np.ndarray] = {}
         out: dict[str, np.ndarray | pa.Array] = {"example": np.arange(len(chunk)), "impression": impression}
         rows = {name: self.join(chunk, name, problems, dropped) for name in self.joined}
+        if home := self.sources.home if copy.any() else None:
+            rows[home] = np.where(copy > 0, self._draw(chunk, copy, rows[home], home), rows[home])
         out |= {f"row:{name}": row for name, row in rows.items()}
         for feature in self.sources.features:
             self.feature(chunk, feature, rows, problems, dropped, out)
         if self.labels:
             self._labels(chunk, problems, out)
+            for task in self.sources.schema.tasks if copy.any() else ():
+                out[f"label:{task.name}"] = np.where(copy > 0, np.float32(0), out[f"label:{task.name}"])
         if self.sources.user and (self.labels or self.splitting):
             out["user"] = self._user(chunk, rows, problems)
         if self.splitting:
             self._splitting(chunk, rows, problems, dropped, out)
+            if "unique" in out:
+                out["unique"] = np.where(copy > 0, hashing.combine([out["unique"], _unsigned(copy)]), out["unique"])
         found += problems.by_row.values()
         dropped = {"bad row": problems.mask(chunk)} | dropped
         keep = np.ones(len(chunk), bool)
@@ -192,6 +206,14 @@ class Cleaner:
             keep &= ~mask
         batch = pa.RecordBatch.from_pydict({name: pa.array(value) for name, value in out.items()})
         return batch if keep.all() else batch.filter(pa.array(keep))
+
+    def _draw(self, chunk: tables.Chunk, copy: np.ndarray, own: np.ndarray, home: str) -> np.ndarray:
+        """Rows of the catalogue `home` [n] int64, all alike, never the row's `own`: by hashes of file, row and copy."""
+        file = np.full(len(chunk), hashing.hash_texts(pa.array([chunk.path.name]))[0])
+        size = len(self.catalogues[home])
+        place = hashing.uniform(hashing.combine([file, *map(_unsigned, (chunk.file_rows, own, copy))]), 0)
+        drawn = np.minimum((place * (size - 1)).astype(np.int64), max(size - 2, 0))
+        return (drawn + (drawn >= own) * (own >= 0)) % size
 
     # ------------------------------------------------------------------------------------------ parts of a row
 
@@ -336,8 +358,14 @@ def read_label(
     if LABELS[task.kind] == "grade" and not task.positive:
         grade, missing = cells.non_negative(chunk, column, problems)
         return grade, np.ones(len(chunk)), missing
+    if task.positive == "*":
+        return np.ones(len(chunk)), np.ones(len(chunk)), np.zeros(len(chunk), bool)
     label, missing = cells.labels(chunk, column, problems, task.positive)
     return label, np.ones(len(chunk)), missing
+
+
+def _unsigned(numbers: np.ndarray) -> np.ndarray:
+    return numbers.astype(np.uint64)
 
 
 def _nowhere(problem: cells.Problem) -> None:

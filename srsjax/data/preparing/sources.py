@@ -9,7 +9,7 @@ from functools import cached_property
 
 from srsjax import config
 from srsjax.config import Data, Schema, TrainConfig, columns
-from srsjax.config_data import LOSSES
+from srsjax.config_data import LABELS, LOSSES
 from srsjax.config_io import bounds
 from srsjax.data.kinds import is_text, kind_of
 from srsjax.data.reading import tables
@@ -117,7 +117,7 @@ class Sources:
         names += [self.user.name] if self.user and (labels or splitting) and not self.user.table else []
         if labels:
             for task in self.schema.tasks:
-                names += [task.column or task.name, task.impressions, task.weight]
+                names += ["" if task.positive == "*" else task.column or task.name, task.impressions, task.weight]
             names += [self.data.oracle]
         if splitting:
             names += columns(self.data.group_by) + tuple(column.name for column in self.split if not column.table)
@@ -159,6 +159,7 @@ def check_schema(train: TrainConfig) -> Sources:
     for side in ("context", "candidate"):
         for feature in getattr(train.schema, side):
             _check_feature(sources, side, feature)
+    _check_negatives(sources)
     for number, task in enumerate(train.schema.tasks):
         _check_task(task, train.schema.tasks[:number])
     _check_split(train.data.split)
@@ -280,6 +281,22 @@ def _check_task(task: config.Task, earlier: Sequence[config.Task]) -> None:
     ):
         if not low <= getattr(task, name) <= high:
             raise InputError(f"{where}: found {name}={getattr(task, name)}, expected {low} to {high:g}")
+
+
+def _check_negatives(sources: Sources) -> None:
+    if not sources.data.negatives:
+        return
+    for feature in sources.schema.candidate:
+        if sources.column(feature).table != sources.home or not sources.home:
+            raise InputError(
+                f"data.negatives: candidate feature {feature.name!r} is not read from the catalogue of the candidates, "
+                "and a drawn item has no row in the log; read all candidate features from one catalogue"
+            )
+    for task in sources.schema.tasks:
+        if LABELS[task.kind] not in ("probability", "grade") or task.impressions:
+            raise InputError(f"data.negatives: task {task.name!r} has no label 0 that a drawn item could have")
+    if sources.data.oracle:
+        raise InputError("data.negatives: data.oracle knows no probability of a drawn item; leave one of them out")
 
 
 def _check_split(split: config.Split) -> None:
