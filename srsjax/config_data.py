@@ -177,8 +177,8 @@ class Task:
     margin: Positive = 1.0
     """By how much the better one of a pair should lead under the `margin` loss."""
     softmax: Share = 0.0
-    """Share of the listwise part in the loss of a binary task, 0 to 1. Its target is each candidate's share of
-    weight ** weight_power * label within the impression."""
+    """Share of the softmax cross-entropy (of the listwise part of `rcr`) in the loss of a binary task, 0 to 1. Its
+    target is each candidate's share of weight ** weight_power * label within the impression."""
     label_smoothing: Share = 0.0
     """A binary label y becomes y (1 - s) + s / 2, the distribution p over K classes p (1 - s) + s / K."""
     after: str = ""

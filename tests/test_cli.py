@@ -86,8 +86,8 @@ def another(leaf) -> tuple[list[str], object]:
     if origin is dict:
         return ["b1=0.5", "eps=1e-06"], {"b1": 0.5, "eps": 1e-6}
     if origin is tuple:
-        words = [f"word {i}" for i in range(3)]
-        return words, tuple(words)
+        made = [7, 8, 9] if arguments[0] is int else [f"word {i}" for i in range(3)]
+        return [str(each) for each in made], tuple(made)
     number = next((n for n in (-7, 7, 777) if leaf.bounds is None or leaf.bounds.allow(n)), 7)
     simple = {bool: (["true"], True), int: ([f"{number}"], number), float: (["0.25"], 0.25), str: (["x y"], "x y")}
     # What else there is takes one string or several.

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srsjax.errors import InputError
 from srsjax.model.bert import gelu
 from srsjax.model.dense import Dense
 from srsjax.model.dropout import dropout
@@ -28,6 +29,10 @@ class Settings:
     """Cross layers of `dcn`."""
     dropout: float = 0.0
     """After each hidden layer."""
+
+    def __post_init__(self):
+        if any(width < 1 for width in self.layers):
+            raise InputError(f"model.combine_layers: found {self.layers}, expected widths of at least 1")
 
 
 class Concat(nnx.Module):
