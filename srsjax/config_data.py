@@ -287,6 +287,9 @@ class Shop:
     """Users."""
     seed: AnyInt = 0
     """Seed of everything in it."""
+    signals: bool = False
+    """Whether clicks also depend on what no text says: prices and incomes, image vectors, the quality of an item; and
+    are followed by purchases and ratings (`srsjax.data.shop_signals`)."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srsjax.config import Shop
+from srsjax.data.shop_signals import INCOMES, make_signals
 from srsjax.errors import InputError
 from srsjax.files import atomic_file, write_json
 
@@ -153,7 +154,7 @@ def write_shop(shop: Shop) -> dict[str, Path]:
     folder = Path(shop.folder)
     paths = {"users": folder / "users.parquet", "items": folder / "items.parquet", "log": folder / "log-*.parquet"}
     parameters = {"version": VERSION} | {
-        key: value for key, value in dataclasses.asdict(shop).items() if key != "folder"
+        key: value for key, value in dataclasses.asdict(shop).items() if key != "folder" and (key != "signals" or value)
     }
     done = folder / "shop.json"
     if done.exists() and json.loads(done.read_text()) == parameters:
@@ -186,7 +187,10 @@ def _simulate(shop: Shop) -> dict[str, pa.Table]:
     pages = _make_pages(shop, rng)
     shown = _fill_pages(shop, rng, items, pages, language)
     history = _first_histories(rng, items, language)
-    histories, click, probability = _click(rng, items, pages, shown, history)
+    own = np.random.Generator(np.random.PCG64([shop.seed, 1]))  # the rest is that of a shop without signals
+    signals = make_signals(own, shop.users, items.price) if shop.signals else None
+    more = signals.attraction(pages.user, shown) if signals else 0.0
+    histories, click, probability = _click(rng, items, pages, shown, history, more)
 
     user_ids = _ids("u", shop.users)
     users = {
@@ -194,8 +198,14 @@ def _simulate(shop: Shop) -> dict[str, pa.Table]:
         "language": np.array(LANGUAGES)[language],
         "country": np.array(COUNTRIES)[language, country],
     }
-    tables = {"users": pa.table(users), "items": _item_table(items)}
+    catalogue = _item_table(items)
     log = _log_table(items, pages, language, shown, histories, click, probability)
+    if signals:
+        users["income"] = np.array(INCOMES)[signals.income]
+        catalogue = catalogue.append_column("image", signals.image_column())
+        for name, column in signals.log_columns(pages.user, shown, click, probability, own).items():
+            log = log.append_column(name, pa.array(column))
+    tables = {"users": pa.table(users), "items": catalogue}
     ends = np.linspace(0, len(pages.user), LOG_FILES + 1).astype(int) * shop.page
     for number, (start, end) in enumerate(itertools.pairwise(ends)):
         tables[f"log-{number}"] = log.slice(start, end - start)
@@ -294,10 +304,11 @@ def _first_histories(rng: np.random.Generator, items: _Items, language: np.ndarr
 # ---------------------------------------------------------------------------------------------- clicks
 
 
-def _click(rng: np.random.Generator, items: _Items, pages: _Pages, shown: np.ndarray, history: np.ndarray):
-    """Plays each user's pages in turn: histories seen [N, HISTORY], clicks [N, page], probabilities [N, page]."""
+def _click(rng: np.random.Generator, items: _Items, pages: _Pages, shown: np.ndarray, history: np.ndarray, more):
+    """Plays each user's pages in turn: histories seen [N, HISTORY], clicks [N, page], probabilities [N, page]; `more`
+    is added inside of the sigmoid."""
     examined = np.arange(1.0, shown.shape[1] + 1) ** -POSITION_DECAY
-    fixed = BASE + items.appeal[shown] + _match(items, pages, shown)
+    fixed = BASE + items.appeal[shown] + _match(items, pages, shown) + more
     histories = np.empty((len(pages.user), HISTORY), np.int64)
     click, attraction = np.empty(shown.shape, bool), np.empty(shown.shape)
     for rows in _rounds(pages.user):

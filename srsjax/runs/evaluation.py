@@ -123,6 +123,9 @@ def split_references(
     Rates need items (users) that recur: those of training must have half of the split's weight (`baselines.SEEN`); for
     the rows of a catalogue popularity is always given. `say` is called with what is left out, and why.
     """
+    families = objective(config.schema.tasks[0]).families
+    if not {"click", "ranking", "value"} & {*families}:
+        return {}
     numbered, names = None, ["popularity", "oracle"]
     if Sources(config.schema, config.data).home is None:  # the same text has several rows of `items`
         numbered = baselines.number_items(items, train, split)
@@ -140,7 +143,7 @@ def split_references(
         len(items.tokens),
         names=names,
         numbered=numbered,
-        families=objective(config.schema.tasks[0]).families,
+        families=families,
         threshold=config.evaluate.threshold,
         ndcg_at=config.evaluate.ndcg_at,
     )

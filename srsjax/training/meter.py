@@ -38,9 +38,10 @@ class Work:
 
 
 def known_work(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Work | None:
-    """None where the peak of the devices is unknown, as for a CPU: `srsjax.bench` measures it there."""
+    """None where the peak of the devices is unknown, as for a CPU (`srsjax.bench` measures it there), or no encoder is
+    there whose arithmetic could be counted."""
     device = chip(mesh.devices.flat[0].device_kind)
-    if device is None:
+    if device is None or not spec.reads_text:
         return None
     return Work(lambda batch: TRAINING * forward_flops(spec, batch), device.flops * mesh.size)
 
