@@ -86,6 +86,9 @@ class Model:
     experts: AtLeast0 = 0
     """Above 0, each task reads its own mixture of so many small networks instead of one vector for all (MMoE, Ma et al.
     2018): for several tasks that want different things. Not in `towers`."""
+    task_weights: Literal["fixed", "uncertainty"] = "fixed"
+    """What the losses of several tasks are weighed by, besides `Task.loss_weight`: nothing; or exp(-s) of a trained
+    number s for each, with s / 2 added (homoscedastic uncertainty, Kendall et al. 2018); it may be below 0."""
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
     dtype: Dtype = "auto"

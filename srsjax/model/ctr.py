@@ -137,6 +137,9 @@ class ClickModel(nnx.Module):
         else:
             self.head = spec.interaction.head(size, spec.num_outputs, spec.head_dropout, rngs)
 
+        if spec.weighs_tasks:
+            self.log_variance = nnx.Param(jnp.zeros(len(spec.outputs)))  # read by the loss alone
+
     def __call__(
         self,
         batch: PackedBatch,

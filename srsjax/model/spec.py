@@ -59,6 +59,8 @@ class ModelSpec:
     reads_text: bool = True
     """Whether the schema has text; else there is no encoder, and `encoder.hidden_size` is the width of the features'
     vectors."""
+    weighs_tasks: bool = False
+    """Whether it has a trained log-variance for each task (`model.task_weights uncertainty`)."""
     has_context: bool = True
     """Whether the schema has context text."""
     candidate_start: int | None = None
@@ -107,6 +109,7 @@ class ModelSpec:
             head_dropout=model.head_dropout,
             combine=model.combine,
             experts=model.experts,
+            weighs_tasks=model.task_weights == "uncertainty",
             combining=Settings(model.combine_layers, model.cross_layers, model.combine_dropout),
             **more,
         )

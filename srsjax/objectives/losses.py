@@ -34,16 +34,28 @@ def normalisers(goals: Objectives, batch: PackedBatch) -> Normalisers:
     return tuple(made.normalisers(_labels(batch, t)) for t, (made, _) in enumerate(goals))
 
 
-def total_loss(goals: Objectives, logits: jax.Array, batch: PackedBatch, normaliser: Normalisers) -> jax.Array:
+def total_loss(
+    goals: Objectives,
+    logits: jax.Array,
+    batch: PackedBatch,
+    normaliser: Normalisers,
+    log_variance: jax.Array | None = None,
+    share: float = 1.0,
+) -> jax.Array:
     """This (micro-)batch's share of the step's loss, a float32 scalar.
 
     Args:
       logits: [R, C, K] float32, the outputs of all tasks one after another.
       normaliser: of the whole batch, from `normalisers`.
+      log_variance: s [T] of `model.task_weights uncertainty`: task t counts exp(-s_t) times its loss, plus s_t / 2.
+      share: of this micro-batch in the step, of what does not depend on its candidates.
     """
     total = jnp.float32(0)
     for t, (made, outputs) in enumerate(goals):
-        total += made.loss(logits[..., outputs], _labels(batch, t), normaliser[t])
+        loss = made.loss(logits[..., outputs], _labels(batch, t), normaliser[t])
+        if log_variance is not None:
+            loss = jnp.exp(-log_variance[t]) * loss + share * log_variance[t] / 2
+        total += loss
     return total
 
 

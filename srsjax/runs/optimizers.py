@@ -19,7 +19,7 @@ from srsjax.runs.rules import found_by, match
 # Decoupled weight decay is for matrices that multiply; shifts, scales and tables of positions and types are spared.
 DECAY = [
     (r"(^|/)(bias|scale)$", False),
-    (r"^(features|combine)/.*/(missing|place|query)$", False),
+    (r"^(features|combine)/.*/(missing|place|query)$|^log_variance$", False),
     (r"embeddings/(position|token_type)/", False),
     (r"(^|/)(kernel|embedding)$", True),
 ]

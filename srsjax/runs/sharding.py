@@ -33,6 +33,7 @@ SHARDING: list[tuple[str, Any]] = [
     (r"^head/dense/kernel$", P()),
     (r"(^|/)(bias|scale)$", P()),
     (r"^(features|combine)/.*/(missing|place|query)$", P()),
+    (r"^log_variance$", P()),
 ]
 
 ROWS = ("data", "fsdp")

@@ -39,7 +39,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
-        normaliser = losses.normalisers(goals, batch)
+        normaliser, parts = losses.normalisers(goals, batch), batch.tokens.shape[0]
         given = state.params
         numbers: dict[str, jax.Array] = {}
         if isinstance(optimizer, TableOptimizer):
@@ -49,9 +49,8 @@ def make_train_step(
 
         def micro_loss(params, part: PackedBatch, index):
             logits = forward({**params, **state.frozen}, part, dropout_key=jax.random.fold_in(step_key, index))
-            return losses.total_loss(goals, logits, part, normaliser)
+            return losses.total_loss(goals, logits, part, normaliser, params.get("log_variance"), 1 / parts)
 
-        parts = batch.tokens.shape[0]
         if parts == 1:
             loss, gradients = jax.value_and_grad(micro_loss)(given, jax.tree.map(lambda x: x[0], batch), 0)
         else:

@@ -10,7 +10,7 @@ import pytest
 from batches import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import make_spec
+from models import goals, make_spec
 
 from srsjax import config
 from srsjax.data.kinds import InputSpec
@@ -18,6 +18,7 @@ from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
 from srsjax.model.heads import MixtureHead, both
 from srsjax.model.spec import ModelSpec, Outputs
+from srsjax.objectives import losses
 
 BERT = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16)
 OUTPUTS = (Outputs("click", "binary"), Outputs("topic", "multiclass", 3, ("a", "b", "c")), Outputs("buy", "binary"))
@@ -63,3 +64,27 @@ def test_a_spec_of_several_tasks_comes_back_from_its_file_and_computes_them():
     np.testing.assert_array_equal(chained[..., :4], plain[..., :4])
     np.testing.assert_allclose(chained[..., 4], both(plain[..., 0], plain[..., 4]), rtol=1e-6)
     assert (chained[..., 4] < np.minimum(plain[..., 0], plain[..., 4])).all()
+
+
+@given(st.lists(st.floats(-2, 2), min_size=2, max_size=2), st.integers(1, 2))
+def test_weights_by_uncertainty_are_their_formula_and_parts_of_a_step_add_up(s, parts):
+    """Kendall et al. 2018: sum over tasks of exp(-s) loss + s / 2; its optimum is at exp(-s) loss = 1 / 2."""
+    rng = np.random.default_rng(0)
+    tasks = (config.Task(), config.Task("buy", loss_weight=0.5))
+    labels = rng.integers(0, 2, (4, 3, 2)).astype(np.float32)
+    logits = rng.normal(size=(4, 3, 2)).astype(np.float32)
+    log_variance = np.array(s, np.float32)
+
+    def loss(rows, *more):
+        batch = make_batch(labels=labels[rows], weights=np.ones_like(labels[rows]))
+        return float(losses.total_loss(goals(*tasks), logits[rows], batch, whole, *more))
+
+    whole = losses.normalisers(goals(*tasks), make_batch(labels=labels, weights=np.ones_like(labels)))
+    each = []
+    for task in range(2):
+        one = losses.normalisers(goals(tasks[task]), make_batch(labels=labels[..., [task]], weights=np.ones((4, 3, 1))))
+        batch = make_batch(labels=labels[..., [task]], weights=np.ones((4, 3, 1), np.float32))
+        each.append(float(losses.total_loss(goals(tasks[task]), logits[..., [task]], batch, one)))
+    wanted = (np.exp(-log_variance) * each + log_variance / 2).sum()
+    rows = np.array_split(np.arange(4), parts)
+    assert sum(loss(part, log_variance, 1 / parts) for part in rows) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
