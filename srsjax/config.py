@@ -54,16 +54,19 @@ class Model:
     readout: Literal["pooled", "first", "mean"] = "pooled"
     """What the head reads: BERT's pooled first token, the first token, or the mean over the tokens: of the pair in
     `cross`, of the candidate in the others (in `towers`, of each side)."""
-    combine: Literal["concat", "mlp", "dcn", "attention", "text"] = "concat"
+    combine: Literal["concat", "attention", "mlp", "wide_deep", "deepfm", "dcn", "text"] = "concat"
     """How features besides text join the vectors that the head reads; each becomes a vector of the encoder's width.
     `concat`: a small multi-layer perceptron over all vectors is added to the text's. `attention`: a weighted sum of
     all vectors, with weights that depend on them, is. `mlp`: a multi-layer perceptron of `combine_layers` replaces it.
-    `dcn`: DCN-V2, cross layers beside that perceptron. `text`: they are stored, and not read, to compare with. A schema
-    without any text has no encoder: `mlp` and `dcn` are then the usual baselines on ids and numbers."""
+    Beside that perceptron `wide_deep` has the sum of all vectors, `deepfm` also their products in pairs, and `dcn`
+    (DCN-V2) cross layers. `text`: they are stored, and not read, to compare with. A schema
+    without any text has no encoder: the four with a perceptron are then the usual baselines on ids and numbers."""
     combine_layers: tuple[int, ...] = (256, 128)
-    """Hidden widths of `mlp` and `dcn`; `dcn` without any is cross layers alone."""
+    """Hidden widths of the perceptron; `dcn` without any is cross layers alone."""
     cross_layers: AtLeast1 = 3
     """Cross layers of `dcn`."""
+    combine_activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """After each of `combine_layers`."""
     combine_dropout: ShareBelow1 = 0.0
     """Dropout after each of `combine_layers`."""
     hidden_size: AtLeast1 = 128

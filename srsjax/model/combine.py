@@ -29,10 +29,16 @@ class Settings:
     """Cross layers of `dcn`."""
     dropout: float = 0.0
     """After each hidden layer."""
+    activation: str = "relu"
+    """After each hidden layer: a name in `ACTIVATIONS`."""
 
     def __post_init__(self):
         if any(width < 1 for width in self.layers):
             raise InputError(f"model.combine_layers: found {self.layers}, expected widths of at least 1")
+
+
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+"""By the values of `model.combine_activation`."""
 
 
 class Concat(nnx.Module):
@@ -52,10 +58,11 @@ class Concat(nnx.Module):
 
 
 class Deep(nnx.Module):
-    """A multi-layer perceptron over all vectors, with ReLU and dropout: [x, f_1, ..., f_n] through `layers`."""
+    """A multi-layer perceptron over all vectors, with dropout: [x, f_1, ..., f_n] through `layers`."""
 
     def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
         widths = [width * vectors, *settings.layers]
+        self.activation = ACTIVATIONS[settings.activation]
         # He et al. 2015: the variance of what a ReLU lets through is kept.
         self.layers = nnx.List([Dense(a, b, (2 / a) ** 0.5, rngs) for a, b in itertools.pairwise(widths)])
         self.size, self.dropout_rate = widths[-1], settings.dropout
@@ -65,8 +72,39 @@ class Deep(nnx.Module):
         x = joined(text, features)
         for number, layer in enumerate(self.layers):
             own = None if key is None else jax.random.fold_in(key, number)
-            x = dropout(jax.nn.relu(layer(x)), self.dropout_rate, own)
+            x = dropout(self.activation(layer(x)), self.dropout_rate, own)
         return x
+
+
+class Wide(nnx.Module):
+    """Wide & Deep (Cheng et al. 2016): the sum of all vectors, in which each value has a weight of its own in every
+    logit, beside `Deep`."""
+
+    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        self.deep = Deep(width, vectors, text, settings, stddev, rngs)
+        self.size = width + self.deep.size
+
+    def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """See the module."""
+        return jnp.concatenate([stacked(text, features).sum(-2), self.deep(text, features, key)], axis=-1)
+
+
+class Factorised(nnx.Module):
+    """DeepFM (Guo et al. 2017): the sum of all vectors v_i, their products in pairs, and `Deep`:
+
+    [sum_i v_i,  sum_{i<j} v_i * v_j = ((sum_i v_i)^2 - sum_i v_i^2) / 2,  Deep]
+    """
+
+    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        self.deep = Deep(width, vectors, text, settings, stddev, rngs)
+        self.size = 2 * width + self.deep.size
+
+    def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """See the module."""
+        vectors = stacked(text, features)
+        total = vectors.sum(-2)
+        pairs = (total**2 - (vectors**2).sum(-2)) / 2
+        return jnp.concatenate([total, pairs, self.deep(text, features, key)], axis=-1)
 
 
 class Cross(nnx.Module):
@@ -121,8 +159,7 @@ class Attention(nnx.Module):
         return jax.nn.softmax(jnp.einsum("rsvd,d->rsv", keys, self.query[...]), axis=-1)
 
     def _vectors(self, text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
-        given = features if text is None else [text.astype(jnp.float32), *features]
-        return jnp.stack(given, axis=-2) + self.place[...]
+        return stacked(text, features) + self.place[...]
 
 
 def joined(text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
@@ -130,5 +167,17 @@ def joined(text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
     return jnp.concatenate(features if text is None else [text.astype(jnp.float32), *features], axis=-1)
 
 
-COMBINATIONS = {"concat": Concat, "mlp": Deep, "dcn": Cross, "attention": Attention}
+def stacked(text: jax.Array | None, features: list[jax.Array]) -> jax.Array:
+    """[R, S, D] each -> [R, S, number, D], the text's first, float32."""
+    return jnp.stack(features if text is None else [text.astype(jnp.float32), *features], axis=-2)
+
+
+COMBINATIONS = {
+    "concat": Concat,
+    "attention": Attention,
+    "mlp": Deep,
+    "wide_deep": Wide,
+    "deepfm": Factorised,
+    "dcn": Cross,
+}
 """By the values of `model.combine` besides `text`, which reads no other feature."""

@@ -110,7 +110,9 @@ class ModelSpec:
             combine=model.combine,
             experts=model.experts,
             weighs_tasks=model.task_weights == "uncertainty",
-            combining=Settings(model.combine_layers, model.cross_layers, model.combine_dropout),
+            combining=Settings(
+                model.combine_layers, model.cross_layers, model.combine_dropout, model.combine_activation
+            ),
             **more,
         )
 

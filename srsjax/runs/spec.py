@@ -40,7 +40,7 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
         raise InputError("model.interaction: found towers, but the schema has features of one side alone")
     if interaction.reads_context and model.experts:
         raise InputError("model.experts: found towers, whose head is a product of two vectors; use another interaction")
-    if interaction.reads_context and model.combine in ("mlp", "dcn"):
+    if interaction.reads_context and model.combine not in ("concat", "attention", "text"):
         raise InputError(
             f"model.combine: found {model.combine!r}, whose vectors have no common size for the product of towers; set "
             "model.combine concat or attention"

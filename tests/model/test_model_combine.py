@@ -26,7 +26,7 @@ FEATURES = (
     InputSpec("price", "candidate", "numeric", 1, mean=3.0, deviation=2.0),
 )
 SETTINGS = Settings(layers=(6, 5), crosses=2)
-COMBINES = ("concat", "mlp", "dcn", "attention")
+COMBINES = ("concat", "mlp", "wide_deep", "deepfm", "dcn", "attention")
 
 
 def made(combine: str, text: bool, vectors: int = 3):
@@ -63,6 +63,11 @@ def expected(combine: str, p, vectors: list[np.ndarray], text: bool) -> np.ndarr
             return vectors[0] + out if text else out
         case "mlp":
             return deep(p, x)
+        case "wide_deep":
+            return np.concatenate([sum(vectors), deep(p, x, "deep/")], axis=-1)
+        case "deepfm":
+            pairs = sum(vectors[i] * vectors[j] for i in range(len(vectors)) for j in range(i))
+            return np.concatenate([sum(vectors), pairs, deep(p, x, "deep/")], axis=-1)
         case "dcn":
             crossed = x
             for layer in range(2):
@@ -87,6 +92,19 @@ def test_a_combination_is_its_formula(combine, text):
     assert found.shape == (2, 4, module.size)
     wanted = expected(combine, p, [x.astype(np.float64) for x in vectors], text)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)  # float32 sums of 24 products
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "tanh"])
+def test_the_perceptron_has_the_activation_that_is_asked_for(name):
+    settings = Settings(layers=(6,), activation=name)
+    module = COMBINATIONS["mlp"](8, 2, True, settings, 0.3, ctr.nnx.Rngs(0))
+    rng = np.random.default_rng(7)
+    x, f = (rng.normal(size=(1, 3, 8)).astype(np.float32) for _ in range(2))
+    flat = ctr.nnx.to_flat_state(ctr.nnx.state(module, ctr.nnx.Param))
+    p = {"/".join(map(str, path)): np.asarray(a[...], np.float64) for path, a in flat}
+    inner = dense(p, "layers/0", np.concatenate([x, f], -1).astype(np.float64))
+    wanted = {"gelu": gelu(inner), "silu": inner / (1 + np.exp(-inner)), "tanh": np.tanh(inner)}[name]
+    np.testing.assert_allclose(module(x, [f]), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_weights_of_attention_can_be_read_for_each_candidate():
