@@ -44,7 +44,11 @@ def get_config() -> TrainConfig:
             split=Split(by="column", column="split"),
         ),
         model=Model(
-            combine="dcn", hidden_size=16, initializer_range=0.05, combine_layers=(64, 32), combine_dropout=0.2
+            combine="deepfm",
+            hidden_size=16,
+            initializer_range=0.05,
+            combine_layers=(32,),
+            combine_dropout=0.4,
         ),
         batch=Batch(rows=8, tokens=128),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.1),
