@@ -96,6 +96,8 @@ def on_files(scorer: Scorer, config: TrainConfig, files: str) -> Results:
     with tempfile.TemporaryDirectory() as folder:
         store = labelled_store(scorer.encoder, replace(config.data.log, files=files), Path(folder) / "store")
         split = store.split("test")
+        for task, count in store.manifest["unseen_classes"].items():
+            say(f"{count:,} labels of {task} are of classes that no training row had: unknown, and left out")
         model, classes = _of_model(scorer, config, split, store)
         return {"model": model}, classes
 

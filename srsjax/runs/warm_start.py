@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.bert import BertConfig
@@ -57,13 +58,28 @@ def check_source(source: str, spec: ModelSpec) -> str:
     return f"weights: {source}, checkpoint {step}, {head}"
 
 
-def load_source(source: str, spec: ModelSpec, shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """The weights that `source` has for these parameters, float32 by path; arguments checked by `check_source`."""
+def load_source(
+    source: str, spec: ModelSpec, shapes: dict[str, jax.ShapeDtypeStruct], fitted: Fitted = Fitted()
+) -> dict[str, np.ndarray]:
+    """The weights that `source` has for these parameters, float32 by path; arguments checked by `check_source`.
+
+    `fitted` has the vocabularies of the new data: the embedding of a category goes with its name, and one that the run
+    did not know begins as its unknown one.
+    """
     if not is_run(source):
         return hf.load_weights(source, spec.encoder)[0]
     folder = RunFolder(source)
     before = read_spec(folder)
-    stored = load_params(folder.checkpoints, folder.best_step(), None)
+    stored: dict[str, Any] = dict(load_params(folder.checkpoints, folder.best_step(), None))
+    known = Fitted(**folder.read(folder.manifest_file)["fitted"]).vocabularies
+    for feature in spec.features:
+        path = f"features/{feature.side}/input_{feature.name}/table/embedding"
+        if path in stored and feature.name in known and feature.name in fitted.vocabularies:
+            row = {value: number for number, value in enumerate(known[feature.name], 1)}
+            rows = [0, *(row.get(value, 0) for value in fitted.vocabularies[feature.name])]
+            table = np.zeros(shapes[path].shape, np.float32)
+            table[: len(rows)] = np.asarray(stored[path])[rows]
+            stored[path] = table
     return {
         path: np.asarray(stored[path])
         for path, shape in shapes.items()
@@ -74,7 +90,9 @@ def load_source(source: str, spec: ModelSpec, shapes: dict[str, jax.ShapeDtypeSt
 
 
 def _same_head(before: ModelSpec, spec: ModelSpec) -> bool:
-    return before.outputs == spec.outputs
+    """Whether both answer the same questions; the scale of a number may have moved with the data."""
+    asked = [[(each.task, each.kind, each.classes, each.after) for each in of.outputs] for of in (before, spec)]
+    return asked[0] == asked[1]
 
 
 def _dropouts(encoder: BertConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.data.batches.layout import BatchShape, check_lengths
 from srsjax.data.batches.loader import Batches
 from srsjax.data.preparing.shared import shared_store
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.objectives.priors import prior_logits
@@ -81,7 +82,11 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
     step = CompiledAhead(jitted, *target)
     weights = {"head/dense/bias": prior_logits(session.objectives(config), store.split("train"))}
     if config.model.pretrained:
-        weights |= load_source(config.model.pretrained, spec, session.shapes)
+        fitted = Fitted(**store.manifest["fitted"])
+        weights |= load_source(config.model.pretrained, spec, session.shapes, fitted)
+        fresh = sorted({path.partition("/")[0] for path in session.shapes if path not in weights})
+        if fresh and is_run(config.model.pretrained):
+            console.print(f"weights: fresh in {', '.join(fresh)}", highlight=False)
     state = initial_state(session, optimizer, config.seed, weights)
     params = centred(config, session, store, shape, state.all_params)
     state = state._replace(params=session.trained(params), frozen=session.untrained(params))

@@ -17,6 +17,9 @@ from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
 from srsjax.model.combine import COMBINATIONS, Settings
 from srsjax.model.features import INPUTS, Features, TargetAttention
+from srsjax.runs.optimizers import DECAY
+from srsjax.runs.rules import match
+from srsjax.runs.sharding import SHARDING
 from srsjax.runs.spec import make_spec as spec_of
 
 BERT = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16)
@@ -136,6 +139,20 @@ def test_without_text_there_is_no_encoder_and_each_candidate_has_its_own_logit(c
 
     order = rng.permutation(6)
     np.testing.assert_allclose(logits(order), logits(np.arange(6))[:, order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("combine", COMBINES)
+def test_every_parameter_has_a_place_on_the_mesh_and_a_rule_of_decay(combine):
+    features = (
+        *FEATURES,
+        InputSpec("age", "context", "numeric", 1, scale="quantile", edges=(1.0, 2.0), may_be_missing=True),
+        InputSpec("image", "candidate", "vector", 3, may_be_missing=True),
+        InputSpec("seen", "context", "categorical", 7, values=2, like="item", pooling="attention"),
+    )
+    settings = config.Model(combine=combine, combine_layers=(6,), experts=2, task_weights="uncertainty")
+    shapes = jax.eval_shape(lambda key: ctr.init(make_spec(settings, BERT, 2, features), key), jax.random.key(0))
+    match(SHARDING, shapes, "sharding")
+    match(DECAY, shapes, "weight-decay")
 
 
 # ---------------------------------------------------------------------------------------------- inputs
