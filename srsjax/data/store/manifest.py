@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table as Grid
@@ -36,9 +37,8 @@ def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
 
     `tokenizer` is None if one is to be trained. Raises InputError if a file is missing.
     """
-    settings = asdict(train.data)
-    for name in ("log", "catalogues", "shop", "store", "keys", "engine", "workers"):
-        del settings[name]
+    apart = ("log", "catalogues", "shop", "store", "keys", "engine", "workers")
+    settings = {name: value for name, value in _without_defaults(train.data).items() if name not in apart}
     trained = {"vocab_size": train.tokenizer.vocab_size, "lowercase": train.tokenizer.lowercase}
     return {
         "format": FORMAT,
@@ -58,10 +58,10 @@ def fingerprint(described: dict) -> str:
 def describe_schema(schema: Schema) -> dict:
     """A schema as plain data: what a store depends on. `type` is the kind of each feature."""
     sides = {
-        side: [{"type": type(f).__name__} | asdict(f) for f in getattr(schema, side)]
+        side: [{"type": type(f).__name__} | _without_defaults(f) for f in getattr(schema, side)]
         for side in ("context", "candidate")
     }
-    tasks = [{name: getattr(task, name) for name in LABEL_FIELDS} for task in schema.tasks]
+    tasks = [{k: v for k, v in _without_defaults(task).items() if k in LABEL_FIELDS} for task in schema.tasks]
     return json.loads(json.dumps(sides | {"tasks": tasks}))
 
 
@@ -69,7 +69,8 @@ def changes(old: dict, new: dict) -> list[str]:
     """Names of what differs between two descriptions of input."""
     found = [name for name in ("schema", "tokenizer") if old.get(name) != new[name]]
     found += ["format of the store"] if old.get("format") != new["format"] else []
-    found += [f"data.{name}" for name in new["data"] if old.get("data", {}).get(name) != new["data"][name]]
+    before, now = old.get("data", {}), new["data"]
+    found += [f"data.{name}" for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     old_tables = {"log": old.get("log", {})} | old.get("catalogues", {})
     for name, table in ({"log": new["log"]} | new["catalogues"]).items():
         before = old_tables.get(name, {})
@@ -81,6 +82,12 @@ def changes(old: dict, new: dict) -> list[str]:
         found += [file["name"] for file in table["files"] if before_files.pop(file["name"], None) != file]
         found += [f"{name} (gone)" for name in before_files]
     return found
+
+
+def _without_defaults(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not as they are by default: a field that is added later changes nothing."""
+    given, plain = asdict(settings), {field.name: field.default for field in fields(settings)}
+    return {name: value for name, value in given.items() if getattr(settings, name) != plain[name]}
 
 
 def _describe_table(table) -> dict:
