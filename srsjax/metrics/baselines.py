@@ -57,39 +57,68 @@ def user_item_scores(train: Split, split: Split, n_items: int, task: int = 0) ->
     return sigmoid(logit(popularity_scores(train, split, n_items, task)) + logit(by_user) - logit(mean))
 
 
-ITEM_PRIOR, USER_PRIOR = 25.0, 10.0
-"""Weight with which an item's and a user's mean are drawn to 0 (Koren 2008)."""
+ROUNDS = 10
+"""Times that the means of items and of users are fitted in turn; later rounds change the fourth digit."""
 
 
 def mean_scores(train: Split, split: Split, n_items: int, task: int = 0, *, users: bool = True) -> np.ndarray:
     """The bias model of ratings, [M] float64 in the units of the label (Koren 2008, "Factorization Meets the
-    Neighborhood", section 2.1, in its decoupled form):
+    Neighborhood", section 2.1):
 
-        prediction = mean + b_i + b_u,  b_i = sum_i (label - mean) / (ITEM_PRIOR + n_i),
-                                        b_u = sum_u (label - mean - b_i) / (USER_PRIOR + n_u)
+        prediction = mean + b_i + b_u,  b_i = sum_i (label - mean - b_u) / (n_i + s_i),
+                                        b_u = sum_u (label - mean - b_i) / (n_u + s_u)
 
-    over the training candidates of item i and of user u, with sums of weight n; `users` False leaves b_u out. Arguments
-    and errors are those of `popularity_scores`, but for labels of any size.
+    over the training candidates of item i and of user u, with sums of weight n, `ROUNDS` times in turn. The strengths s
+    are those that fit how much items and users differ (`mean_strength`), so that the baseline is as good as these
+    counts allow. `users` False leaves b_u out. Arguments and errors are those of `popularity_scores`, but for labels of
+    any size.
     """
     weights = train.weights[:, task].astype(np.float64)
     if not weights.sum():
         raise InputError(f"training split: found no known label of task {task}, expected some; check its column")
     mean = weights @ train.labels[:, task] / weights.sum()
     left = train.labels[:, task] - mean
-    counts = np.bincount(train.item, weights, n_items)
-    of_item = np.bincount(train.item, weights * left, n_items) / (ITEM_PRIOR + counts)
-    predicted = mean + of_item[split.item]
+    of_item = _shrunken(train.item, left, weights, n_items)
     if not users:
-        return predicted
+        return mean + of_item[split.item]
     _, number = np.unique(np.concatenate([train.user, split.user]), return_inverse=True)
     of_train, of_split = (
         np.repeat(numbers, np.diff(each.candidates))
         for numbers, each in ((number[: len(train)], train), (number[len(train) :], split))
     )
-    left = left - of_item[train.item]
-    counts = np.bincount(of_train, weights, number.max() + 1)
-    of_user = np.bincount(of_train, weights * left, number.max() + 1) / (USER_PRIOR + counts)
-    return predicted + of_user[of_split]
+    for _ in range(ROUNDS):
+        of_user = _shrunken(of_train, left - of_item[train.item], weights, int(number.max()) + 1)
+        of_item = _shrunken(train.item, left - of_user[of_train], weights, n_items)
+    return mean + of_item[split.item] + of_user[of_split]
+
+
+def _shrunken(number: np.ndarray, left: np.ndarray, weights: np.ndarray, count: int) -> np.ndarray:
+    """Means of what is left of each group, drawn to 0, [count]; `number` [M] are the groups."""
+    n, total = np.bincount(number, weights, count), np.bincount(number, weights * left, count)
+    strength = mean_strength(n, total, float(weights @ left**2))
+    return np.zeros(count) if math.isinf(strength) else total / (n + strength)
+
+
+def mean_strength(n: np.ndarray, total: np.ndarray, squares: float) -> float:
+    """Strength s, in observations, of the normal prior around 0 that fits how much the means of groups differ: the
+    variance within groups over that between them, by the method of moments (analysis of variance, one random effect).
+
+    Args:
+        n, total: [K] float64, weight and weighted sum of each group; n 0 for a group not seen.
+        squares: weighted sum of squares of all.
+
+    Returns:
+        s > 0; infinite where means differ no more than by chance, or no group is seen twice.
+    """
+    seen = n > 0
+    n, means = n[seen], total[seen] / n[seen]
+    whole, groups = n.sum(), len(n)
+    if whole <= groups:
+        return math.inf
+    within = max((squares - n @ means**2) / (whole - groups), 0.0)
+    mean = n @ means / whole
+    between = (n @ (means - mean) ** 2 - (groups - 1) * within) / (whole - n @ n / whole)
+    return max(within / between, 1e-6) if between > 0 else math.inf
 
 
 def number_items(items: Items, train: Split, split: Split) -> tuple[Split, Split, int]:

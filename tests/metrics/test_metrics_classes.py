@@ -86,7 +86,7 @@ def test_what_is_undefined_is_absent():
     assert np.isnan(values.spearman(np.ones(3), np.arange(3.0), np.ones(3)))
 
 
-def test_the_bias_model_is_its_formula_and_beats_the_item_mean():
+def test_the_bias_model_has_the_strength_that_the_data_have_and_beats_the_item_mean():
     rng = np.random.default_rng(0)
     users, items = rng.normal(0, 1, 60), rng.normal(0, 1, 40)
     user, item = rng.integers(0, 60, 3000), rng.integers(0, 40, 3000)
@@ -94,10 +94,34 @@ def test_the_bias_model_is_its_formula_and_beats_the_item_mean():
     train, test = (make_split(labels[at], user=user[at], item=item[at]) for at in (slice(0, 2500), slice(2500, 3000)))
     found = report.references(train, test, 40, families=("value",), names=("popularity", "user_item", "oracle"))
     assert set(found) == {"item_mean", "bias_model"}
-    assert found["bias_model"]["rmse"] < 0.65 < 0.9 < found["item_mean"]["rmse"]
-    left = labels[:2500] - labels[:2500].astype(np.float32).mean(dtype=np.float64)
-    of_item = np.array([left[item[:2500] == i].sum() / (25 + (item[:2500] == i).sum()) for i in range(40)])
-    rest = left - of_item[item[:2500]]
-    of_user = np.array([rest[user[:2500] == u].sum() / (10 + (user[:2500] == u).sum()) for u in range(60)])
-    expected = labels[:2500].mean() + of_item[item[2500:]] + of_user[user[2500:]]
-    np.testing.assert_allclose(baselines.mean_scores(train, test, 40), expected, atol=1e-4)  # labels are float32
+    # The noise is 0.5, and 2,500 labels tell 100 means to about 0.1.
+    assert found["bias_model"]["rmse"] < 0.55 < 0.9 < found["item_mean"]["rmse"]
+
+
+def test_the_bias_model_is_the_ridge_regression_of_its_strengths():
+    """Fitted in turn until nothing changes, with both strengths given: the solution of the normal equations."""
+    rng = np.random.default_rng(1)
+    user, item = rng.integers(0, 6, 200), rng.integers(0, 5, 200)
+    labels, weights = rng.normal(size=200) + 0.3 * user - 0.5 * item, rng.choice([0.5, 1.0, 2.0], 200)
+    split = make_split(labels, weights, user=user, item=item)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "mean_strength", lambda n, total, squares: 2.0)
+        patch.setattr(baselines, "ROUNDS", 200)
+        found = baselines.mean_scores(split, split, 5)
+    design = np.concatenate([np.eye(5)[item], np.eye(6)[user]], axis=1)
+    labels, w = labels.astype(np.float32).astype(np.float64), weights.astype(np.float32).astype(np.float64)
+    mean = w @ labels / w.sum()
+    solved = np.linalg.solve(design.T @ (w[:, None] * design) + 2 * np.eye(11), design.T @ (w * (labels - mean)))
+    np.testing.assert_allclose(found, mean + design @ solved, atol=1e-6)
+
+
+def test_the_strength_of_means_is_the_ratio_of_variances():
+    rng = np.random.default_rng(2)
+    number = np.repeat(np.arange(2000), rng.integers(1, 20, 2000))
+    left = rng.normal(0, 0.5, 2000)[number] + rng.normal(0, 1.0, len(number))
+    n, total = np.bincount(number).astype(float), np.bincount(number, left)
+    assert baselines.mean_strength(n, total, float(left @ left)) == pytest.approx(4.0, rel=0.15)
+    noise = rng.normal(0, 1, len(number))
+    few = baselines.mean_strength(n, np.bincount(number, noise), float(noise @ noise))
+    assert few > 50  # no difference but chance
+    assert baselines.mean_strength(np.ones(5), np.arange(5.0), 30.0) == np.inf
