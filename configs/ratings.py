@@ -28,9 +28,9 @@ def get_config() -> TrainConfig:
     folder = "${SRSJAX_DATA}/movietweetings_100k"
     return TrainConfig(
         schema=Schema(
-            context=(Categorical("user", column="user_id", dropout=0.2),),
+            context=(Categorical("user", column="user_id", dropout=0.05),),
             candidate=(
-                Categorical("film", column="item_id", dropout=0.2),
+                Categorical("film", column="item_id", dropout=0.05),
                 Categorical("genres", column="items.genres", max_values=5),
                 Numeric("year", column="items.year", scale="quantile", missing="median"),
             ),
@@ -46,11 +46,11 @@ def get_config() -> TrainConfig:
         model=Model(
             combine="deepfm",
             hidden_size=16,
-            initializer_range=0.05,
+            initializer_range=0.01,
             combine_layers=(32,),
             combine_dropout=0.4,
         ),
         batch=Batch(rows=8, tokens=128),
-        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.1),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.1, tables="rowwise_adagrad", table_learning_rate=0.05),
         epochs=10,
     )
