@@ -6,7 +6,7 @@ import jax
 
 from srsjax import config
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.model import ctr, flops
 from srsjax.model.attention import Attend, attend

@@ -10,7 +10,7 @@ from models import make_spec
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
 from srsjax.data.batches.loader import train_batches
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.model.spec import encoder_config

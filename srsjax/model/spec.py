@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srsjax import config
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.bert import BertConfig

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from srsjax.config import TrainConfig
 from srsjax.data.batches.layout import Layout, make_layout, most_tokens, no_text
-from srsjax.data.kinds import has_text, input_specs
+from srsjax.data.inputs import input_specs
+from srsjax.data.kinds import has_text
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.errors import InputError

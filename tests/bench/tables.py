@@ -17,7 +17,7 @@ import numpy as np
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
 from srsjax.data.batches.batch import PackedBatch
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.model.bert import BertConfig
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.session import initial_state, open_session, state_target

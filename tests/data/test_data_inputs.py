@@ -23,7 +23,7 @@ from srsjax.config import (
     TrainConfig,
     Vector,
 )
-from srsjax.data.kinds import input_specs
+from srsjax.data.inputs import input_specs
 from srsjax.data.preparing.encode import load_encoder
 from srsjax.data.preparing.prepare import prepare
 from srsjax.errors import InputError

@@ -10,7 +10,7 @@ from models import make_spec
 from scipy.special import erf
 
 from srsjax import config
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.data.store.tokenizer import train_tokenizer
 from srsjax.errors import InputError
 from srsjax.model import ctr

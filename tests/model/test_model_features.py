@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from srsjax import config
 from srsjax.data.batches.loader import eval_batches
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.model import ctr

@@ -21,7 +21,7 @@ from models import make_spec
 from srsjax import export
 from srsjax.config import Batch, Catalogue, Data, History, Mesh, Model, Numeric, Schema, Task, Text, TrainConfig
 from srsjax.data.batches.layout import make_layout
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.data.preparing.catalogue import read_catalogues
 from srsjax.data.preparing.encode import Encoder, refuse
 from srsjax.data.preparing.fit import Fitted

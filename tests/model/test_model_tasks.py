@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models import goals, make_spec
 
 from srsjax import config
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.model import ctr
 from srsjax.model.bert import BertConfig
 from srsjax.model.heads import MixtureHead, both

@@ -12,7 +12,7 @@ from batches import make_batch
 from models import make_spec
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
-from srsjax.data.kinds import InputSpec
+from srsjax.data.inputs import InputSpec
 from srsjax.model.bert import BertConfig
 from srsjax.runs.checkpoints import Checkpointer
 from srsjax.runs.session import initial_state, open_session, state_target
