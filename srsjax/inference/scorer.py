@@ -24,6 +24,7 @@ from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
+from srsjax.objectives import predict
 from srsjax.objectives.losses import Objectives
 from srsjax.objectives.objective import Objective
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
@@ -107,7 +108,8 @@ class Scorer:
             columns = made.columns(logits[:, own])
             scores = columns.get("probabilities", columns["score"])
         else:
-            scores = np.stack([made.predict(logits[:, own]) for made, own in self._objectives], -1).astype(np.float32)
+            tasks, outputs = self.config.schema.tasks, self.session.spec.outputs
+            scores = predict(tasks, outputs, logits).astype(np.float32)
         if single:
             return float(scores[0]) if scores.ndim == 1 else scores[0]
         return scores

@@ -44,23 +44,21 @@ ACTIVATIONS = {"relu": jax.nn.relu, "gelu": gelu, "silu": jax.nn.silu, "tanh": j
 class Concat(nnx.Module):
     """x + W2 gelu(W1 [x, f_1, ..., f_n] + b1) + b2: a multi-layer perceptron over all vectors, added to the text's."""
 
-    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, vectors: int, settings: Settings, stddev: float, rngs: nnx.Rngs):
         self.size = width
         self.up = Dense(width * vectors, width, stddev, rngs)
         self.down = Dense(width, width, stddev, rngs)
 
     def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
         """See the module."""
-        if text is None:
-            return self.down(gelu(self.up(jnp.concatenate(features, axis=-1))))
-        text = text.astype(jnp.float32)
-        return text + self.down(gelu(self.up(jnp.concatenate([text, *features], axis=-1))))
+        added = self.down(gelu(self.up(joined(text, features))))
+        return added if text is None else text.astype(jnp.float32) + added
 
 
 class Deep(nnx.Module):
     """A multi-layer perceptron over all vectors, with dropout: [x, f_1, ..., f_n] through `layers`."""
 
-    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, vectors: int, settings: Settings, stddev: float, rngs: nnx.Rngs):
         widths = [width * vectors, *settings.layers]
         self.activation = ACTIVATIONS[settings.activation]
         # He et al. 2015: the variance of what a ReLU lets through is kept.
@@ -80,8 +78,8 @@ class Wide(nnx.Module):
     """Wide & Deep (Cheng et al. 2016): the sum of all vectors, in which each value has a weight of its own in every
     logit, beside `Deep`."""
 
-    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
-        self.deep = Deep(width, vectors, text, settings, stddev, rngs)
+    def __init__(self, width: int, vectors: int, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        self.deep = Deep(width, vectors, settings, stddev, rngs)
         self.size = width + self.deep.size
 
     def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
@@ -95,8 +93,8 @@ class Factorised(nnx.Module):
     [sum_i v_i,  sum_{i<j} v_i * v_j = ((sum_i v_i)^2 - sum_i v_i^2) / 2,  Deep]
     """
 
-    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
-        self.deep = Deep(width, vectors, text, settings, stddev, rngs)
+    def __init__(self, width: int, vectors: int, settings: Settings, stddev: float, rngs: nnx.Rngs):
+        self.deep = Deep(width, vectors, settings, stddev, rngs)
         self.size = 2 * width + self.deep.size
 
     def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
@@ -113,10 +111,10 @@ class Cross(nnx.Module):
     x_0 = [x, f_1, ..., f_n],  x_{l+1} = x_0 * (W_l x_l + b_l) + x_l,  and `Deep` of x_0 beside the last of them
     """
 
-    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, vectors: int, settings: Settings, stddev: float, rngs: nnx.Rngs):
         whole = width * vectors
         self.crosses = nnx.List([Dense(whole, whole, whole**-0.5, rngs) for _ in range(settings.crosses)])
-        self.deep = Deep(width, vectors, text, settings, stddev, rngs)
+        self.deep = Deep(width, vectors, settings, stddev, rngs)
         self.size = whole + (self.deep.size if settings.layers else 0)
 
     def __call__(self, text: jax.Array | None, features: list[jax.Array], key: jax.Array | None = None) -> jax.Array:
@@ -136,7 +134,7 @@ class Attention(nnx.Module):
     Additive attention (Bahdanau et al. 2015) over modalities; `weights` are a, to be read for each candidate.
     """
 
-    def __init__(self, width: int, vectors: int, text: bool, settings: Settings, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, vectors: int, settings: Settings, stddev: float, rngs: nnx.Rngs):
         self.size = width
         self.place = nnx.Param(stddev * jax.random.normal(rngs.params(), (vectors, width)))
         self.query = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width,)))

@@ -124,11 +124,11 @@ class ClickModel(nnx.Module):
             self.features = nnx.Dict({side: Features(own, spec.encoder, rngs) for side, own in of.items()})
             if not spec.interaction.reads_context:
                 of = {"candidate": of["context"] + of["candidate"]}
-            make, reads = COMBINATIONS[spec.combine], spec.reads_text
+            make = COMBINATIONS[spec.combine]
             made: dict[str, Any] = {}
             for side, own in of.items():
                 if own:
-                    made[side] = make(width, len(own) + reads, reads, spec.combining, stddev, rngs)
+                    made[side] = make(width, len(own) + spec.reads_text, spec.combining, stddev, rngs)
             size = made["candidate"].size if "candidate" in made else width
             self.combine = nnx.Dict(made)
         if spec.experts:

@@ -31,6 +31,11 @@ def padded(size: int) -> int:
     return size if size < LARGE else -(-size // 128) * 128
 
 
+def table_path(feature: InputSpec) -> str:
+    """Path of the parameter that holds the embeddings of a category with a table of its own."""
+    return f"features/{feature.side}/input_{feature.name}/table/embedding"
+
+
 class CategoricalInput(nnx.Module):
     """Embeddings of ids, [size, D]; id 0 is missing or unknown, and in training a random share of all ids, so that it
     is trained where every value is known."""

@@ -59,11 +59,10 @@ class Binary(Objective):
         keep it finite where all labels are equal.
         """
         total = positive = 0.0
-        smoothing, power = self.task.label_smoothing, self.task.weight_power
+        smoothing = self.task.label_smoothing
         for labels, weights in chunks:
-            weights = np.asarray(weights, np.float64)
             labels = np.asarray(labels, np.float64) * (1 - smoothing) + smoothing / 2
-            used = np.where(weights > 0, np.maximum(weights, 1e-30) ** power, 0.0)
+            used = self.training_weights(weights)
             total += used.sum()
             positive += (used * labels).sum()
         return np.log([(positive + 0.5) / (total - positive + 0.5)]).astype(np.float32)

@@ -45,8 +45,7 @@ class Multiclass(Objective):
         assert self.known is not None, "a multiclass task without its classes"
         mass = np.full(self.known.count, 0.5)
         for labels, weights in chunks:
-            used = np.where(weights > 0, np.maximum(weights, 1e-30).astype(np.float64) ** self.task.weight_power, 0.0)
-            mass += np.bincount(labels.astype(np.int64), used, self.known.count)
+            mass += np.bincount(labels.astype(np.int64), self.training_weights(weights), self.known.count)
         return np.log(mass / mass.sum()).astype(np.float32)
 
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:

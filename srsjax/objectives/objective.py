@@ -80,6 +80,11 @@ class Objective(abc.ABC):
           chunks: labels [n] and weights [n], float32, of the training split, a part at a time.
         """
 
+    def training_weights(self, weights: np.ndarray) -> np.ndarray:
+        """`terms.training_weights` on the host, for `bias`: [n] float64."""
+        weights = np.asarray(weights, np.float64)
+        return np.where(weights > 0, np.maximum(weights, 1e-30) ** self.task.weight_power, 0.0)
+
     @abc.abstractmethod
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """What is written as a score: [..., K] float32 -> [...] float64."""

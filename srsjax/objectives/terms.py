@@ -50,11 +50,15 @@ def normalised_sigmoids(task: Task, logits: jax.Array, known: Labels) -> jax.Arr
     return softmax_cross_entropy(task, jax.nn.log_sigmoid(logits), known)
 
 
+def same_impression(known: Labels) -> jax.Array:
+    """[..., R, C, C] bool: whether two candidates of known label are of one impression."""
+    segments = jnp.where(known.weights > 0, known.group, -1)
+    return (segments[..., :, None] == segments[..., None, :]) & (segments[..., :, None] >= 0)
+
+
 def pairs_of(known: Labels) -> jax.Array:
     """[..., R, C, C] bool: whether candidate i has a higher known label than candidate j of the same impression."""
-    segments = jnp.where(known.weights > 0, known.group, -1)
-    same = (segments[..., :, None] == segments[..., None, :]) & (segments[..., :, None] >= 0)
-    return same & (known.labels[..., :, None] > known.labels[..., None, :])
+    return same_impression(known) & (known.labels[..., :, None] > known.labels[..., None, :])
 
 
 def pair_weights(task: Task, known: Labels) -> jax.Array:
@@ -81,9 +85,7 @@ def ndcg_change(logits: jax.Array, known: Labels) -> jax.Array:
 
     with ranks by `logits` [..., R, C], equal ones in the order of their slots; 0 across impressions.
     """
-    segments = jnp.where(known.weights > 0, known.group, -1)
-    same = (segments[..., :, None] == segments[..., None, :]) & (segments[..., :, None] >= 0)
-    slot = jnp.arange(segments.shape[-1])
+    same, slot = same_impression(known), jnp.arange(known.labels.shape[-1])
 
     def discounts(values: jax.Array) -> jax.Array:
         first = values[..., None, :], values[..., :, None]  # j, i: whether j comes before i

@@ -17,6 +17,7 @@ import optax
 
 from srsjax.config import Optimizer
 from srsjax.data.batches.batch import PackedBatch
+from srsjax.model.features import table_path
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.optimizers import make_optimizer, schedule
 
@@ -55,10 +56,10 @@ class Tables:
             flat = jnp.concatenate([jnp.zeros(1, jnp.int32), *(x.ravel() for x in ids)])
             size = min(len(flat), table.shape[0])
             number, place = jnp.unique(flat, size=size, fill_value=table.shape[0], return_inverse=True)
-            ends = [1, *(x.size for x in ids)]
-            starts = [sum(ends[: i + 1]) for i in range(len(ids))]
-            for (side, name), x, start in zip(readers, ids, starts, strict=True):
+            start = 1
+            for (side, name), x in zip(readers, ids, strict=True):
                 sides[side][name] = place[start : start + x.size].reshape(x.shape).astype(jnp.int32)
+                start += x.size
             # NaN for an id outside the table, as in `bert.Table`.
             rows[path] = jnp.take(table, number, axis=0, mode="fill", fill_value=jnp.nan)
             numbers[path] = number
@@ -130,6 +131,5 @@ def table_readers(spec: ModelSpec) -> dict[str, tuple[tuple[str, str], ...]]:
     for feature in spec.features:
         if feature.kind == "categorical":
             owner = by_name[feature.like] if feature.like else feature
-            path = f"features/{owner.side}/input_{owner.name}/table/embedding"
-            found.setdefault(path, []).append((feature.side, feature.name))
+            found.setdefault(table_path(owner), []).append((feature.side, feature.name))
     return {path: tuple(readers) for path, readers in found.items()}

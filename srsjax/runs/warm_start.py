@@ -12,6 +12,7 @@ from srsjax.data.preparing.statistics import Fitted
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.bert import BertConfig
+from srsjax.model.features import table_path
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.run_folder import RunFolder
@@ -73,7 +74,7 @@ def load_source(
     stored: dict[str, Any] = dict(load_params(folder.checkpoints, folder.best_step(), None))
     known = Fitted(**folder.read(folder.manifest_file)["fitted"]).vocabularies
     for feature in spec.features:
-        path = f"features/{feature.side}/input_{feature.name}/table/embedding"
+        path = table_path(feature)
         if path in stored and feature.name in known and feature.name in fitted.vocabularies:
             row = {value: number for number, value in enumerate(known[feature.name], 1)}
             rows = [0, *(row.get(value, 0) for value in fitted.vocabularies[feature.name])]

@@ -32,9 +32,9 @@ SETTINGS = Settings(layers=(6, 5), crosses=2)
 COMBINES = ("concat", "mlp", "wide_deep", "deepfm", "dcn", "attention")
 
 
-def made(combine: str, text: bool, vectors: int = 3):
+def made(combine: str, vectors: int = 3):
     """A combination with random parameters, and its parameters by path in float64."""
-    module = COMBINATIONS[combine](8, vectors, text, SETTINGS, 0.3, ctr.nnx.Rngs(0))
+    module = COMBINATIONS[combine](8, vectors, SETTINGS, 0.3, ctr.nnx.Rngs(0))
     state = ctr.nnx.state(module, ctr.nnx.Param)
     rng = np.random.default_rng(1)
     state = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), state)
@@ -88,7 +88,7 @@ def expected(combine: str, p, vectors: list[np.ndarray], text: bool) -> np.ndarr
 @pytest.mark.parametrize("text", [True, False])
 @pytest.mark.parametrize("combine", COMBINES)
 def test_a_combination_is_its_formula(combine, text):
-    module, p = made(combine, text)
+    module, p = made(combine)
     rng = np.random.default_rng(2)
     vectors = [rng.normal(size=(2, 4, 8)).astype(np.float32) for _ in range(3)]
     found = module(vectors[0] if text else None, vectors[1:] if text else vectors)
@@ -100,7 +100,7 @@ def test_a_combination_is_its_formula(combine, text):
 @pytest.mark.parametrize("name", ["gelu", "silu", "tanh"])
 def test_the_perceptron_has_the_activation_that_is_asked_for(name):
     settings = Settings(layers=(6,), activation=name)
-    module = COMBINATIONS["mlp"](8, 2, True, settings, 0.3, ctr.nnx.Rngs(0))
+    module = COMBINATIONS["mlp"](8, 2, settings, 0.3, ctr.nnx.Rngs(0))
     rng = np.random.default_rng(7)
     x, f = (rng.normal(size=(1, 3, 8)).astype(np.float32) for _ in range(2))
     flat = ctr.nnx.to_flat_state(ctr.nnx.state(module, ctr.nnx.Param))
@@ -111,7 +111,7 @@ def test_the_perceptron_has_the_activation_that_is_asked_for(name):
 
 
 def test_the_weights_of_attention_can_be_read_for_each_candidate():
-    module, _ = made("attention", True)
+    module, _ = made("attention")
     vectors = [np.random.default_rng(3).normal(size=(2, 4, 8)).astype(np.float32) for _ in range(3)]
     weights = np.asarray(module.weights(vectors[0], vectors[1:]))
     assert weights.shape == (2, 4, 3) and (weights > 0).all()
