@@ -7,15 +7,15 @@ and its price. The scores of all items for one context are then one matmul with 
 srsjax.export` writes both towers of a model of texts alone for sentence-transformers. Results: configs/README.md.
 """
 
-import runpy
 from dataclasses import replace
 from pathlib import Path
 
+from srsjax.cli import read_config
 from srsjax.config import Categorical, Numeric, TrainConfig
 
 
 def get_config() -> TrainConfig:
-    base = runpy.run_path(str(Path(__file__).with_name("ctr.py")))["get_config"]()
+    base = read_config(str(Path(__file__).with_name("ctr.py")))
     signals = (
         Categorical("item", column="items.item_id", dropout=0.05),
         Numeric("price", column="items.price", scale="log"),
