@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from srsjax.data.reading import hashing
+from srsjax.data.batches.identity import candidate_hashes
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
 from srsjax.metrics.calibration import logit, sigmoid
@@ -124,11 +124,7 @@ def mean_strength(n: np.ndarray, total: np.ndarray, squares: float) -> float:
 def number_items(items: Items, train: Split, split: Split) -> tuple[Split, Split, int]:
     """Both splits with one number for each distinct candidate, in place of rows of `Items` that may hold it repeatedly,
     and how many there are. Candidates are equal whose text is, or, where none has text, whose categories are."""
-    if len(items.tokens.values):
-        hashes = hashing.hash_lists(items.tokens.values, items.tokens.offsets)
-        parts = [hashes[train.item], hashes[split.item]]
-    else:
-        parts = [_hash_categories(each) for each in (train, split)]
+    parts = [candidate_hashes(each, items) for each in (train, split)]
     distinct, number = np.unique(np.concatenate(parts), return_inverse=True)
     first = len(train.item)
     return replace(train, item=number[:first]), replace(split, item=number[first:]), len(distinct)
@@ -155,14 +151,6 @@ def _smoothed_rates(train: Split, number: np.ndarray, count: int, task: int) -> 
         raise InputError(f"training split: found no known label of task {task}, expected some; check its column")
     rate, strength = clicks.sum() / counts.sum(), prior_strength(clicks, counts)
     return np.full(count, rate) if math.isinf(strength) else (clicks + strength * rate) / (counts + strength)
-
-
-def _hash_categories(split: Split) -> np.ndarray:
-    """Hashes of the candidates' categorical features, [M] uint64; all equal where there are none."""
-    ids = [values for _, values in sorted(split.candidate_features.items()) if values.dtype == np.int32]
-    several = [np.asarray(values).reshape(len(split.item), -1).astype(np.uint64) for values in ids]
-    parts = [column for values in several for column in values.T] or [np.zeros(len(split.item), np.uint64)]
-    return hashing.combine(parts)
 
 
 def prior_strength(clicks: np.ndarray, counts: np.ndarray) -> float:

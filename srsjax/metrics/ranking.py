@@ -74,6 +74,21 @@ def mrr(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.
     )
 
 
+def top_1(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> GroupMean:
+    """How often the first candidate of a group has a label of at least 1/2, over groups with such a candidate; a tie
+    for the first place is drawn. With one positive of n candidates it is R_n@1 (Lowe et al. 2015, "The Ubuntu Dialogue
+    Corpus"). Arguments and result as in `mrr`.
+    """
+    weights, scores, labels, groups = known(weights, scores, labels, groups)
+    if not len(scores):
+        return GroupMean(float("nan"), 0, float("nan"))
+    rows = sort_rows(-scores, groups)
+    relevant = rows.tie_sums((labels >= 0.5).astype(np.int64))
+    ranks, sizes = rows.tie_ranks, rows.tie_sizes
+    first = (relevant > 0) & (rows.sums_before(relevant) == 0)  # one tie of each group with a positive
+    return _mean_over(np.where(ranks[first] == 0, relevant[first] / sizes[first], 0.0), len(rows.groups))
+
+
 def _expected_reciprocal(above: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """E[1 / rank of the first relevant row] of each tie, [G] float64, by the formula in `mrr`; arguments [G] int64."""
     if not len(tied):

@@ -54,7 +54,7 @@ def evaluate(
     if not len(logits):
         return {metric.key(ndcg_at): 0.0 for metric in METRICS if metric.family == "count"}
     of = Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at)
-    lacking = {"click": of.graded, "ranking": of.sizes.max() == 1}
+    lacking = {"click": of.graded, "ranking": of.sizes.max() == 1, "retrieval": of.sizes.max() == 1}
     having = [family for family in families if not lacking.get(family)]
     values = {metric.key(ndcg_at): metric.value(of) for metric in METRICS if metric.applies(having)}
     return {name: float(value) for name, value in values.items() if value is not None and not np.isnan(value)}

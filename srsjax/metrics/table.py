@@ -14,7 +14,7 @@ from srsjax.metrics.auc import auc, gauc
 from srsjax.metrics.calibration import ece, log_loss, normalized_entropy, sigmoid
 from srsjax.metrics.classes import confusion_matrix
 from srsjax.metrics.pairwise import Pairs, pairwise_accuracy, significant_pairwise_accuracy
-from srsjax.metrics.ranking import mrr, ndcg
+from srsjax.metrics.ranking import mrr, ndcg, top_1
 from srsjax.metrics.sorting import GroupMean, group_sizes
 from srsjax.metrics.threshold import Classification, classification
 
@@ -94,6 +94,11 @@ class Candidates:
         return mrr(self.logits, self.labels, self.weights, self.groups)
 
     @cached_property
+    def top(self) -> GroupMean:
+        """Share of impressions with a positive first candidate."""
+        return top_1(self.logits, self.labels, self.weights, self.groups)
+
+    @cached_property
     def pairs(self) -> Pairs:
         """Pairs of an impression in the right order."""
         return pairwise_accuracy(self.logits, self.labels, self.weights, self.groups, self.identity)
@@ -112,9 +117,10 @@ class Metric:
 
     name: str
     """`ndcg` stands for `ndcg@k`."""
-    family: Literal["click", "ranking", "class", "value", "count"]
+    family: Literal["click", "ranking", "retrieval", "class", "value", "count"]
     """Where it applies: `click` to probabilities of a positive label, `ranking` to the order within impressions of
-    several candidates, `class` to a choice among classes, `value` to predicted numbers, `count` always."""
+    several candidates, `retrieval` to which of them is the first, `class` to a choice among classes, `value` to
+    predicted numbers, `count` always."""
     value: Callable[[Candidates], float | None]
     """NaN or None where it is undefined."""
     better: Literal["max", "min", ""] = ""
@@ -167,6 +173,7 @@ METRICS = (
     Metric("ndcg_groups", "ranking", lambda c: c.gain.groups, shown="hidden"),
     Metric("mrr", "ranking", lambda c: c.first.value, "max", _no_order("no label of 0.5 or more")),
     Metric("mrr_groups", "ranking", lambda c: c.first.groups, shown="hidden"),
+    Metric("top_1", "retrieval", lambda c: c.top.value, "max", _no_order("no label of 0.5 or more")),
     Metric("pairwise", "ranking", lambda c: c.pairs.accuracy, "max", _no_order("no different labels in one")),
     Metric("pairwise_pairs", "ranking", lambda c: c.pairs.pairs, shown="hidden"),
     Metric(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from metrics_cases import rows
 from sklearn.metrics import ndcg_score
 
-from srsjax.metrics.ranking import mrr, ndcg
+from srsjax.metrics.ranking import mrr, ndcg, top_1
 
 
 def orders(scores):
@@ -54,6 +54,19 @@ def test_mrr_is_the_mean_over_all_orders_of_ties(case):
     assert found.value == pytest.approx(np.mean(values) if values else math.nan, abs=1e-12, nan_ok=True)
     assert found.groups == len(values)
     assert found.covered == pytest.approx(len(values) / len(groups) if groups else math.nan, nan_ok=True)
+
+
+@given(SMALL)
+def test_top_1_is_the_mean_over_all_orders_of_ties(case):
+    groups = case.counted().by_group()
+    values = []
+    for group in groups:
+        if group.labels.max() >= 0.5:
+            first = group.labels[group.scores == group.scores.max()]
+            values.append((first >= 0.5).mean())
+    found = top_1(*case)
+    assert found.value == pytest.approx(np.mean(values) if values else math.nan, abs=1e-12, nan_ok=True)
+    assert found.groups == len(values)
 
 
 @given(rows(labels=(0.0, 1.0, 3.0)), st.sampled_from([1, 3, 10, 1000]))

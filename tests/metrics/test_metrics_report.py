@@ -133,6 +133,7 @@ def test_every_metric_with_a_mode_can_be_monitored():
     each = np.arange(6)
     chosen = report.evaluate(np.eye(6), each.astype(float), np.ones(6), each, each, families=("class",))
     metrics |= chosen | report.evaluate(each + 0.5, each.astype(float), np.ones(6), each, each, families=("value",))
+    metrics |= report.evaluate(*np.eye(3)[:2], np.ones(3), np.zeros(3), np.zeros(3), families=("retrieval",))
     for name in report.MODES:
         assert report.monitored(metrics, "ndcg@10" if name == "ndcg" else name) >= 0
 
