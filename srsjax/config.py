@@ -86,12 +86,20 @@ class Model:
     """Dropout of hidden states; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     attention_dropout: DefaultOrShare = -1.0
     """Dropout of attention probabilities; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
+    product: Literal["cosine", "bilinear"] = "cosine"
+    """How the two vectors of `towers` meet: in a scaled product of vectors of length 1, or of the two mapped to one
+    space by a matrix each, sigmoid(W1 z . W2 w + b)."""
     experts: AtLeast0 = 0
     """Above 0, each task reads its own mixture of so many small networks instead of one vector for all (MMoE, Ma et al.
     2018): for several tasks that want different things. Not in `towers`."""
-    task_weights: Literal["fixed", "uncertainty"] = "fixed"
-    """What the losses of several tasks are weighed by, besides `Task.loss_weight`: nothing; or exp(-s) of a trained
-    number s for each, with s / 2 added (homoscedastic uncertainty, Kendall et al. 2018); it may be below 0."""
+    task_experts: AtLeast0 = 0
+    """Beside those `experts`, which all tasks share, so many of each task alone (PLE, Tang et al. 2020)."""
+    expert_levels: AtLeast1 = 1
+    """Levels of experts, one above the other."""
+    task_weights: Literal["fixed", "uncertainty", "gradients"] = "fixed"
+    """What the losses of several tasks are weighed by, besides `Task.loss_weight`: nothing; exp(-s) of a trained
+    number s for each, with s / 2 added (homoscedastic uncertainty, Kendall et al. 2018), which may be below 0; or
+    `gradients`: each task pulls equally hard at the vector that all tasks read, whatever the size of its loss."""
     head_dropout: ShareBelow1 = 0.1
     """Dropout before the head."""
     dtype: Dtype = "auto"

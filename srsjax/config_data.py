@@ -134,7 +134,20 @@ class Vector:
 Feature = Text | History | Categorical | Numeric | Vector
 
 
-Loss = Literal["", "cross_entropy", "focal", "rcr", "squared", "huber", "softmax", "lambdarank", "logistic", "margin"]
+Loss = Literal[
+    "",
+    "cross_entropy",
+    "focal",
+    "rcr",
+    "squared",
+    "huber",
+    "softmax",
+    "lambdarank",
+    "logistic",
+    "margin",
+    "in_batch",
+    "cosine",
+]
 
 
 @dataclass(frozen=True)
@@ -157,11 +170,12 @@ class Task:
     weight_power: NotNegative = 1.0
     """The training weight is the weight to this power; 0 treats every candidate alike, 1 keeps counts as they are.
     Evaluation always uses the weights as they are."""
-    kind: Literal["binary", "listwise", "pairwise", "multiclass", "regression"] = "binary"
+    kind: Literal["binary", "listwise", "pairwise", "contrastive", "multiclass", "regression"] = "binary"
     """`binary`: the probability of a positive label; with `softmax` above 0 the loss is mixed with a listwise one.
     `listwise`: the order of an impression's candidates, by labels of any grade >= 0. `pairwise`: that order, by its
-    pairs of different labels. `multiclass`: one of several classes. `regression`: a number as it is (a rating of 1 to
-    5, a price, a demand)."""
+    pairs of different labels. `contrastive`: the vector of a context is near those of its positive candidates and far
+    from all others in the batch (`towers`, for retrieval). `multiclass`: one of several classes. `regression`: a number
+    as it is (a rating of 1 to 5, a price, a demand)."""
     classes: tuple[str, ...] = ()
     """Class names of a multiclass task, in the order of its outputs; another label is a bad row. Empty takes those of
     the training rows, sorted; a class that only other rows have is then an unknown label there, counted."""
@@ -169,7 +183,13 @@ class Task:
     """Loss; empty is the first of its kind. Binary: `cross_entropy`; `focal` (Lin et al. 2017); `rcr`, cross-entropy
     with a listwise part that has the same optimum, so that scores stay probabilities (Bai et al. 2023). Multiclass:
     `cross_entropy`. Regression, of labels in standard deviations: `squared`, `huber`. Listwise: `softmax` (ListNet),
-    `lambdarank` (Burges 2010). Pairwise: `logistic` (RankNet, BPR), `margin`."""
+    `lambdarank` (Burges 2010). Pairwise: `logistic` (RankNet, BPR), `margin`. Contrastive: `in_batch`, the softmax over
+    all candidates of the batch; `cosine`, 1 - cosine where the label is 1 and max(0, cosine) where it is 0."""
+    temperature: Positive = 0.05
+    """Of a contrastive task: cosines are divided by it at first; the model learns the scale."""
+    sampling_correction: bool = True
+    """Whether the `in_batch` loss takes off the logarithm of each candidate's share of the training rows: popular items
+    are in more batches, and would be pushed away more often than they should be (Yi et al. 2019)."""
     focal_gamma: NotNegative = 2.0
     """Exponent of the focal loss: how little well-classified candidates count; 0 is cross-entropy."""
     huber_delta: Positive = 1.0
@@ -192,6 +212,7 @@ LABELS = {
     "binary": "probability",
     "listwise": "grade",
     "pairwise": "grade",
+    "contrastive": "probability",
     "multiclass": "class",
     "regression": "number",
 }
@@ -202,6 +223,7 @@ LOSSES = {
     "binary": ("cross_entropy", "focal", "rcr"),
     "listwise": ("softmax", "lambdarank"),
     "pairwise": ("logistic", "margin"),
+    "contrastive": ("in_batch", "cosine"),
     "multiclass": ("cross_entropy",),
     "regression": ("squared", "huber"),
 }

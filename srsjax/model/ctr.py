@@ -22,7 +22,7 @@ from srsjax.model.bert import Bert
 from srsjax.model.combine import COMBINATIONS
 from srsjax.model.compute import Compute
 from srsjax.model.features import Features, Shared
-from srsjax.model.heads import MixtureHead, both, segment_mean
+from srsjax.model.heads import PRODUCTS, Experts, Head, MixtureHead, Pairs, balanced, both, segment_mean
 from srsjax.model.interactions import Side, context_side
 from srsjax.model.spec import ModelSpec
 
@@ -55,6 +55,15 @@ def forward(
       dropout_key: None for evaluation.
     """
     return merge(graphdef, params)(batch, dropout_key)
+
+
+def forward_pairs(
+    graphdef: nnx.GraphDef, params: Params, batch: PackedBatch, *, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, Pairs]:
+    """`forward` of towers, and what makes logits of every context with every candidate of the batch."""
+    model = merge(graphdef, params)
+    read, head_key = model.read(batch, dropout_key)
+    return model.logits(read, head_key), model.head.pairs(*read)
 
 
 def vectors(
@@ -133,9 +142,11 @@ class ClickModel(nnx.Module):
             self.combine = nnx.Dict(made)
         if spec.experts:
             counts = tuple(outputs.count for outputs in spec.outputs)
-            self.head: Any = MixtureHead(size, counts, spec.experts, spec.head_dropout, rngs)
+            experts = Experts(spec.experts, spec.task_experts, spec.expert_levels)
+            self.head: Any = MixtureHead(size, counts, experts, spec.head_dropout, rngs)
         else:
-            self.head = spec.interaction.head(size, spec.num_outputs, spec.head_dropout, rngs)
+            head = PRODUCTS[spec.product] if spec.interaction.reads_context else Head
+            self.head = head(size, spec.num_outputs, spec.head_dropout, rngs)
 
         if spec.weighs_tasks:
             self.log_variance = nnx.Param(jnp.zeros(len(spec.outputs)))  # read by the loss alone
@@ -147,22 +158,46 @@ class ClickModel(nnx.Module):
         stored: tuple[jax.Array, StoredPlaces] | None = None,
     ) -> jax.Array:
         """Logits [R, C, K] float32; `stored` as in `forward_stored`."""
+        return self.logits(*self.read(batch, dropout_key, stored))
+
+    def read(
+        self,
+        batch: PackedBatch,
+        dropout_key: jax.Array | None,
+        stored: tuple[jax.Array, StoredPlaces] | None = None,
+    ) -> tuple[Sequence[Any], jax.Array | None]:
+        """What the head reads, [R, C, D] each, and its key for dropout."""
         encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         text: Sequence[jax.Array | None] = [None] * (1 + self.spec.interaction.reads_context)
         if self.spec.reads_text:
             text = self.encode(batch, self.spec.interaction.read(batch), encoder_key, stored)
         if self.spec.features:
             text = self.joined(batch, text, None if dropout_key is None else jax.random.fold_in(dropout_key, 2))
-        return self._after(self.head(*text, head_key))
+        return text, head_key
 
-    def _after(self, logits: jax.Array) -> jax.Array:
-        """[R, C, K]: the logits of tasks that come after another, as those of both."""
-        ends = list(itertools.accumulate(outputs.count for outputs in self.spec.outputs))
-        for outputs, end in zip(self.spec.outputs, ends, strict=True):
-            if outputs.after:
-                first = next(e for o, e in zip(self.spec.outputs, ends, strict=True) if o.task == outputs.after)
-                logits = logits.at[..., end - 1].set(both(logits[..., first - 1], logits[..., end - 1]))
+    def logits(self, read: Sequence[Any], head_key: jax.Array | None) -> jax.Array:
+        """[R, C, K] float32 of what the head reads; of tasks that come after another, those of both."""
+        if self.spec.balance and head_key is not None:  # in training
+            copies, own = balanced(self.spec.balance, list(read)), []
+            for copy, outputs in zip(copies, self.spec.outputs, strict=True):
+                first = self._firsts()[outputs.task]
+                own.append(self._logits(copy, head_key)[..., first : first + outputs.count])
+            return jnp.concatenate(own, axis=-1)
+        return self._logits(read, head_key)
+
+    def _logits(self, read: Sequence[Any], head_key: jax.Array | None) -> jax.Array:
+        logits = self.head(*read, head_key)
+        first = self._firsts()
+        for outputs in self.spec.outputs:
+            if outputs.after:  # both tasks are binary: one output each
+                own, other = first[outputs.task], first[outputs.after]
+                logits = logits.at[..., own].set(both(logits[..., other], logits[..., own]))
         return logits
+
+    def _firsts(self) -> dict[str, int]:
+        """By task, where its outputs begin among all."""
+        ends = itertools.accumulate((outputs.count for outputs in self.spec.outputs), initial=0)
+        return {outputs.task: first for outputs, first in zip(self.spec.outputs, ends, strict=False)}
 
     def joined(
         self, batch: PackedBatch, text: Sequence[jax.Array | None], dropout_key: jax.Array | None = None

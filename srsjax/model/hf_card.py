@@ -110,6 +110,7 @@ def _scores(about: Described) -> str:
         "binary": "sigmoid(logit): the probability of a positive label",
         "listwise": _ORDER,
         "pairwise": _ORDER,
+        "contrastive": _ORDER,
         "multiclass": "softmax(logits of the task): the probability of the class",
         "regression": "the logit: the number, in the units of the label",
     }

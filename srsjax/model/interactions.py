@@ -6,13 +6,12 @@ Arrays may be of numpy, on the host, or of jax.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from srsjax.data.batches.batch import Array, PackedBatch
 from srsjax.model.attention import Visibility
-from srsjax.model.heads import Head, ProductHead
 
 
 class Side(NamedTuple):
@@ -68,10 +67,8 @@ class Interaction:
     """Visibility in the layers above."""
     candidate: str
     """What the head reads for each candidate: the `pair`, or the `candidate` alone."""
-    head: type[Any] = Head
-    """The class that makes logits of what is read."""
     reads_context: bool = False
-    """Whether the head reads a vector of the context besides."""
+    """Whether the head reads a vector of the context besides: it is then a product (`heads.PRODUCTS`)."""
     shares_context: bool = True
     """Whether candidates of an impression share one context in a row; else each pair has its own copy."""
     stores_items: bool = False
@@ -128,7 +125,6 @@ INTERACTIONS = {
             "towers",
             "towers",
             candidate="candidate",
-            head=ProductHead,
             reads_context=True,
             centres_logits=True,
         ),

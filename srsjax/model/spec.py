@@ -54,8 +54,17 @@ class ModelSpec:
     """How: `model.combine`."""
     combining: Settings = Settings()
     """With which sizes."""
+    product: str = "cosine"
+    """Of the two vectors of towers: `model.product`."""
     experts: int = 0
     """Experts of a mixture for each task before the heads; 0 is one head for all."""
+    task_experts: int = 0
+    """Further experts of each task alone."""
+    expert_levels: int = 1
+    """Levels of experts."""
+    balance: tuple[float, ...] = ()
+    """`Task.loss_weight` of each task, where each is to pull equally hard at what they share (`model.task_weights
+    gradients`); empty where gradients are as they are."""
     reads_text: bool = True
     """Whether the schema has text; else there is no encoder, and `encoder.hidden_size` is the width of the features'
     vectors."""
@@ -93,6 +102,7 @@ class ModelSpec:
                 "outputs": tuple(map(_outputs, data["outputs"])),
                 "features": tuple(map(_input, data["features"])),
                 "combining": _combining(data.get("combining", {})),
+                "balance": tuple(data.get("balance", ())),
             }
             return cls(**data | made)
         except (KeyError, TypeError) as error:
@@ -108,7 +118,10 @@ class ModelSpec:
             readout=model.readout,
             head_dropout=model.head_dropout,
             combine=model.combine,
+            product=model.product,
             experts=model.experts,
+            task_experts=model.task_experts,
+            expert_levels=model.expert_levels,
             weighs_tasks=model.task_weights == "uncertainty",
             combining=Settings(
                 model.combine_layers, model.cross_layers, model.combine_dropout, model.combine_activation

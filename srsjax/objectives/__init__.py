@@ -9,13 +9,16 @@ import numpy as np
 from srsjax.config import Task
 from srsjax.model.spec import Outputs
 from srsjax.objectives.binary import Binary
+from srsjax.objectives.contrastive import Contrastive
 from srsjax.objectives.listwise import Listwise
 from srsjax.objectives.multiclass import Multiclass
 from srsjax.objectives.objective import Objective
 from srsjax.objectives.pairwise import Pairwise
 from srsjax.objectives.regression import Regression
 
-KINDS: dict[str, type[Objective]] = {made.kind: made for made in (Binary, Listwise, Pairwise, Multiclass, Regression)}
+KINDS: dict[str, type[Objective]] = {
+    made.kind: made for made in (Binary, Listwise, Pairwise, Contrastive, Multiclass, Regression)
+}
 """By `Task.kind`."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ class Listwise(Objective):
     """Softmax cross-entropy within each impression, or LambdaRank."""
 
     kind = "listwise"
-    families = ("ranking",)
+    families: ClassVar[tuple[str, ...]] = ("ranking",)
     monitor = "ndcg"
 
     @property

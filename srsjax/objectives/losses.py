@@ -20,6 +20,8 @@ import jax.numpy as jnp
 
 from srsjax.config import Task
 from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.identity import ITEM, LOG_SHARE
+from srsjax.model.heads import Pairs
 from srsjax.objectives import objective
 from srsjax.objectives.objective import Labels, Objective
 
@@ -41,6 +43,7 @@ def total_loss(
     normaliser: Normalisers,
     log_variance: jax.Array | None = None,
     share: float = 1.0,
+    pairs: Pairs | None = None,
 ) -> jax.Array:
     """This (micro-)batch's share of the step's loss, a float32 scalar.
 
@@ -49,10 +52,14 @@ def total_loss(
       normaliser: of the whole batch, from `normalisers`.
       log_variance: s [T] of `model.task_weights uncertainty`: task t counts exp(-s_t) times its loss, plus s_t / 2.
       share: of this micro-batch in the step, of what does not depend on its candidates.
+      pairs: from `ctr.forward_pairs`, where `compares_batch`.
     """
     total = jnp.float32(0)
     for t, (made, outputs) in enumerate(goals):
-        loss = made.loss(logits[..., outputs], _labels(batch, t), normaliser[t])
+        known = _labels(batch, t)
+        if pairs is not None:
+            known = known._replace(pairs=pairs._replace(queries=pairs.queries[..., outputs, :]))
+        loss = made.loss(logits[..., outputs], known, normaliser[t])
         if log_variance is not None:
             loss = jnp.exp(-log_variance[t]) * loss + share * log_variance[t] / 2
         total += loss
@@ -64,5 +71,12 @@ def needs_whole_impressions(tasks: tuple[Task, ...]) -> bool:
     return any(objective(task).whole_impressions for task in tasks)
 
 
+def compares_batch(tasks: tuple[Task, ...]) -> bool:
+    """Whether a loss compares all candidates of a batch, which then must say which items they are
+    (`srsjax.data.batches.identity`)."""
+    return any(objective(task).in_batch for task in tasks)
+
+
 def _labels(batch: PackedBatch, task: int) -> Labels:
-    return Labels(batch.labels[..., task], batch.weights[..., task], batch.group)
+    item, log_share = (batch.candidate_features.get(name) for name in (ITEM, LOG_SHARE))
+    return Labels(batch.labels[..., task], batch.weights[..., task], batch.group, item, log_share)

@@ -14,6 +14,7 @@ import numpy as np
 from srsjax.config import Task
 from srsjax.data.batches.batch import Array
 from srsjax.data.preparing.statistics import Fitted
+from srsjax.model.heads import Pairs, ProductHead
 from srsjax.model.spec import Outputs
 
 
@@ -26,6 +27,12 @@ class Labels(NamedTuple):
     """[..., R, C] float32; 0 = empty slot or unknown label."""
     group: Array
     """[..., R, C] int32, equal within an impression."""
+    item: Array | None = None
+    """[..., R, C] int32, equal for equal items; None where no task compares the candidates of a batch."""
+    log_share: Array | None = None
+    """[..., R, C] float32, logarithm of the item's share of the training candidates; None as `item`."""
+    pairs: Pairs | None = None
+    """What makes logits of every context with every candidate of the batch; None as `item`, and in normalisers."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,16 @@ class Objective(abc.ABC):
     def measured(self, logits: np.ndarray) -> np.ndarray:
         """What metrics are taken of: [M, K] float32 -> [M], or [M, K] of classes."""
         return logits[:, 0]
+
+    @property
+    def scale(self) -> float:
+        """By what a cosine of towers is multiplied at first (`ProductHead`)."""
+        return ProductHead.SCALE
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the loss reads the pairs of every context with every candidate of the batch."""
+        return False
 
     @property
     def whole_impressions(self) -> bool:

@@ -31,7 +31,7 @@ SHARDING: list[tuple[str, Any]] = [
     (r"^features/.*/embedding$", (P(("fsdp", "tensor"), None), P(None, ("fsdp", "tensor")))),
     (r"^(features|combine)/.*/kernel$", P("fsdp", "tensor")),
     (r"^head/dense/kernel$", P()),
-    (r"^head/(up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"^head/(levels/.*|context|candidate)/kernel$", P("fsdp", "tensor")),
     (r"(^|/)(bias|scale)$", P()),
     (r"^(features|combine)/.*/(missing|place|query)$", P()),
     (r"^log_variance$", P()),

@@ -41,6 +41,13 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
         raise InputError("model.interaction: found towers, but the schema has features of one side alone")
     if interaction.reads_context and model.experts:
         raise InputError("model.experts: found towers, whose head is a product of two vectors; use another interaction")
+    if model.task_experts and not model.experts:
+        raise InputError("model.task_experts: found no model.experts, expected at least one that all tasks share")
+    if any(task.kind == "contrastive" for task in config.schema.tasks) and not interaction.reads_context:
+        raise InputError(
+            f"schema.tasks: found kind contrastive with model.interaction {interaction.name}, expected towers: in the "
+            "others a candidate has no vector of its own that other contexts could meet"
+        )
     if interaction.reads_context and model.combine not in ("concat", "attention", "text"):
         raise InputError(
             f"model.combine: found {model.combine!r}, whose vectors have no common size for the product of towers; set "
@@ -52,6 +59,7 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
         outputs=tuple(objective(task).outputs(fitted) for task in config.schema.tasks),
         features=features,
         reads_text=reads_text,
+        balance=tuple(task.loss_weight for task in config.schema.tasks) if model.task_weights == "gradients" else (),
         has_context=layout.has_context,
         candidate_start=layout.candidate_start,
         longest_part=interaction.longest_part(context, candidate),

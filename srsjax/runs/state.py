@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 Parameters = dict[str, jax.Array]
-Forward = Callable[..., jax.Array]
-"""forward(params, batch, *, dropout_key=None) -> logits [R, C, K] float32; `params` are the trained and frozen ones."""
+Forward = Callable[..., Any]
+"""forward(params, batch, *, dropout_key=None) -> logits [R, C, K] float32, or (logits, pairs); `params` are trained and
+frozen ones."""
 
 
 class TrainState(NamedTuple):

@@ -35,7 +35,8 @@ def make_train_step(
 ):
     """The pure function (state, batch [A, R / A, ...]) -> (state, StepMetrics); jit it with `jit_train_step`.
 
-    Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result.
+    Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result, but
+    where a loss compares the candidates of a micro-batch; `forward` then gives (logits, pairs) (`ctr.forward_pairs`).
     """
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
@@ -49,7 +50,8 @@ def make_train_step(
 
         def micro_loss(params, part: PackedBatch, index):
             logits = forward({**params, **state.frozen}, part, dropout_key=jax.random.fold_in(step_key, index))
-            return losses.total_loss(goals, logits, part, normaliser, params.get("log_variance"), 1 / parts)
+            logits, pairs = logits if isinstance(logits, tuple) else (logits, None)
+            return losses.total_loss(goals, logits, part, normaliser, params.get("log_variance"), 1 / parts, pairs)
 
         if parts == 1:
             loss, gradients = jax.value_and_grad(micro_loss)(given, jax.tree.map(lambda x: x[0], batch), 0)

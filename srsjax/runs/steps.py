@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import jax
 import optax
 
 from srsjax.config import TrainConfig
+from srsjax.data.batches.identity import with_identities
 from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
+from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Store
 from srsjax.errors import InputError
+from srsjax.model import ctr
 from srsjax.objectives import losses
 from srsjax.runs.session import Session, state_target
 from srsjax.runs.sharding import make_mesh, row_divisor
@@ -22,7 +26,9 @@ from srsjax.runs.step import jit_train_step, make_train_step
 def training_step(config: TrainConfig, session: Session, optimizer: optax.GradientTransformation) -> Callable:
     """The jitted step of a run: (state, batch [A, R / A, ...]) -> (state, StepMetrics)."""
     shardings = jax.tree.map(lambda shape: shape.sharding, state_target(session, optimizer))
-    step = make_train_step(session.forward, session.objectives(config), optimizer, config.seed)
+    pairs = losses.compares_batch(config.schema.tasks)
+    forward = partial(ctr.forward_pairs, session.graphdef) if pairs else session.forward
+    step = make_train_step(forward, session.objectives(config), optimizer, config.seed)
     return jit_train_step(step, session.mesh, shardings)
 
 
@@ -50,9 +56,13 @@ def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
 
 def training_batches(config: TrainConfig, store: Store, layout: Layout, share: tuple[int, int] = (0, 1)) -> Batches:
     """This host's part of every step's batch; `share` is from `row_share`."""
+    split, items = store.split("train"), store.items
+    if losses.compares_batch(config.schema.tasks):
+        home = Sources(config.schema, config.data).home
+        split, items = with_identities(split, items, catalogue=home is not None)
     return train_batches(
-        store.split("train"),
-        store.items,
+        split,
+        items,
         layout,
         config.batch,
         whole_impressions=losses.needs_whole_impressions(config.schema.tasks),

@@ -16,6 +16,7 @@ from srsjax.data.preparing.shared import shared_store
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import load_tokenizer
+from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs import optimizers
 from srsjax.runs.evaluation import batch_shape, predict_split
@@ -80,7 +81,11 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
         batch_target(session.mesh, batches.first(), row_axis=1, shares=share[1]),
     )
     step = CompiledAhead(jitted, *target)
-    weights = {"head/dense/bias": prior_logits(session.objectives(config), store.split("train"))}
+    goals = session.objectives(config)
+    weights = {"head/dense/bias": prior_logits(goals, store.split("train"))}
+    if losses.compares_batch(config.schema.tasks) and spec.product == "cosine":
+        scales = [np.full(own.stop - own.start, made.scale, np.float32) for made, own in goals]
+        weights["head/dense/kernel"] = np.tile(np.concatenate(scales), (spec.encoder.hidden_size, 1))
     if config.model.pretrained:
         fitted = Fitted(**store.manifest["fitted"])
         weights |= load_source(config.model.pretrained, spec, session.shapes, fitted)

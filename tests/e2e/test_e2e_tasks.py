@@ -156,3 +156,83 @@ def test_exported_heads_of_classes_and_numbers_are_transformers(run, command, mo
             assert float(logits[0, 0]) == pytest.approx(expected, abs=1e-4)
         card = (folder / name / "README.md").read_text()
         assert ("softmax" if name == "topic" else "in the units of the label") in card
+
+
+# ---------------------------------------------------------------------------------------------- retrieval
+
+RETRIEVAL = """
+from srsjax.config import *
+
+def get_config():
+    return TrainConfig(
+        schema=Schema(
+            context=(Text("query", max_tokens=6),),
+            candidate=(Text("title", column="items.title", max_tokens=6), Categorical("item", column="items.item")),
+            tasks=(Task("take", kind="contrastive"),),
+        ),
+        data=Data(
+            log=Table("takes.csv"),
+            catalogues=(Catalogue("items.csv", key="item"),),
+            group_by="request",
+            keys=("request", "item"),
+            split=Split(by="column", column="split"),
+        ),
+        tokenizer=Tokenizer(vocab_size=200),
+        model=Model(interaction="towers", readout="mean", hidden_size=32, num_layers=1, num_heads=2,
+                    intermediate_size=64, max_positions=64, initializer_range=0.2),
+        batch=Batch(rows=4, tokens=64),
+        optimizer=Optimizer(learning_rate=3e-3),
+        epochs=10,
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def retrieval(tmp_path_factory):
+    """Training rows are what was taken alone; a request of test shows four items, one of which is."""
+    folder, rng = tmp_path_factory.mktemp("retrieval"), np.random.default_rng(0)
+    kinds, colours = ["coat", "hat", "scarf", "drill", "saw"], ["red", "blue", "green", "black"]
+    items = [f"{colour} {kind}" for kind in kinds for colour in colours]
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"i{n},{item}\n" for n, item in enumerate(items)))
+    lines = ["request,query,item,take,split"]
+    for request in range(500):
+        taken = rng.integers(len(items))
+        query, split = f"a {items[taken]} please", "train" if request < 400 else "valid" if request < 450 else "test"
+        shown = [taken] if split == "train" else rng.permutation([taken, *rng.choice(20, 3)])
+        lines += [f"{request},{query},i{item},{int(item == taken)},{split}" for item in dict.fromkeys(shown)]
+    (folder / "takes.csv").write_text("\n".join(lines) + "\n")
+    (folder / "takes.py").write_text(RETRIEVAL)
+    return folder
+
+
+def test_towers_learn_from_what_was_taken_alone(command, retrieval, monkeypatch):
+    done = command("train", "--config", "takes.py", "--run_dir", "runs/takes", cwd=retrieval)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((retrieval / "runs/takes/report.json").read_text())
+    assert report["test"]["top_1"] > 0.8  # 1/4 by chance
+    monkeypatch.chdir(retrieval)
+    scorer = Scorer.load("runs/takes")
+    assert scorer.rank({"query": "a red hat please"}, [{"item": f"i{n}"} for n in range(20)])[0]["corpus_id"] == 4
+
+
+@pytest.mark.parametrize("product", ["cosine", "bilinear"])
+def test_the_steps_of_retrieval_do_not_depend_on_the_devices(command, retrieval, product):
+    """The negatives of a batch are those of all devices: one device and four log the same losses, but for rounding."""
+    losses = []
+    for devices in (1, 4):
+        run = f"runs/{product}-{devices}"
+        options = ("--model.product", product, "--max_steps", "4", "--log_every", "1", "--run_dir", run)
+        done = command("train", "--config", "takes.py", *options, cwd=retrieval, JAX_NUM_CPU_DEVICES=str(devices))
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (retrieval / run / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_retrieval_needs_vectors_of_both_sides(command, retrieval):
+    done = command(
+        "train", "--config", "takes.py", "--model.interaction", "cross", "--run_dir", "runs/c", cwd=retrieval
+    )
+    assert done.returncode == 2
+    assert "kind contrastive with model.interaction cross, expected towers" in done.stderr

@@ -18,7 +18,7 @@ from srsjax.errors import InputError, did_you_mean
 TASK_SETTINGS = {
     "softmax": ("binary",),
     "label_smoothing": ("binary", "multiclass"),
-    "positive": ("binary", "listwise", "pairwise"),
+    "positive": ("binary", "listwise", "pairwise", "contrastive"),
     "impressions": ("binary", "listwise", "pairwise"),
     "classes": ("multiclass",),
 }
