@@ -186,6 +186,9 @@ class Optimizer:
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay of matrices; biases, normalisation and position tables are not decayed. Only for
     optimizers that take it."""
+    l1: NotNegative = 0.0
+    """L1 penalty of the matrices that `weight_decay` is for: each step moves them towards 0 by this times the learning
+    rate, and no further, so that what does not help is 0 (Duchi and Singer 2009)."""
     layer_decay: Positive = 1.0
     """Layer-wise learning-rate decay: the head has multiplier 1, each layer below it this times the one above."""
     head_multiplier: NotNegative = 1.0

@@ -79,9 +79,13 @@ class Categorical:
     max_values: AtLeast1 = 1
     """Above 1 the column holds a list (genres, items bought), of which the first so many are read. A text cell holds a
     JSON list, or values separated by `|`."""
-    pooling: Literal["mean", "attention"] = "mean"
-    """What the model makes of the embeddings of a list: their mean; or, with `like`, a sum whose weights say how much
-    each has to do with the candidate's value of that feature (Deep Interest Network, Zhou et al. 2018)."""
+    of: str = ""
+    """`catalogue.column`: the list holds keys of that catalogue, and this column of it is read for each of them. With
+    `items.brand`, a list of the items bought becomes that of their brands."""
+    pooling: Literal["mean", "attention", "transformer"] = "mean"
+    """What the model makes of the embeddings of a list: their mean; with `like`, a sum whose weights say how much
+    each has to do with the candidate's value of that feature (Deep Interest Network, Zhou et al. 2018); or what a small
+    `transformer` reads in the list, newest first (as SASRec, Kang and McAuley 2018)."""
     like: str = ""
     """Another Categorical whose vocabulary and embeddings it shares: `item` for the items that a user bought before."""
     dropout: ShareBelow1 = 0.0
@@ -93,7 +97,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers, stored as float32, unscaled; mean and standard deviation are in the manifest."""
+    """A column of numbers or times, stored as float32, unscaled; mean and standard deviation are in the manifest."""
 
     name: str
     """Name of the feature, unique in the schema."""
@@ -104,9 +108,15 @@ class Numeric:
     keeps it missing, and the model learns a vector for it."""
     fill: AnyFloat = 0.0
     """The number that `missing="constant"` puts in."""
-    scale: Literal["standard", "log", "quantile"] = "standard"
+    since: str = ""
+    """Column of times, of the log or `catalogue.column`, that is taken off: the seconds since then (with `scale="log"`,
+    how recently a user came or an item was listed). Both columns hold dates, timestamps, ISO 8601 text or seconds."""
+    scale: Literal["standard", "log", "quantile", "cyclic"] = "standard"
     """How the model reads it: with the mean and standard deviation of the training rows taken off; the same of
-    sign(x) log(1 + |x|), for prices and counts; or as one of `buckets` with equally many training rows each."""
+    sign(x) log(1 + |x|), for prices and counts; as one of `buckets` with equally many training rows each; or `cyclic`,
+    as the angle within a `period`: of a time, the hour of the day."""
+    period: Positive = 86400.0
+    """Of `scale="cyclic"`: seconds, for times. 86400 is a day, 604800 a week."""
     buckets: AtLeast1 = 32
     """Buckets of `scale="quantile"`."""
     training_only: bool = False
@@ -343,6 +353,9 @@ class Data:
     """Items of the candidates' catalogue that are drawn for each row of the log, all items alike, and added to its
     impression with label 0: for logs of what was bought or viewed, which lack what was not. The same row draws the same
     items. Log-odds are then against drawn items: with V items, add log(negatives / V) for those against all."""
+    negatives_by: str = ""
+    """Column of the candidates' catalogue with numbers >= 0: how often each item is drawn, as a share of their sum (how
+    often it was bought in training). Empty draws all alike."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read as the schema says, or set it aside in `bad_rows.jsonl` and count it."""
     split: Split = Split()

@@ -29,6 +29,8 @@ class InputSpec:
     """Standard deviation of a number in the training rows; 0 where all are equal or none is there."""
     scale: str = "standard"
     """Of a number: `Numeric.scale`; mean and deviation are those of the logarithms for `log`."""
+    period: float = 0.0
+    """Of a number with `scale="cyclic"`: after which it begins again; 0 of others."""
     edges: tuple[float, ...] = ()
     """Numbers between which the buckets of `scale="quantile"` lie, ascending."""
     may_be_missing: bool = False

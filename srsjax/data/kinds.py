@@ -26,7 +26,7 @@ class Kind:
     """A feature and what its kind means. The defaults are those of a kind that has no missing values."""
 
     feature: Feature
-    reads: ClassVar[Literal["text", "texts", "number", "vector"]]
+    reads: ClassVar[Literal["text", "texts", "number", "time", "vector"]]
     """How the column is read (`catalogue.read_values`)."""
     is_text: ClassVar[bool] = False
     """Whether it becomes tokens (`budget`); else it becomes an array (`ArrayKind`)."""
@@ -229,7 +229,17 @@ class CategoricalKind(ArrayKind):
     def row_shape(self) -> tuple[int, ...]:
         return (self.feature.max_values,) if self.feature.max_values > 1 else ()
 
+    @property
+    def items(self) -> str | None:
+        return self.feature.of.partition(".")[0] if self.feature.of else None
+
+    @property
+    def item_fields(self) -> tuple[str, ...]:
+        return (self.feature.of.partition(".")[2],) if self.feature.of else ()
+
     def problem(self) -> str:
+        if self.feature.max_values == 1 and (self.feature.of or self.feature.pooling == "transformer"):
+            return "found max_values=1, expected more: `of` and pooling='transformer' are for lists"
         if self.feature.max_values > 1 and self.policy not in ("constant", "drop", "error"):
             return f"found missing={self.policy!r}, expected constant, drop or error for a list of categories"
         if self.training_only and self.feature.max_values > 1:
@@ -295,10 +305,13 @@ class NumericKind(ArrayKind):
 
     feature: Numeric
     name = "numeric"
-    reads = "number"
     policies = ("error", "drop", "constant", "mean", "median", "most_frequent", "indicator")
     advised = "median"
     dtype = np.float32
+
+    @property
+    def reads(self) -> Literal["number", "time"]:  # type: ignore[override]  # by the feature, not by its kind
+        return "time" if self.feature.scale == "cyclic" or self.feature.since else "number"
 
     @property
     def statistics(self) -> frozenset[Statistic]:
@@ -322,14 +335,18 @@ class NumericKind(ArrayKind):
 
     def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:
         fill = float("nan") if self.policy == "indicator" else float(self.fill(fitted))
-        return pc.fill_null(values.cast(pa.float64()), fill).to_numpy().astype(np.float32)
+        numbers = pc.fill_null(values.cast(pa.float64()), fill).to_numpy()
+        # Seconds since 1970 are too large for float32: the hour would be rounded to two minutes.
+        return (numbers % self.feature.period if self.feature.scale == "cyclic" else numbers).astype(np.float32)
 
     def options(self, fitted: Fitted) -> dict[str, Any]:
         edges = tuple(fitted.edges[self.feature.name]) if self.feature.scale == "quantile" else ()
         missing = self.policy == "indicator"
         fill = float("nan") if missing else float(self.fill(fitted))
         fixed = fill if self.training_only else None
-        return {"scale": self.feature.scale, "may_be_missing": missing, "edges": edges, "fixed": fixed}
+        period = self.feature.period if self.feature.scale == "cyclic" else 0.0
+        scale = self.feature.scale
+        return {"scale": scale, "may_be_missing": missing, "edges": edges, "fixed": fixed, "period": period}
 
     @property
     def training_only(self) -> bool:

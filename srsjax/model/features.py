@@ -4,6 +4,7 @@ a key in training."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srsjax.data.inputs import InputSpec
-from srsjax.model.bert import BertConfig, Table
-from srsjax.model.dense import Dense
+from srsjax.model.attention import Visibility, attend
+from srsjax.model.bert import BertConfig, Layer, LayerNorm, Table
+from srsjax.model.dense import Dense, plain_dot
 
 LARGE = 4096
 """Ids from which on a table is divided by rows."""
@@ -46,6 +48,8 @@ class CategoricalInput(nnx.Module):
         self.several, self.dropout, self.fixed = feature.values > 1, feature.dropout, feature.fixed
         if feature.pooling == "attention":
             self.attention = TargetAttention(encoder.hidden_size, rngs)
+        if feature.pooling == "transformer":
+            self.sequence = ItemTransformer(feature.values, encoder, rngs)
 
     def __call__(self, ids: jax.Array, key: jax.Array | None = None, shared: Shared | None = None) -> jax.Array:
         """[R, S] int32 -> [R, S, D] float32; [R, S, k] of several values -> one vector of them, ids 0 left out."""
@@ -58,6 +62,8 @@ class CategoricalInput(nnx.Module):
         if not self.several:
             return vectors
         known = (ids > 0)[..., None].astype(jnp.float32)
+        if hasattr(self, "sequence"):
+            return self.sequence(vectors, ids > 0, key)
         if shared is not None and shared.target is not None and hasattr(self, "attention"):
             return self.attention(vectors, known, shared.target)
         mean = jnp.sum(vectors * known, axis=-2) / jnp.maximum(known.sum(-2), 1)
@@ -82,17 +88,46 @@ class TargetAttention(nnx.Module):
         return jnp.sum(weights * known * vectors, axis=-2)
 
 
+class ItemTransformer(nnx.Module):
+    """A small transformer over the items of a list, newest first (SASRec, Kang and McAuley 2018, "Self-Attentive
+    Sequential Recommendation", for one place of the sequence): embeddings with a learned vector of their place added,
+    two layers of BERT's, and the state of the newest item. An empty list is the state of an unknown one."""
+
+    LAYERS = 2
+
+    def __init__(self, length: int, encoder: BertConfig, rngs: nnx.Rngs):
+        width = encoder.hidden_size
+        sizes = replace(encoder, intermediate_size=2 * width, attention_dropout=0.0)
+        self.place = nnx.Param(encoder.initializer_range * jax.random.normal(rngs.params(), (length, width)))
+        self.norm = LayerNorm(sizes)
+        self.layers = nnx.List([Layer(sizes, rngs, attend, plain_dot) for _ in range(self.LAYERS)])
+
+    def __call__(self, vectors: jax.Array, known: jax.Array, key: jax.Array | None) -> jax.Array:
+        """[R, S, k, D] float32, [R, S, k] bool -> [R, S, D] float32; ids that are unknown are not seen."""
+        rows, slots, length, width = vectors.shape
+        x = self.norm(vectors + self.place[...]).reshape(rows * slots, length, width)
+        seen = known | (jnp.arange(length) == 0)  # the newest is read even where it is unknown
+        own = seen.reshape(rows * slots, length).astype(jnp.int32)
+        first = jnp.zeros((rows * slots, 1), jnp.int32)
+        for number, layer in enumerate(self.layers):
+            site = None if key is None else jax.random.fold_in(key, number)
+            x = layer(x, Visibility(own, own), at=first if number == self.LAYERS - 1 else None, dropout_key=site)
+        return x.reshape(rows, slots, width)
+
+
 class NumericInput(nnx.Module):
-    """A number, or the logarithm of it, standardised by the training rows, times a vector; or the embedding of its
-    bucket. A missing one is a vector of its own."""
+    """A number, or the logarithm of it, standardised by the training rows, times a vector; the embedding of its bucket;
+    or, of a number within a period, a linear map of the sine and cosine of its angle. A missing one is a vector of its
+    own."""
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         self.mean, self.deviation = feature.mean, feature.deviation or 1.0
         self.logarithm, self.edges, self.fixed = feature.scale == "log", feature.edges, feature.fixed
+        self.period = feature.period
         if feature.scale == "quantile":
             self.table = Table(len(feature.edges) + 1, encoder, rngs)
         else:
-            self.dense = Dense(1, encoder.hidden_size, encoder.initializer_range, rngs)
+            self.dense = Dense(2 if self.period else 1, encoder.hidden_size, encoder.initializer_range, rngs)
         if feature.may_be_missing:
             self.missing = nnx.Param(jnp.zeros(encoder.hidden_size))
 
@@ -105,6 +140,9 @@ class NumericInput(nnx.Module):
         x = jnp.where(absent, self.mean, x)
         if hasattr(self, "table"):
             vectors = self.table(jnp.searchsorted(jnp.array(self.edges, jnp.float32), x, side="right"))
+        elif self.period:
+            angle = 2 * jnp.pi / self.period * x
+            vectors = self.dense(jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1))
         else:
             vectors = self.dense(((x - self.mean) / self.deviation)[..., None])
         return jnp.where(absent[..., None], self.missing[...], vectors) if hasattr(self, "missing") else vectors

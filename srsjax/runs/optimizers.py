@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -25,6 +26,8 @@ DECAY = [
 ]
 
 
+LAYER = r"^bert/layers/(\d+)/"
+"""Finds a parameter of an encoder layer, and its number."""
 UNFIT = ("lbfgs",)
 """Optimizers of Optax that take more than gradients; also all `schedule_free*`, which evaluate other parameters."""
 
@@ -60,11 +63,11 @@ def learning_rate_multipliers(config: Optimizer, paths: list[str]) -> dict[str, 
 
     Layer-wise learning-rate decay as in ULMFiT and ELECTRA; a head parameter has `head_multiplier`.
     """
-    layers = [int(found.group(1)) for path in paths if (found := re.search(r"layers/(\d+)/", path))]
+    layers = [int(found.group(1)) for path in paths if (found := re.search(LAYER, path))]
     depth = max(layers, default=-1) + 1
     multipliers = {}
     for path in paths:
-        layer = re.search(r"layers/(\d+)/", path)
+        layer = re.search(LAYER, path)
         if layer:
             multipliers[path] = config.layer_decay ** (depth - int(layer.group(1)))
         elif "embeddings/" in path:
@@ -87,6 +90,8 @@ def make_optimizer(config: Optimizer, steps: int, paths: list[str]) -> optax.Gra
     parts.append(_by_group(config, steps, paths))
     if any(multiplier != 1.0 for multiplier in multipliers.values()):
         parts.append(_scale_each(multipliers))
+    if config.l1:
+        parts.append(_soft_threshold(config, steps, match(DECAY, paths, "weight-decay")))
     return optax.chain(*parts)
 
 
@@ -134,6 +139,23 @@ def _scale_each(multipliers: dict[str, float]) -> optax.GradientTransformation:
         return {path: update * multipliers[path] for path, update in updates.items()}
 
     return optax.stateless(update)
+
+
+def _soft_threshold(config: Optimizer, steps: int, penalised: dict[str, bool]) -> optax.GradientTransformation:
+    """The step of the L1 penalty after any optimizer's: p becomes sign(p) max(|p| - l1 * learning rate, 0) (Duchi and
+    Singer 2009, "Efficient Online and Batch Learning Using Forward Backward Splitting")."""
+    rate = schedule(config, steps)
+
+    def update(updates, step, params=None):
+        shrink = config.l1 * rate(step)
+
+        def threshold(path: str, change: jax.Array) -> jax.Array:
+            moved = params[path] + change
+            return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - shrink, 0.0) - params[path]
+
+        return {p: threshold(p, x) if penalised[p] else x for p, x in updates.items()}, step + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
 
 
 def _find(name: str):

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from srsjax.config import Catalogue, Categorical, Data, Schema, Split, Table, Task, Text, Tokenizer, TrainConfig
 from srsjax.data.preparing import clean
@@ -98,3 +100,45 @@ def test_what_a_drawn_item_cannot_have_is_refused(folder, change, message):
     config = a_config(folder)
     with pytest.raises(InputError, match=message):
         prepare(replace(config, schema=replace(config.schema, **change)), log=lambda _: None)
+
+
+def test_items_are_drawn_as_often_as_their_catalogue_says(folder):
+    """Item 0 never, the last one most: shares of the mass that is left without the row's own item."""
+    items = pq.read_table(folder / "items.parquet").append_column("sold", pa.array(np.arange(ITEMS)))
+    pq.write_table(items, folder / "items.parquet")
+    store = prepare(a_config(folder, negatives=9, negatives_by="sold"), log=lambda _: None)
+    wanted, found, mass = np.zeros(ITEMS), np.zeros(ITEMS), np.arange(ITEMS, dtype=float)
+    for name in ("train", "valid", "test"):
+        item = store.split(name).item.reshape(-1, 10)
+        assert (item[:, 1:] != item[:, :1]).all()
+        found += np.bincount(item[:, 1:].ravel(), minlength=ITEMS)
+        for own in item[:, 0]:
+            left = np.where(np.arange(ITEMS) == own, 0, mass)
+            wanted += 9 * left / left.sum()
+    assert found[0] == 0 and found.sum() == 9 * ROWS
+    assert (np.abs(found - wanted) < 5 * np.sqrt(wanted + 1)).all()
+
+
+@given(st.integers(2, 30), st.integers(0, 1000))
+def test_a_draw_is_one_by_its_cumulative_mass(count, seed):
+    rng = np.random.default_rng(seed)
+    mass = np.where(rng.random(count) < 0.3, 0, rng.integers(1, 5, count)).astype(float)
+    mass[:2] = 1
+    own, place = rng.integers(-1, count, 50), rng.random(50)
+    for item, at, number in zip(own, place, clean.draw_by(mass, place, own), strict=True):
+        left = mass.copy()
+        if item >= 0:
+            left[item] = 0
+        assert left[number] > 0
+        below = np.cumsum(left) / left.sum()
+        assert (below[number - 1] if number else 0) - 1e-9 <= at <= below[number] + 1e-9
+
+
+def test_a_column_that_no_item_can_be_drawn_by_is_refused(folder):
+    items = pq.read_table(folder / "items.parquet")
+    for sold, message in (([-1] + [1] * (ITEMS - 1), "found -1"), ([1] + [0] * (ITEMS - 1), "found 1 rows above 0")):
+        pq.write_table(items.append_column("sold", pa.array(sold)), folder / "items.parquet")
+        with pytest.raises(InputError, match=rf"data\.negatives_by: {message} in column 'sold'"):
+            prepare(a_config(folder, negatives_by="sold"), log=lambda _: None)
+    with pytest.raises(InputError, match=r"negatives_by: found data\.negatives 0"):
+        prepare(a_config(folder, negatives=0, negatives_by="sold"), log=lambda _: None)

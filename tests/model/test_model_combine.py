@@ -148,8 +148,12 @@ def test_every_parameter_has_a_place_on_the_mesh_and_a_rule_of_decay(combine):
         InputSpec("age", "context", "numeric", 1, scale="quantile", edges=(1.0, 2.0), may_be_missing=True),
         InputSpec("image", "candidate", "vector", 3, may_be_missing=True),
         InputSpec("seen", "context", "categorical", 7, values=2, like="item", pooling="attention"),
+        InputSpec("clicked", "context", "categorical", 7, values=2, pooling="transformer"),
+        InputSpec("hour", "context", "numeric", 1, scale="cyclic", period=24.0),
     )
-    settings = config.Model(combine=combine, combine_layers=(6,), experts=2, task_weights="uncertainty")
+    settings = config.Model(
+        combine=combine, combine_layers=(6,), experts=2, task_experts=1, expert_levels=2, task_weights="uncertainty"
+    )
     shapes = jax.eval_shape(lambda key: ctr.init(make_spec(settings, BERT, 2, features), key), jax.random.key(0))
     match(SHARDING, shapes, "sharding")
     match(DECAY, shapes, "weight-decay")
@@ -189,6 +193,50 @@ def test_a_missing_vector_is_a_vector_of_its_own_and_has_finite_gradients():
     graph, state = ctr.nnx.split(module)
     slopes = jax.grad(lambda state: ctr.nnx.merge(graph, state)(vectors).sum())(state)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
+
+
+def test_a_time_of_day_is_an_angle():
+    module = an_input(kind="numeric", scale="cyclic", period=24.0)
+    hours = np.array([[0.0, 6.0, 23.5, 24.0]], np.float32)
+    kernel, bias = (np.asarray(x[...], np.float64) for x in (module.dense.kernel, module.dense.bias))
+    angle = 2 * np.pi * hours.astype(np.float64) / 24
+    wanted = np.stack([np.sin(angle), np.cos(angle)], -1) @ kernel + bias
+    np.testing.assert_allclose(module(hours), wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(module(hours)[0, 0], module(hours)[0, 3], atol=1e-6)
+
+
+def test_a_transformer_over_a_list_is_torchs_and_reads_no_padding():
+    torch = pytest.importorskip("torch", reason="needs pip install -e '.[reference]'")
+    module = an_input(kind="categorical", size=6, values=4, pooling="transformer")
+    p = {
+        "/".join(map(str, path)): torch.tensor(np.asarray(x[...], np.float64))
+        for path, x in ctr.nnx.to_flat_state(ctr.nnx.state(module, ctr.nnx.Param))
+    }
+    ids = np.array([[[1, 4, 5, 0], [2, 0, 3, 0], [0, 0, 0, 0]]], np.int32)
+    x = p["table/embedding"][torch.tensor(ids[0], dtype=torch.long)] + p["sequence/place"]
+    x = torch.nn.functional.layer_norm(x, (8,), eps=1e-12)
+    hidden = torch.tensor(ids[0] == 0)
+    hidden[:, 0] = False  # an empty list is that of one unknown item
+    for number in range(2):
+        of = f"sequence/layers/{number}"
+        layer = torch.nn.TransformerEncoderLayer(
+            8, BERT.num_heads, 16, dropout=0.0, activation="gelu", layer_norm_eps=1e-12, batch_first=True
+        )
+        weights = {
+            "self_attn.in_proj_weight": p[f"{of}/attention/qkv/kernel"].permute(1, 2, 0).reshape(24, 8),
+            "self_attn.in_proj_bias": p[f"{of}/attention/qkv/bias"].reshape(24),
+            "self_attn.out_proj.weight": p[f"{of}/attention/out/kernel"].T,
+            "self_attn.out_proj.bias": p[f"{of}/attention/out/bias"],
+            "linear1.weight": p[f"{of}/mlp/up/kernel"].T,
+            "linear1.bias": p[f"{of}/mlp/up/bias"],
+            "linear2.weight": p[f"{of}/mlp/down/kernel"].T,
+            "linear2.bias": p[f"{of}/mlp/down/bias"],
+        }
+        layer.load_state_dict(weights | {k: v for k, v in layer.state_dict().items() if k.startswith("norm")})
+        x = layer.double()(x, src_key_padding_mask=hidden)
+    found = np.asarray(module(ids))
+    np.testing.assert_allclose(found[0], x[:, 0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert np.abs(found - module(ids[..., [1, 0, 2, 3]])).max() > 1e-3  # the order counts
 
 
 def test_several_ids_are_their_mean_and_unknown_ones_are_left_out():

@@ -101,3 +101,25 @@ def test_adamw_is_torchs():
         adamw.step()
     # five float32 steps of size 0.01 on numbers of size 1
     np.testing.assert_allclose(params["head/dense/kernel"], theirs.detach().numpy(), atol=2e-6)
+
+
+def test_l1_makes_what_does_not_help_exactly_zero():
+    """Proximal gradient descent on (p - t)^2 / 2 + l1 |p| ends at the soft threshold of t; biases are spared."""
+    target = np.array([0.05, -0.3, 1.0], np.float32)
+    config = Optimizer(name="sgd", learning_rate=0.1, warmup=0, schedule="constant", clip_norm=0, l1=0.2)
+    paths = ["head/dense/kernel", "head/dense/bias"]
+    optimizer = make_optimizer(config, 300, paths)
+    params = {path: jnp.ones(3) for path in paths}
+    state = optimizer.init(params)
+    for _ in range(300):
+        updates, state = optimizer.update({path: x - target for path, x in params.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+    found = np.asarray(params["head/dense/kernel"])
+    np.testing.assert_allclose(found, np.sign(target) * np.maximum(np.abs(target) - 0.2, 0), atol=1e-5)
+    assert found[0] == 0
+    np.testing.assert_allclose(params["head/dense/bias"], target, atol=1e-5)
+
+
+def test_layers_of_a_combination_have_the_rate_of_the_top():
+    paths = ["bert/layers/0/mlp/up/kernel", "combine/candidate/layers/0/kernel", "head/dense/kernel"]
+    assert list(learning_rate_multipliers(Optimizer(layer_decay=0.5), paths).values()) == [0.5, 1.0, 1.0]

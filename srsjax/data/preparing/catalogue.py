@@ -47,6 +47,20 @@ class Catalogue:
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return np.where(self.hashes[place] == hashes, self.order[place], -1)
 
+    def mass(self, column: Column) -> np.ndarray:
+        """How often each row is drawn, by a column of numbers, [V] float64; 0 where it is missing.
+
+        Raises InputError for a number below 0, and where fewer than two rows can be drawn.
+        """
+        numbers = pc.fill_null(self.values[column], 0.0).to_numpy()
+        if (numbers < 0).any() or (numbers > 0).sum() < 2:
+            found = f"{numbers.min():g}" if (numbers < 0).any() else f"{(numbers > 0).sum()} rows above 0"
+            raise InputError(
+                f"data.negatives_by: found {found} in column {column.name!r} of {self.spec.files}, expected numbers of "
+                "at least 0, two of them above it"
+            )
+        return numbers
+
     def missing(self, column: Column) -> np.ndarray:
         """[V + 1] bool, where a column has no value; the last is true, for a row that is not here (number -1)."""
         return np.append(np.asarray(self.values[column].is_null()), True)
@@ -74,7 +88,7 @@ def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Cat
     """A catalogue with the rows of a log whose keys it lacks, the first of each key, where the log has all columns that
     are read from the catalogue; else the catalogue itself. Histories are not read from a log."""
     on = sources.on(catalogue.spec.name)
-    wanted = {*on, *(column.name for column in catalogue.values)}
+    wanted = {*on, *(column.name for column in catalogue.values if column != sources.drawn_by)}
     if not wanted <= set(tables.column_names(table)) or any(column.kind == "texts" for column in catalogue.values):
         return catalogue
     hashes, parts = [], {column: [array] for column, array in catalogue.values.items()}
@@ -88,7 +102,10 @@ def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Cat
             hashes.append(hashed[new])
             known = np.union1d(known, hashed[new])
             for column, part in parts.items():
-                part.append(read_values(chunk, column, problems).take(pa.array(new)))
+                if column == sources.drawn_by:  # a log does not say
+                    part.append(pa.nulls(len(new), pa.float64()))
+                else:
+                    part.append(read_values(chunk, column, problems).take(pa.array(new)))
     if not hashes:
         return catalogue
     own = np.empty(len(catalogue), np.uint64)
@@ -107,14 +124,16 @@ def key_hashes(chunk: tables.Chunk, names: tuple[str, ...], problems: cells.Prob
 
 
 def read_values(chunk: tables.Chunk, column: Column, problems: cells.Problems) -> pa.Array:
-    """A column as its kind says: text, list of texts, float64 or fixed-size list of float32; null where missing."""
+    """A column as its kind says, null where missing: text, list of texts, float64 (of times, in seconds) or fixed-size
+    list of float32."""
     match column.kind:
         case "text":
             return cells.texts(chunk, column.name, problems).cast(pa.large_string())
         case "texts":
             return cells.text_lists(chunk, column.name, problems).cast(pa.large_list(pa.large_string()))
-        case "number":
-            numbers, missing = cells.numbers(chunk, column.name, problems)
+        case "number" | "time":
+            read = cells.times if column.kind == "time" else cells.numbers
+            numbers, missing = read(chunk, column.name, problems)
             return pa.array(numbers, mask=missing)
         case _:
             vectors, missing = cells.vectors(chunk, column.name, column.size, problems)
@@ -133,6 +152,15 @@ def find_items(lists: pa.Array, catalogue: Catalogue) -> tuple[pa.Array, np.ndar
     ends = np.cumsum(lengths)
     offsets = np.append(known[ends - lengths], known[-1])
     return pa.LargeListArray.from_arrays(offsets, rows[rows >= 0]), lengths - np.diff(offsets)
+
+
+def values_of(column: Column, rows: pa.Array, keys: pa.Array, items: Catalogue) -> pa.Array:
+    """What is read of the items whose `rows` of the catalogue `items` are listed: the rows themselves, or the column
+    that stands for each, large_list<large_string>. Null where the list of `keys` is."""
+    if not column.of:
+        return rows
+    values = items.values[Column(column.items, column.of, "text")].take(pc.list_flatten(rows))
+    return pa.LargeListArray.from_arrays(rows.offsets, values, mask=keys.is_null())
 
 
 def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chunk], set_aside: SetAside) -> Catalogue:
@@ -184,7 +212,7 @@ def _resolve_history(column: Column, catalogues: dict[str, Catalogue], places: l
         raise InputError(
             f"{_where(places, int(np.argmax(lost > 0)))}, column {column.name}: {history_advice(items.spec)}"
         )
-    owner.values[column] = rows
+    owner.values[column] = values_of(column, rows, owner.values[column], items)
 
 
 def history_advice(catalogue: config.Catalogue) -> str:

@@ -35,8 +35,9 @@ from srsjax.data.preparing.catalogue import (
     history_advice,
     key_hashes,
     read_values,
+    values_of,
 )
-from srsjax.data.preparing.sources import Sources
+from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.reading import cells, hashing, tables
 
 # Rows held at a time, in a few copies: 16 MB each where a row has 2 kB. An exploded row repeats its context for each
@@ -208,10 +209,13 @@ class Cleaner:
         return batch if keep.all() else batch.filter(pa.array(keep))
 
     def _draw(self, chunk: tables.Chunk, copy: np.ndarray, own: np.ndarray, home: str) -> np.ndarray:
-        """Rows of the catalogue `home` [n] int64, all alike, never the row's `own`: by hashes of file, row and copy."""
+        """Rows of the catalogue `home` [n] int64, never the row's `own`, all alike or as `data.negatives_by` says: by
+        hashes of file, row and copy."""
         file = np.full(len(chunk), hashing.hash_texts(pa.array([chunk.path.name]))[0])
         size = len(self.catalogues[home])
         place = hashing.uniform(hashing.combine([file, *map(_unsigned, (chunk.file_rows, own, copy))]), 0)
+        if (column := self.sources.drawn_by) is not None:
+            return draw_by(self.catalogues[home].mass(column), place, own)
         drawn = np.minimum((place * (size - 1)).astype(np.int64), max(size - 2, 0))
         return (drawn + (drawn >= own) * (own >= 0)) % size
 
@@ -240,7 +244,7 @@ class Cleaner:
         column, kind = self.sources.column(feature), kind_of(feature)
         if kind.training_only and not (self.labels or self.splitting):
             out[f"feature:{feature.name}"] = pa.nulls(
-                len(chunk), pa.float64() if kind.reads == "number" else pa.string()
+                len(chunk), pa.float64() if kind.reads in ("number", "time") else pa.string()
             )
             return
         if column.table:
@@ -251,7 +255,11 @@ class Cleaner:
             missing = np.asarray(values.is_null())
             shown = column.name
             if kind.items:
-                values = self._history(chunk, feature, self.catalogues[kind.items], values, problems)
+                items = self.catalogues[kind.items]
+                values = values_of(column, self._history(chunk, feature, items, values, problems), values, items)
+            if since := self.sources.since(feature):
+                values = pc.subtract(values, self._times(chunk, since, rows, problems))
+                missing = np.asarray(values.is_null())
             out[f"feature:{feature.name}"] = values
         if kind.policy and missing.any():
             self.missing[feature.name] += int(missing.sum())
@@ -259,6 +267,13 @@ class Cleaner:
                 dropped[f"{feature.name} missing"] = missing
             elif kind.policy in ("error", "drop"):
                 problems.report(chunk, missing, shown, kind.advice)
+
+    def _times(self, chunk, column: Column, rows, problems: cells.Problems) -> pa.Array:
+        """Seconds [n] float64 of a column of the log or, by row, of a catalogue; null where missing."""
+        if not column.table:
+            return read_values(chunk, column, problems)
+        row = rows[column.table]
+        return self.catalogues[column.table].values[column].take(pa.array(row, mask=row < 0))
 
     def _history(self, chunk, feature: config.Feature, items: Catalogue, lists, problems: cells.Problems) -> pa.Array:
         rows, lost = find_items(lists, items)
@@ -332,6 +347,17 @@ class Cleaner:
                 values = cells.texts(chunk, name, problems)
             parts.append(hashing.hash_column(values))
         return hashing.combine(parts)
+
+
+def draw_by(mass: np.ndarray, place: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Items [n] int64 drawn as often as `mass` [V] float64 says, but never a row's `own` [n] (-1 is none): those at the
+    places [n], in [0, 1), of the mass that is left without it."""
+    ends, known = np.cumsum(mass), own >= 0
+    gone = np.where(known, mass[own], 0.0)
+    at = place * (ends[-1] - gone)
+    at += np.where(known & (at >= ends[own] - gone), gone, 0.0)
+    last = np.flatnonzero(mass)[-1]  # rounding must not reach the items that are never drawn
+    return np.minimum(np.searchsorted(ends, at, side="right"), last)
 
 
 def read_label(

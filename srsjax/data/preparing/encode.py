@@ -75,7 +75,7 @@ class Encoder:
     def __init__(self, sources: Sources, catalogues: dict[str, Catalogue], text: TextEncoder, fitted: Fitted):
         self.sources, self.catalogues, self.text, self.fitted = sources, catalogues, text, fitted
         coded = self._coder(catalogues)
-        used = {sources.column(feature).table for feature in sources.features} - {""}
+        used = {column.table for feature in sources.features for column in sources.read(feature)} - {""}
         self.joined = {name: self._encode_catalogue(name, catalogues[name], coded) for name in used}
         histories = of_kind(sources.features, HistoryKind)
         self.histories = {kind.feature.name: self._history_items(kind, coded) for kind in histories}
@@ -137,7 +137,7 @@ class Encoder:
         if not features:
             return {}, {}
         chunk = chunk_of(self.sources, side, values)
-        tables = {self.sources.column(feature).table for feature in features} - {""}
+        tables = {column.table for feature in features for column in self.sources.read(feature)} - {""}
         made = ((name, stand_in(self.sources, name, chunk, values, self.catalogues)) for name in tables)
         stand_ins = {name: catalogue for name, catalogue in made if catalogue is not None}
         catalogues = self.catalogues | stand_ins
@@ -148,8 +148,9 @@ class Encoder:
             rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
             unknown[name] += int((rows[name] < 0).sum())
         for feature in features:
-            if not self.sources.column(feature).table and not kind_of(feature).training_only:
-                require(chunk, self.sources.column(feature).name)
+            for column in self.sources.read(feature) if not kind_of(feature).training_only else ():
+                if not column.table:
+                    require(chunk, column.name)
             cleaner.feature(chunk, feature, rows, problems, {}, out)
         out |= {f"row:{name}": pa.array(row) for name, row in rows.items()}
         coded = self._coder(catalogues)

@@ -33,11 +33,13 @@ class Column:
     """Name of a catalogue; empty for the log."""
     name: str
     kind: str
-    """`text`, `texts` (a list), `number` or `vector`."""
+    """`text`, `texts` (a list), `number`, `time` (in seconds) or `vector`."""
     size: int = 0
     """Length of a vector."""
     items: str = ""
     """The catalogue whose keys a list holds."""
+    of: str = ""
+    """The column of that catalogue which stands for each key; empty where the items themselves do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,22 @@ class Sources:
         """The column a feature reads."""
         kind = kind_of(feature)
         column = self.locate(feature.column or feature.name, kind.reads)
-        return replace(column, size=kind.length, items=kind.items or "")
+        of = "" if kind.is_text else "".join(kind.item_fields)
+        return replace(column, size=kind.length, items=kind.items or "", of=of)
+
+    def since(self, feature: config.Feature) -> Column | None:
+        """The column of times that is taken off the one a feature reads."""
+        return self.locate(feature.since, "time") if isinstance(feature, config.Numeric) and feature.since else None
+
+    def read(self, feature: config.Feature) -> list[Column]:
+        """All columns that a feature reads of its row: its own, and the one that is taken off."""
+        since = self.since(feature)
+        return [self.column(feature), *([since] if since else [])]
+
+    @cached_property
+    def drawn_by(self) -> Column | None:
+        """The column of the candidates' catalogue that says how often an item is drawn as a negative."""
+        return Column(self.home or "", self.data.negatives_by, "number") if self.data.negatives_by else None
 
     def item_columns(self, feature: config.Feature) -> list[Column]:
         """The text columns of the items that a history lists; none for other features."""
@@ -89,7 +106,7 @@ class Sources:
     def joined(self, splitting: bool, user: bool = True) -> list[str]:
         """Names of the catalogues that log rows are joined with; with `splitting`, those that decide the split too,
         with `user`, that of the user."""
-        used = [self.column(feature).table for feature in self.features]
+        used = [column.table for feature in self.features for column in self.read(feature)]
         used += [self.user.table] if self.user and user else []
         used += [column.table for column in self.split] if splitting else []
         return [name for name in self.catalogues if name in used]
@@ -112,7 +129,7 @@ class Sources:
         or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user, by whom
         metrics are grouped, is read with either of them: scores do not depend on it."""
         read = [f for f in self.features if labels or splitting or not kind_of(f).training_only]
-        names = [column.name for column in map(self.column, read) if not column.table]
+        names = [column.name for feature in read for column in self.read(feature) if not column.table]
         names += [name for catalogue in self.joined(splitting, labels or splitting) for name in self.on(catalogue)]
         names += [self.user.name] if self.user and (labels or splitting) and not self.user.table else []
         if labels:
@@ -133,7 +150,8 @@ class Sources:
 
     def catalogue_columns(self, name: str, splitting: bool) -> list[Column]:
         """The columns of a catalogue that are read, besides its key; with `splitting`, what decides the split too."""
-        wanted = [self.column(feature) for feature in self.features]
+        wanted = [column for feature in self.features for column in self.read(feature)]
+        wanted += [self.drawn_by] if self.drawn_by else []
         wanted += (list(self.split) if splitting else []) + ([self.user] if self.user else [])
         for feature in self.features:
             wanted += self.item_columns(feature)
@@ -214,6 +232,8 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
         raise InputError(f"{where}: a {type(feature).__name__} describes the {other}; move it to schema.{other}")
     if kind.items is not None:
         _check_items(sources, where, kind.items)
+    if sources.since(feature) and table:
+        raise InputError(f"{where}: found since in a column of a catalogue, expected a column of the log")
     if kind.training_only and sources.column(feature).table:
         raise InputError(f"{where}: found training_only in a column of a catalogue, expected one of the log")
     if problem := kind.problem() or _problem_of_sharing(sources, feature):
@@ -285,6 +305,8 @@ def _check_task(task: config.Task, earlier: Sequence[config.Task]) -> None:
 
 def _check_negatives(sources: Sources) -> None:
     if not sources.data.negatives:
+        if sources.data.negatives_by:
+            raise InputError("data.negatives_by: found data.negatives 0, expected at least 1")
         return
     for feature in sources.schema.candidate:
         if sources.column(feature).table != sources.home or not sources.home:

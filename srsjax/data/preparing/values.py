@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from srsjax.data.kinds import TextKind, of_kind
-from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values
+from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values, values_of
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.reading import cells
 from srsjax.data.reading.tables import Chunk
@@ -52,7 +52,7 @@ def stand_in(
     """
     spec, side = sources.catalogues[name], chunk.path.name
     given = set(chunk.batch.schema.names)
-    read = {sources.column(feature) for feature in getattr(sources.schema, side)}
+    read = {column for feature in getattr(sources.schema, side) for column in sources.read(feature)}
     wanted = [column for column in sources.catalogue_columns(name, splitting=False) if column in read]
     on = set(sources.on(name))
     if not given & ({column.name for column in wanted} - on):
@@ -78,7 +78,8 @@ def stand_in(
         require(chunk, column.name)
         values[column] = read_values(chunk, column, problems)
         if column.items:
-            values[column], lost = find_items(values[column], catalogues[column.items])
+            rows, lost = find_items(values[column], catalogues[column.items])
+            values[column] = values_of(column, rows, values[column], catalogues[column.items])
             if catalogues[column.items].spec.unknown == "error":
                 problems.report(chunk, lost > 0, column.name, history_advice(catalogues[column.items].spec))
     return Catalogue.of_values(spec, values)
