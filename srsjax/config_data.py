@@ -88,6 +88,8 @@ class Categorical:
     `transformer` reads in the list, newest first (as SASRec, Kang and McAuley 2018)."""
     like: str = ""
     """Another Categorical whose vocabulary and embeddings it shares: `item` for the items that a user bought before."""
+    width: AtLeast0 = 0
+    """Length of the embeddings; 0 is the model's width. Large tables want less, which a matrix maps to that width."""
     dropout: ShareBelow1 = 0.0
     """Share of the ids that become 0 in training, so that the model knows what to do with unknown ones."""
     training_only: bool = False

@@ -37,6 +37,8 @@ class InputSpec:
     """Whether a number or a vector may be NaN, which is then a vector of its own."""
     values: int = 1
     """Ids of one value of a category."""
+    width: int = 0
+    """Length of the embeddings of a category, which are then mapped to that of the model; 0 is that of the model."""
     dropout: float = 0.0
     """Share of ids that become 0 in training."""
     fixed: float | None = None

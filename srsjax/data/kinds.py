@@ -290,6 +290,7 @@ class CategoricalKind(ArrayKind):
         return {
             "fixed": float(self._ids(fill, fitted)[0]) if feature.training_only else None,
             "values": feature.max_values,
+            "width": feature.width,
             "dropout": feature.dropout,
             "like": feature.like,
             "pooling": feature.pooling,

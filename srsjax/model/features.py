@@ -39,20 +39,29 @@ def table_path(feature: InputSpec) -> str:
 
 
 class CategoricalInput(nnx.Module):
-    """Embeddings of ids, [size, D]; id 0 is missing or unknown, and in training a random share of all ids, so that it
-    is trained where every value is known."""
+    """Embeddings of ids, [size, D], or shorter ones that are mapped to D; id 0 is missing or unknown, and in training a
+    random share of all ids, so that it is trained where every value is known."""
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
+        width = feature.width or encoder.hidden_size
+        own = replace(encoder, hidden_size=width, num_heads=1)
         if not feature.like:
-            self.table = Table(padded(feature.size), encoder, rngs)
+            self.table = Table(padded(feature.size), own, rngs)
+        if feature.width:
+            self.dense = Dense(width, encoder.hidden_size, width**-0.5, rngs)
         self.several, self.dropout, self.fixed = feature.values > 1, feature.dropout, feature.fixed
         if feature.pooling == "attention":
-            self.attention = TargetAttention(encoder.hidden_size, rngs)
+            self.attention = TargetAttention(width, rngs)
         if feature.pooling == "transformer":
-            self.sequence = ItemTransformer(feature.values, encoder, rngs)
+            self.sequence = ItemTransformer(feature.values, own, rngs)
 
     def __call__(self, ids: jax.Array, key: jax.Array | None = None, shared: Shared | None = None) -> jax.Array:
         """[R, S] int32 -> [R, S, D] float32; [R, S, k] of several values -> one vector of them, ids 0 left out."""
+        vectors = self._vectors(ids, key, shared)
+        return self.dense(vectors) if hasattr(self, "dense") else vectors
+
+    def _vectors(self, ids: jax.Array, key: jax.Array | None, shared: Shared | None) -> jax.Array:
+        """[R, S, width of the table]."""
         if key is None and self.fixed is not None:
             ids = jnp.full_like(ids, int(self.fixed))
         if key is not None and self.dropout:

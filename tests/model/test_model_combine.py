@@ -247,6 +247,14 @@ def test_several_ids_are_their_mean_and_unknown_ones_are_left_out():
     np.testing.assert_allclose(found[0], wanted, rtol=1e-6, atol=1e-8)
 
 
+def test_short_embeddings_are_mapped_to_the_width_of_the_model():
+    module = an_input(kind="categorical", size=6, values=2, width=3)
+    table, kernel = np.asarray(module.table.embedding[...]), np.asarray(module.dense.kernel[...])
+    assert table.shape == (6, 3) and kernel.shape == (3, 8)
+    found = module(np.array([[[1, 4], [0, 2]]], np.int32))
+    np.testing.assert_allclose(found[0], np.stack([(table[1] + table[4]) / 2, table[2]]) @ kernel, rtol=1e-5, atol=1e-7)
+
+
 def test_dropout_of_ids_makes_them_unknown_in_training_alone():
     module = an_input(kind="categorical", size=6, dropout=0.25)
     table, ids = np.asarray(module.table.embedding[...]), np.ones((40, 100), np.int32)

@@ -251,6 +251,8 @@ def _problem_of_sharing(sources: Sources, feature: config.Feature) -> str:
         return f"found like={feature.like!r}, expected one of {expected}{did_you_mean(feature.like, others)}"
     if other.hash_buckets != feature.hash_buckets:
         return f"found hash_buckets={feature.hash_buckets}, expected {other.hash_buckets} as in {feature.like!r}"
+    if other.width != feature.width:
+        return f"found width={feature.width}, expected {other.width} as in {feature.like!r}"
     of_candidate = any(each.name == feature.like for each in sources.schema.candidate)
     if feature.pooling == "attention" and not (of_candidate and other.max_values == 1 and feature.max_values > 1):
         return "found pooling='attention', expected a list that is like a single value of the candidate"
