@@ -18,16 +18,18 @@ import numpy as np
 
 from srsjax.config import Mesh, TrainConfig, Unknown
 from srsjax.data.batches.layout import BatchShape
-from srsjax.data.preparing.encode import Encoder, Value, load_encoder
+from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
+from srsjax.model import ctr
 from srsjax.objectives import predict
 from srsjax.objectives.losses import Objectives
 from srsjax.objectives.objective import Objective
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
+from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, load_run
 from srsjax.runs.sharding import put_batch, row_divisor
@@ -162,6 +164,32 @@ class Scorer:
                 entry["text"] = candidates[entry["corpus_id"]]
         return ranked
 
+    def weights(self, pairs: Sequence) -> list[dict[str, float]] | dict[str, float]:
+        """How much a model with `model.combine attention` takes of the text and of each feature, for every pair:
+        weights that sum to 1, by name (`text` for all text together). Of a single pair one dict.
+
+        `pairs` as in `predict`. They say what the model looks at, not what changes its score by how much.
+
+        Raises InputError where the features are combined otherwise, or as in `predict`.
+        """
+        session, spec = self.session, self.session.spec
+        if spec.combine != "attention" or not spec.features:
+            raise InputError(f"weights: found model.combine {spec.combine!r}, expected attention over features")
+        single = self._is_single(pairs)
+        contexts, candidates = self._sides([pairs] if single else list(pairs))
+        chunk = self._encode(contexts, [[c] for c in candidates])
+        names = ctr.modalities(spec)
+        shape = replace(self.shape, outputs=len(names))
+        found = predict_split(self._weights_step, self.params, chunk.split, chunk.items, shape, session.mesh)
+        rows = [dict(zip(names, map(float, row), strict=True)) for row in found]
+        return rows[0] if single else rows
+
+    @cached_property
+    def _weights_step(self) -> Callable:
+        return jit_predict_step(
+            partial(ctr.modality_weights, self.session.graphdef), self.session.mesh, self.session.shardings
+        )
+
     def warm_up(self, said: Callable[[str], None] = print) -> list[int]:
         """Compiles what requests run, so that none waits for the compiler; returns the numbers of rows.
 
@@ -232,15 +260,19 @@ class Scorer:
 
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         """[M, K] float32."""
+        chunk = self._encode(contexts, candidates)
+        return self.logits(chunk.split, chunk.items)
+
+    def _encode(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         chunk = self.encoder.encode_values(contexts, candidates)
         for name, count in chunk.unknown.items():
             if count:
                 warnings.warn(
                     f"{count:,} of the keys are not in catalogue {name!r}: their features are missing; give new items "
                     "by their own columns",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-        return self.logits(chunk.split, chunk.items)
+        return chunk
 
     def _is_single(self, pairs) -> bool:
         """A single pair holds its two sides, not pairs (without context features it is one candidate)."""

@@ -66,6 +66,22 @@ def forward_pairs(
     return model.logits(read, head_key), model.head.pairs(*read)
 
 
+def modality_weights(graphdef: nnx.GraphDef, params: Params, batch: PackedBatch) -> jax.Array:
+    """How much `model.combine attention` takes of each vector, [R, C, V] float32 that sum to 1 over V: of the text's,
+    where the model reads text, and of those of `modalities`."""
+    model = merge(graphdef, params)
+    text = model.encode(batch, model.spec.interaction.read(batch))[-1] if model.spec.reads_text else None
+    return model.combine["candidate"].weights(text, model.feature_vectors(batch)["candidate"])
+
+
+def modalities(spec: ModelSpec) -> list[str]:
+    """The names of the vectors that `modality_weights` is about: `text`, then those features that join the
+    candidate's; with towers, whose sides are combined apart, those of the candidate alone."""
+    sides = ("candidate",) if spec.interaction.reads_context else ("context", "candidate")
+    names = [feature.name for side in sides for feature in spec.features if feature.side == side]
+    return ["text"] * spec.reads_text + names
+
+
 def vectors(
     graphdef: nnx.GraphDef, params: Params, batch: PackedBatch, side: Literal["context", "candidate"]
 ) -> jax.Array:
@@ -203,12 +219,23 @@ class ClickModel(nnx.Module):
         self, batch: PackedBatch, text: Sequence[jax.Array | None], dropout_key: jax.Array | None = None
     ) -> list[jax.Array]:
         """What the head reads, with the other features: [R, C, D] float32 for each of `text`."""
+        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        vectors = self.feature_vectors(batch, keys[:2])
+        out: list[Any] = []  # without text every side that is read has features
+        for side, x in zip(vectors, text, strict=True):
+            out.append(self.combine[side](x, vectors[side], keys[2]) if side in self.combine else x)
+        return out
+
+    def feature_vectors(
+        self, batch: PackedBatch, keys: tuple[jax.Array | None, ...] = (None, None)
+    ) -> dict[str, list[Any]]:
+        """The vectors of all features, [R, C, D] float32 each, by the side that the head reads; `keys` of both sides
+        for dropout."""
         at, of = batch.context_of, self.features
         context = {
             name: jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
             for name, x in batch.context_features.items()
         }
-        keys = [None, None, None] if dropout_key is None else jax.random.split(dropout_key, 3)
         shared = self._shared(batch.candidate_features)
         vectors = {
             "context": of["context"](context, keys[0], shared),
@@ -216,10 +243,7 @@ class ClickModel(nnx.Module):
         }
         if not self.spec.interaction.reads_context:
             vectors = {"candidate": vectors["context"] + vectors["candidate"]}
-        out: list[Any] = []  # without text every side that is read has features
-        for side, x in zip(vectors, text, strict=True):
-            out.append(self.combine[side](x, vectors[side], keys[2]) if side in self.combine else x)
-        return out
+        return vectors
 
     def _shared(self, candidate: dict[str, jax.Array]) -> dict[str, Shared]:
         """What features take of those that they are `like`, by name."""

@@ -236,3 +236,20 @@ def test_retrieval_needs_vectors_of_both_sides(command, retrieval):
     )
     assert done.returncode == 2
     assert "kind contrastive with model.interaction cross, expected towers" in done.stderr
+
+
+def test_what_attention_takes_of_text_and_ids_can_be_read(command, retrieval, monkeypatch):
+    options = ("--schema.tasks.0.kind", "binary", "--model.interaction", "shared", "--model.combine", "attention")
+    done = command("train", "--config", "takes.py", *options, "--max_steps", "5", "--run_dir", "runs/w", cwd=retrieval)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(retrieval)
+    scorer = Scorer.load("runs/w")
+    pairs = [({"query": "a red hat please"}, {"item": f"i{n}"}) for n in range(3)]
+    found = scorer.weights(pairs)
+    assert [list(each) for each in found] == [["text", "item"]] * 3
+    assert all(sum(each.values()) == pytest.approx(1, abs=1e-5) for each in found)
+    assert len({each["item"] for each in found}) == 3  # of each candidate
+    assert scorer.weights(pairs[1]) == pytest.approx(found[1], abs=1e-5)
+    command("train", "--config", "takes.py", "--max_steps", "2", "--run_dir", "runs/none", cwd=retrieval)
+    with pytest.raises(InputError, match=r"found model\.combine 'concat', expected attention"):
+        Scorer.load("runs/none").weights(pairs)
