@@ -128,6 +128,10 @@ def row_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
 def put_batch(mesh: jax.sharding.Mesh, batch, row_axis: int):
     """A host's part of a batch as global arrays, `row_axis` divided over `ROWS`; other axes whole."""
     sharding = NamedSharding(mesh, P(*[None] * row_axis, ROWS))
+    if sharding.is_fully_addressable:
+        leaves, tree = jax.tree.flatten(batch)
+        # One call for all arrays: half of a step of a small model is otherwise spent on handing over its input.
+        return jax.tree.unflatten(tree, jax.device_put(leaves, sharding))
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), batch)
 
 
