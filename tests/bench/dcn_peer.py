@@ -149,9 +149,8 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    print(
-        "| seed | srsjax AUC | FuxiCTR AUC | srsjax examples/s | FuxiCTR examples/s | ratio |\n|---|---|---|---|---|---|"
-    )
+    print("| seed | srsjax AUC | FuxiCTR AUC | srsjax examples/s | FuxiCTR examples/s | ratio |")
+    print("|---|---|---|---|---|---|")
     for seed in given.seeds:
         own, speed, folder = srsjax(given.out, seed)
         config = folder.config()
