@@ -26,7 +26,6 @@ from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warm
 
 from srsjax.cli import read_config
 from srsjax.config import TrainConfig
-from srsjax.cpu import bfloat16_units
 from srsjax.data.reading import tables
 from srsjax.hardware import cpu
 
