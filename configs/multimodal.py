@@ -3,8 +3,12 @@
     bash launch/local.sh train --config multimodal.py
 
 The shop of `signals.py`, clicks alone. `attention` sums the vectors of the modalities with weights that depend on what
-they hold; `Scorer.weights` reads them. Image vectors are a list column here; of a folder of pictures they can be made
-by any image encoder beforehand. Results: configs/README.md.
+they hold; `Scorer.weights` reads them. The shop has image vectors as a list column. With pictures, a folder and an
+image encoder make them (once, kept beside the stores):
+
+    Vector("image", column="items.picture", files="pictures", encoder="facebook/dinov2-small", size=384)
+
+Results: configs/README.md.
 """
 
 from dataclasses import replace

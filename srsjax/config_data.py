@@ -128,7 +128,8 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Vector:
-    """A list column of `size` numbers (an image or sentence embedding), stored as float32."""
+    """A list column of `size` numbers (an image or sentence embedding), stored as float32; or a column that says where
+    they are among `files`."""
 
     name: str
     """Name of the feature, unique in the schema."""
@@ -136,6 +137,13 @@ class Vector:
     """Column it is read from: `column` of the log, or `catalogue.column`; empty means `name` in the log."""
     size: AtLeast0 = 0
     """Length of every vector."""
+    files: str = ""
+    """A `.npy` file of shape [rows, `size`], of which the column holds the number of a row, from 0; or a folder, in
+    which it names a file, with its ending or without: `.npy`, or a picture for `encoder`. A file that is not there is a
+    missing value. `${NAME}` is replaced by an environment variable."""
+    encoder: str = ""
+    """Hugging Face folder or hub name of an image encoder (ViT, DINOv2, CLIP): `prepare` runs it once over the pictures
+    below `files` and keeps their vectors beside the stores (the extra [images]; on a GPU where PyTorch has one)."""
     missing: Missing = "error"
     """What a missing vector becomes: `constant` fills it with `fill`; `indicator` keeps it missing, and the model
     learns a vector for it; `drop`, `error`."""

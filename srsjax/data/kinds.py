@@ -377,6 +377,8 @@ class VectorKind(ArrayKind):
         return (self.length,)
 
     def problem(self) -> str:
+        if self.feature.encoder and not self.feature.files:
+            return "found an encoder without files, expected the folder of the pictures that it reads"
         return super().problem() if self.length else "found size=0, expected the length of its vectors"
 
     def array(self, values: pa.Array, fitted: Fitted) -> np.ndarray:

@@ -17,6 +17,7 @@ from srsjax.config import columns
 from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.reading import cells, hashing, tables
+from srsjax.data.reading.vectors import open_vectors
 from srsjax.errors import InputError
 
 SetAside = Callable[[cells.Problem], None]
@@ -136,7 +137,12 @@ def read_values(chunk: tables.Chunk, column: Column, problems: cells.Problems) -
             numbers, missing = read(chunk, column.name, problems)
             return pa.array(numbers, mask=missing)
         case _:
-            vectors, missing = cells.vectors(chunk, column.name, column.size, problems)
+            if column.place:
+                files = open_vectors(column.place)
+                vectors, missing, bad = files.read(cells.texts(chunk, column.name, problems), column.size)
+                problems.report(chunk, bad, column.name, files.expected)
+            else:
+                vectors, missing = cells.vectors(chunk, column.name, column.size, problems)
             flat = pa.array(vectors.reshape(-1))
             return pa.FixedSizeListArray.from_arrays(flat, column.size, mask=pa.array(missing))
 

@@ -13,6 +13,7 @@ from srsjax.config_data import LABELS, LOSSES
 from srsjax.config_io import bounds
 from srsjax.data.kinds import is_text, kind_of
 from srsjax.data.reading import tables
+from srsjax.data.reading.vectors import Place
 from srsjax.errors import InputError, did_you_mean
 
 TASK_SETTINGS = {
@@ -38,6 +39,8 @@ class Column:
     """Length of a vector."""
     items: str = ""
     """The catalogue whose keys a list holds."""
+    place: Place | None = None
+    """Where vectors are, if the column does not hold them."""
     of: str = ""
     """The column of that catalogue which stands for each key; empty where the items themselves do."""
 
@@ -64,7 +67,10 @@ class Sources:
         kind = kind_of(feature)
         column = self.locate(feature.column or feature.name, kind.reads)
         of = "" if kind.is_text else "".join(kind.item_fields)
-        return replace(column, size=kind.length, items=kind.items or "", of=of)
+        place = None
+        if isinstance(feature, config.Vector) and feature.files:
+            place = Place(feature.files, feature.encoder, self.data.store)
+        return replace(column, size=kind.length, items=kind.items or "", of=of, place=place)
 
     def since(self, feature: config.Feature) -> Column | None:
         """The column of times that is taken off the one a feature reads."""
@@ -162,7 +168,8 @@ class Sources:
         text and no vector is read from."""
         if self.data.keys:
             return list(self.data.keys)
-        long = {c.name for c in map(self.column, self.features) if not c.table and c.kind in ("texts", "vector")}
+        own = [column for column in map(self.column, self.features) if not column.table]
+        long = {column.name for column in own if column.kind in ("texts", "vector") and not column.place}
         long |= {self.column(f).name for f in self.features if is_text(f) and not self.column(f).table}
         return [name for name in names if name not in long]
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table as Grid
 
-from srsjax.config import Schema, TrainConfig
+from srsjax.config import Schema, TrainConfig, Vector
 from srsjax.config_data import LABELS
 from srsjax.console import Console
 from srsjax.data.reading import tables
+from srsjax.data.reading.vectors import Place
 from srsjax.data.store.arrays import SPLITS, Store
 from srsjax.data.store.tokenizer import TextEncoder
 
@@ -47,7 +48,7 @@ def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
         "tokenizer": {"fingerprint": tokenizer.fingerprint} if tokenizer else {"trained": trained},
         "log": _describe_table(train.data.log),
         "catalogues": {catalogue.name: _describe_table(catalogue) for catalogue in train.data.catalogues},
-    }
+    } | _describe_vectors(train)
 
 
 def fingerprint(described: dict) -> str:
@@ -68,6 +69,7 @@ def describe_schema(schema: Schema) -> dict:
 def changes(old: dict, new: dict) -> list[str]:
     """Names of what differs between two descriptions of input."""
     found = [name for name in ("schema", "tokenizer") if old.get(name) != new[name]]
+    found += ["files of vectors"] if old.get("vectors") != new.get("vectors") else []
     found += ["format of the store"] if old.get("format") != new["format"] else []
     before, now = old.get("data", {}), new["data"]
     found += [f"data.{name}" for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
@@ -82,6 +84,13 @@ def changes(old: dict, new: dict) -> list[str]:
         found += [file["name"] for file in table["files"] if before_files.pop(file["name"], None) != file]
         found += [f"{name} (gone)" for name in before_files]
     return found
+
+
+def _describe_vectors(train: TrainConfig) -> dict:
+    """The files of vectors by feature; nothing where no feature has any."""
+    features = (*train.schema.context, *train.schema.candidate)
+    found = {f.name: Place(f.files, f.encoder).describe() for f in features if isinstance(f, Vector) and f.files}
+    return {"vectors": found} if found else {}
 
 
 def _without_defaults(settings: Any) -> dict[str, Any]:
