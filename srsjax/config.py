@@ -198,10 +198,10 @@ class Optimizer:
     frozen: tuple[str, ...] = ()
     """Regular expressions of parameter paths that are not trained (`^bert/embeddings/`, `^bert/layers/[0-5]/`): they
     have no gradient and no optimizer state."""
-    tables: Literal["dense", "rowwise_adagrad", "sgd"] = "dense"
+    tables: Literal["dense", "rowwise_adagrad", "adam", "sgd"] = "dense"
     """How the embeddings of `Categorical` features are updated: as all other parameters, every row at every step; or
-    only the rows that are in the batch, by row-wise Adagrad or gradient descent: for tables of many ids. These are
-    neither clipped nor decayed."""
+    only the rows that are in the batch, by row-wise Adagrad (one number a row beside the table), Adam (two tables
+    more) or gradient descent: for tables of many ids. These are neither clipped nor decayed."""
     table_learning_rate: NotNegative = 0.0
     """Peak learning rate of `tables` that are not dense; 0 means `learning_rate`. Adagrad takes a larger one."""
     groups: tuple[ParameterGroup, ...] = ()

@@ -91,8 +91,8 @@ def state_shardings(mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding
     def place(path, leaf):
         keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
         sharding = parameters.get(keys[-1]) if keys else None
-        if sharding is not None and keys[0] == "tables":  # one number a row (`runs.tables`)
-            return NamedSharding(mesh, _fit(mesh, P(*sharding.spec[:1]), leaf.shape))
+        if sharding is not None and keys[0] == "tables":  # one number a row, or as the table (`runs.tables`)
+            return NamedSharding(mesh, _fit(mesh, P(*sharding.spec[: leaf.ndim]), leaf.shape))
         if sharding is None or len(sharding.spec) > len(leaf.shape):
             return NamedSharding(mesh, P())
         return NamedSharding(mesh, _fit(mesh, sharding.spec, leaf.shape))

@@ -23,6 +23,8 @@ from srsjax.runs.optimizers import make_optimizer, schedule
 
 EPS = 1e-10
 """Added under the root of the accumulated squares."""
+MOMENTS, ADAM_EPS = {"mean": 0.9, "square": 0.999}, 1e-8
+"""What Adam's moments are multiplied by at each step, and what is added to the root."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,19 @@ class Tables:
     """By path: side and name of every feature that reads it."""
     rate: optax.Schedule
     """Learning rate by step."""
-    accumulates: bool = True
-    """Row-wise Adagrad, with one sum of squares a row; else plain gradient descent."""
+    name: str = "rowwise_adagrad"
+    """`optimizer.tables`: `rowwise_adagrad`, `adam` or `sgd`."""
 
-    def start(self, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The sums of squares, [V] float32 zeros by path; {} for gradient descent."""
-        return {path: jnp.zeros(params[path].shape[0]) for path in self.readers} if self.accumulates else {}
+    def start(self, params: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """The state, zeros by path: sums of squares [V] of Adagrad, both moments [V, D] of Adam, {} of gradient
+        descent."""
+        match self.name:
+            case "rowwise_adagrad":
+                return {path: jnp.zeros(params[path].shape[0]) for path in self.readers}
+            case "adam":
+                return {moment: {path: jnp.zeros_like(params[path]) for path in self.readers} for moment in MOMENTS}
+            case _:
+                return {}
 
     def take(
         self, params: Mapping[str, jax.Array], batch: PackedBatch
@@ -69,23 +78,34 @@ class Tables:
     def update(
         self,
         params: Mapping[str, jax.Array],
-        sums: Mapping[str, jax.Array],
+        state: Mapping[str, Any],
         numbers: Mapping[str, jax.Array],
         gradients: Mapping[str, jax.Array],
         step: jax.Array,
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """Tables and sums after a step, by path; `gradients` [N, D] are those of the rows of these `numbers`.
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Tables and state after a step, by path; `gradients` [N, D] are those of the rows of these `numbers`.
 
         Row-wise Adagrad (Gupta et al. 2014; the usual choice for tables of ids): s_r += mean_d g_rd^2 and
-        table_rd -= rate g_rd / sqrt(s_r + eps). Neither clipped nor decayed.
+        table_rd -= rate g_rd / sqrt(s_r + eps). Adam as PyTorch's SparseAdam: the moments of a row decay only where it
+        is touched. Neither clipped nor decayed.
         """
         tables, kept, rate = {}, {}, self.rate(step)
+        if self.name == "adam":
+            kept = {moment: dict(state[moment]) for moment in MOMENTS}
         for path, number in numbers.items():
             change = gradients[path]
-            if self.accumulates:
+            if self.name == "rowwise_adagrad":
                 square = jnp.mean(change**2, axis=-1)
-                kept[path] = sums[path].at[number].add(square, mode="drop")
-                change = change * jax.lax.rsqrt(sums[path][number] + square + EPS)[:, None]
+                kept[path] = state[path].at[number].add(square, mode="drop")
+                change = change * jax.lax.rsqrt(state[path][number] + square + EPS)[:, None]
+            if self.name == "adam":
+                moments = []
+                for moment, value in zip(MOMENTS, (change, change**2), strict=True):
+                    decay = MOMENTS[moment]
+                    found = decay * state[moment][path][number] + (1 - decay) * value
+                    kept[moment][path] = state[moment][path].at[number].set(found, mode="drop")
+                    moments.append(found / (1 - decay ** (step + 1.0)))
+                change = moments[0] / (jnp.sqrt(moments[1]) + ADAM_EPS)
             tables[path] = params[path].at[number].add(-rate * change, mode="drop")
         return tables, kept
 
@@ -119,7 +139,7 @@ def optimizer_of(
     peak = config.table_learning_rate or config.learning_rate
     made = schedule(config, steps)
     share = peak / config.learning_rate
-    tables = Tables(readers, lambda step: share * made(step), config.tables == "rowwise_adagrad")
+    tables = Tables(readers, lambda step: share * made(step), config.tables)
     rest = [path for path in paths if path not in readers]
     return TableOptimizer(make_optimizer(config, steps, rest), tables)
 

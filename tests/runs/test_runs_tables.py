@@ -121,6 +121,29 @@ def test_row_wise_adagrad_is_its_formula_and_leaves_other_rows_alone():
     np.testing.assert_allclose(kept["t"], squares, rtol=1e-6)
 
 
+def test_adam_of_touched_rows_is_torchs_sparse_adam():
+    torch = pytest.importorskip("torch", reason="needs pip install -e '.[reference]'")
+    rng = np.random.default_rng(2)
+    table = rng.normal(size=(20, 4)).astype(np.float32)
+    tables = Tables({"t": (("candidate", "x"),)}, rate=lambda step: 0.1, name="adam")
+    params = {"t": jax.numpy.asarray(table)}
+    state = tables.start(params)
+    theirs = torch.nn.Parameter(torch.tensor(table))
+    optimizer = torch.optim.SparseAdam([theirs], lr=0.1)
+    for step in range(5):
+        ids = rng.integers(0, 20, (1, 6)).astype(np.int32)
+        batch = make_batch(group=ids, candidate_features={"x": ids})
+        _, numbers, _ = tables.take(params, batch)
+        rows = np.asarray(numbers["t"])
+        gradient = rng.normal(size=(len(rows), 4)).astype(np.float32)
+        params, state = tables.update(params, state, numbers, {"t": jax.numpy.asarray(gradient)}, step)
+        there = rows < 20
+        values, index = torch.tensor(gradient[there]), torch.tensor(rows[there][None])
+        theirs.grad = torch.sparse_coo_tensor(index, values, (20, 4), check_invariants=True)
+        optimizer.step()
+    np.testing.assert_allclose(params["t"], theirs.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_row_that_is_not_in_a_batch_does_not_change_and_training_learns():
     p = a_problem(replace(SGD, name="adam", learning_rate=1e-2, tables="rowwise_adagrad", table_learning_rate=0.1))
     before = np.asarray(p.state.params[ITEM])
@@ -132,22 +155,32 @@ def test_a_row_that_is_not_in_a_batch_does_not_change_and_training_learns():
     assert not np.asarray(state.opt["tables"][ITEM])[others].any()
 
 
-@pytest.mark.parametrize("mesh", [Mesh(8), Mesh(2, 4, 1), Mesh(1, 4, 2)])
-def test_a_mesh_of_eight_devices_gives_the_same_and_divides_a_large_table_by_rows(mesh):
-    settings = Optimizer(learning_rate=1e-2, tables="rowwise_adagrad", warmup=0.0, schedule="constant")
+@pytest.mark.parametrize(
+    ("mesh", "tables"),
+    [
+        *((mesh, "rowwise_adagrad") for mesh in (Mesh(8), Mesh(2, 4, 1), Mesh(1, 4, 2))),
+        *((mesh, "adam") for mesh in (Mesh(8), Mesh(2, 4, 1))),
+    ],
+)
+def test_a_mesh_of_eight_devices_gives_the_same_and_divides_a_large_table_by_rows(mesh, tables):
+    settings = Optimizer(learning_rate=1e-2, tables=tables, warmup=0.0, schedule="constant")
     one, many = a_problem(settings), a_problem(settings, mesh, devices=8)
     held = many.state.params[ITEM].sharding.shard_shape(many.state.params[ITEM].shape)
     divided = mesh.fsdp * mesh.tensor
     assert held == (5120 // divided, 8)  # 5,000 ids in rows that are a multiple of 128
-    assert many.state.opt["tables"][ITEM].sharding.shard_shape((5120,)) == (5120 // divided,)
+    if tables == "adam":
+        assert many.state.opt["tables"]["mean"][ITEM].sharding.shard_shape((5120, 8)) == (5120 // divided, 8)
+    else:
+        assert many.state.opt["tables"][ITEM].sharding.shard_shape((5120,)) == (5120 // divided,)
     (a, first), (b, second) = run(one), run(many)
     np.testing.assert_allclose(first, second, rtol=1e-5)
     for path in a.params:
         np.testing.assert_allclose(a.params[path], b.params[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_a_checkpoint_holds_the_sums_and_training_resumes_bit_for_bit(tmp_path):
-    settings = Optimizer(learning_rate=1e-2, tables="rowwise_adagrad")
+@pytest.mark.parametrize("tables", ["rowwise_adagrad", "adam"])
+def test_a_checkpoint_holds_the_sums_and_training_resumes_bit_for_bit(tmp_path, tables):
+    settings = Optimizer(learning_rate=1e-2, tables=tables)
     p = a_problem(settings)
     given = [put_batch(p.session.mesh, batch, row_axis=1) for batch in batches(4)]
     state = p.state
