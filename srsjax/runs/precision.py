@@ -123,6 +123,7 @@ def choose_precision(
         dtype, reason = _on_cpu((cpu or hardware.cpu()).has_bfloat16, *sizes, training, timed)
         return dtype, device, f"precision: {dtype} (auto: {reason}; {device})"
 
+    jax.devices()  # by all processes: that of process 0 alone would wait for the others', which wait for its answer
     return Precision(*distributed.on_first(choose))
 
 
@@ -159,5 +160,6 @@ def kept_precision(folder: RunFolder, *, resuming: bool) -> Precision | None:
         record = folder.precision() or {"dtype": compute_dtype(Model()).name, "device": device_name()}
         return record if resuming or record["device"] == device_name() else None
 
+    jax.devices()  # as in `choose_precision`
     record = distributed.on_first(read)
     return record and Precision(**record, said=f"precision: {record['dtype']} (auto: that of the run)")

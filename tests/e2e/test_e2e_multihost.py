@@ -202,6 +202,34 @@ def test_several_processes_score_with_stored_items(train, trained, command):
     np.testing.assert_allclose(*(table["score"].to_numpy() for table in scores), atol=1e-6)
 
 
+IDS = ("--optimizer.tables", "rowwise_adagrad", "--optimizer.table_learning_rate", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("dcn.py", (*IDS, "--mesh.fsdp", 1)),
+        ("dcn.py", (*IDS, "--mesh.data", 1, "--mesh.fsdp", -1)),
+        ("two_tower.py", ("--schema.tasks.0.kind", "contrastive")),
+    ],
+    ids=["tables", "tables divided by rows", "negatives of the whole batch"],
+)
+def test_tables_of_ids_and_negatives_go_over_processes(small, trained, config, options):
+    """Two processes with two devices each log the losses of one: rows of tables are touched by whichever process reads
+    them, and a candidate's negatives are those of every process."""
+    end = options.index("--mesh.data") if "--mesh.data" in options else len(options)
+    flags = ("--max_steps", 12, "--evaluate.every", 12, "--log_every", 1)
+    losses = []
+    for count, devices, own in ((1, 1, options[:end]), (2, 2, options)):
+        name = f"runs/ids-{abs(hash((config, options)))}-{count}"
+        run(count, trained, "train", "--config", config, *small, *flags, *own, "--run_dir", name, devices=devices)
+        lines = [json.loads(line) for line in (trained / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert len(losses[0]) == 12
+    # As in `TOLERANCE`; Adagrad's first updates divide a gradient by its own size as Adam's do.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
 def test_a_signal_to_one_process_stops_all_and_one_process_goes_on(train, trained, one):
     run_dir = trained / "runs/stopped"
     with train(2, "stopped") as processes:

@@ -1,0 +1,16 @@
+"""Two real processes train as one: the part of test_e2e_multihost.py that every run of the tests has time for."""
+
+from __future__ import annotations
+
+import json
+
+from test_e2e_multihost import run
+
+
+def test_two_processes_train_and_score(small, trained):
+    arguments = ("--config", "ctr.py", *small, "--max_steps", 3, "--log_every", 1, "--run_dir", "runs/short")
+    processes = run(2, trained, "train", *arguments)
+    lines = [json.loads(line) for line in (trained / "runs/short/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
+    assert processes.said(1) == "" and "test split" in processes.said(0)
+    assert (trained / "runs/short/report.json").exists()
