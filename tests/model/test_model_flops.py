@@ -4,10 +4,11 @@ import jax
 import models
 import numpy as np
 import pytest
-from batches import make_impressions, make_layout
+from batches import make_batch, make_impressions, make_layout
 
 from srsjax import config
 from srsjax.data.batches.loader import eval_batches
+from srsjax.data.inputs import InputSpec
 from srsjax.model import ctr, flops
 from srsjax.model.bert import BertConfig
 from srsjax.model.interactions import INTERACTIONS as MEETING
@@ -70,3 +71,28 @@ def test_counts_of_keys_are_the_sums_of_the_mask(interaction):
         (visibility,) = MEETING[interaction].layer_visibility(0, 1, segment, candidate)
         assert all(isinstance(ids, np.ndarray) for ids in visibility if ids is not None)  # nothing goes to a device
         np.testing.assert_array_equal(flops.keys_seen(visibility), np.asarray(visibility.mask()).sum(axis=2))
+
+
+@pytest.mark.parametrize("combine", ["mlp", "dcn"])
+def test_a_model_without_text_is_about_what_xla_counts(combine):
+    """A list weighed by attention, ids and a number; XLA also counts what is no product, a few percent here."""
+    features = (
+        InputSpec("seen", "context", "categorical", 50, values=4, like="item", pooling="attention"),
+        InputSpec("item", "candidate", "categorical", 50),
+        InputSpec("price", "candidate", "numeric", 1),
+    )
+    settings = config.Model(combine=combine, combine_layers=(256, 128))
+    spec = models.make_spec(settings, BERT, 1, features, reads_text=False)
+    slots = np.tile(np.arange(16, dtype=np.int32), (2, 1))
+    batch = make_batch(
+        group=slots,
+        context_of=slots,
+        context_features={"seen": np.ones((2, 16, 4), np.int32)},
+        candidate_features={"item": np.ones((2, 16), np.int32), "price": np.ones((2, 16), np.float32)},
+    )
+    params = ctr.init(spec, jax.random.key(0))
+    compiled = jax.jit(ctr.forward, static_argnums=0).lower(ctr.build(spec), params, batch).compile()
+    counted = flops.forward_flops(spec, batch)
+    assert 0.9 < counted / compiled.cost_analysis()["flops"] <= 1.01
+    half = batch._replace(group=np.where(slots < 8, slots, -1))
+    assert flops.forward_flops(spec, half) == counted / 2
