@@ -7,10 +7,18 @@ columns text, intent and split: the official test set, and a tenth of the offici
 intents are another file: `--data.log.files clinc150.parquet` for CLINC150, where queries out of scope are a class of
 their own (`oos`); the table of classes in `report.json` has its recall.
 
+Turns of a dialogue want what was said before: of MultiDoGO (CDLA-Permissive 1.0;
+github.com/awslabs/multi-domain-goal-oriented-dialogues-dataset; domain, conversation_id, turn, text, intents, split)
+
+    python configs/intent.py data/multidogo_intents
+
+writes `turns.parquet` with the text and the four turns before it, newest first, and `domain intent` as the class.
+
 SRSJAX_MINILM is a folder of weights; without it they come from the Hugging Face hub. Results: configs/README.md.
 """
 
 import os
+import sys
 
 from srsjax.config import Batch, Data, Model, Optimizer, Schema, Split, Table, Task, Text, TrainConfig
 
@@ -33,3 +41,27 @@ def get_config() -> TrainConfig:
         optimizer=Optimizer(learning_rate=3e-4),
         epochs=8,
     )
+
+
+def write_turns(folder: str, before: int = 4) -> str:
+    """Joins the turns of MultiDoGO with those before them, and says where the table is; turns of several intents are
+    left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    turns = pq.read_table(f"{folder}/utterances.parquet").to_pylist()
+    turns.sort(key=lambda row: (row["domain"], row["conversation_id"], row["turn"]))
+    rows, said, at = [], [], None
+    for turn in turns:
+        if at != (turn["domain"], turn["conversation_id"]):
+            at, said = (turn["domain"], turn["conversation_id"]), []
+        if len(turn["intents"]) == 1:
+            text = " | ".join([turn["text"], *said[:before]])
+            rows.append({"text": text, "intent": f"{turn['domain']} {turn['intents'][0]}", "split": turn["split"]})
+        said = [turn["text"], *said[: before - 1]]
+    pq.write_table(pa.Table.from_pylist(rows), f"{folder}/turns.parquet", compression="zstd")
+    return f"{folder}/turns.parquet"
+
+
+if __name__ == "__main__":
+    print(write_turns(sys.argv[1]))

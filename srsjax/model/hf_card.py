@@ -110,7 +110,7 @@ def _scores(about: Described) -> str:
         "binary": "sigmoid(logit): the probability of a positive label",
         "listwise": _ORDER,
         "pairwise": _ORDER,
-        "contrastive": _ORDER,
+        "contrastive": "the logit, a scaled product of both vectors: an order of candidates, not a probability",
         "multiclass": "softmax(logits of the task): the probability of the class",
         "regression": "the logit: the number, in the units of the label",
     }
@@ -208,6 +208,8 @@ def _python(code: str) -> str:
 def _only_srsjax(about: Described) -> str:
     if about.spec.features:
         why = f"The head reads other features besides text ({', '.join(f'`{f.name}`' for f in about.spec.features)})"
+    elif about.spec.interaction.reads_context and about.spec.product == "bilinear":
+        why = "The vectors of both sides are mapped by a matrix each before they are multiplied"
     elif about.spec.experts:
         why = "Each task reads a mixture of experts of its own"
     elif about.spec.interaction.classifier:

@@ -184,7 +184,7 @@ def _finish(lines: list[str], reading: Reading, outputs: Sequence[Outputs]) -> s
     return "\n".join([*lines, "print(score(context, candidate))", ""])
 
 
-_SCORES = {"multiclass": "torch.softmax({}, -1)", "regression": "{}"}
+_SCORES = {"multiclass": "torch.softmax({}, -1)", "regression": "{}", "contrastive": "{}"}
 """The scores of a task's logits by kind; of others the logistic."""
 
 

@@ -45,10 +45,11 @@ def form_of(spec: ModelSpec) -> Form:
 
     `classifier`: transformers' sequence classifier, with the same logits. `encoder`: transformers' encoder reads the
     pair, and the head is one matmul more. `towers`: two sentence encoders. `parts`: encoder and head of a model that
-    only srsjax computes as it was trained: for its visibility, other features than text, experts, or tasks that come
-    after another.
+    only srsjax computes as it was trained: for its visibility, other features than text, experts, a bilinear product,
+    or tasks that come after another.
     """
-    if spec.features or spec.experts or any(outputs.after for outputs in spec.outputs):
+    bilinear = spec.interaction.reads_context and spec.product == "bilinear"
+    if spec.features or spec.experts or bilinear or any(outputs.after for outputs in spec.outputs):
         return "parts"
     if spec.interaction.classifier:
         return "classifier" if spec.readout == "pooled" else "encoder"

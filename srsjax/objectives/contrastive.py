@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srsjax.objectives import terms
 from srsjax.objectives.listwise import Listwise
@@ -39,6 +40,11 @@ class Contrastive(Listwise):
     def in_batch(self) -> bool:
         """Always: cosines are read of it too."""
         return True
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """The logit, a scaled product of both vectors: an order of candidates. Its sigmoid would be 1 in float32 for
+        all that are near."""
+        return logits[..., 0].astype(np.float64)
 
     def _in_batch(self, known: Labels) -> jax.Array:
         """Sum over positives i of w_i y_i [log(sum over j in A_i of exp(s_ij - log q_j)) - (s_ii - log q_i)], where

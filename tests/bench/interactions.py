@@ -52,8 +52,8 @@ def train(folder: Path, config: str, interaction: str, seed: int) -> dict:
     options = ("--model.interaction", kind, *tried, "--seed", seed, "--data.store", folder / "stores", *SETS[config][2])
     if interaction == "one type":
         options += ("--tokenizer.source", one_type(folder / "one-type"))
-    if interaction == "towers":
-        options += ("--model.readout", "mean")
+    if "--model.readout" not in tried:
+        options += ("--model.readout", "mean" if interaction == "towers" else "pooled")
     if config == "ctr":
         options += ("--data.shop.folder", folder / "shop", "--data.log.files", str(folder / "shop/log-*.parquet"))
         options += ("--data.catalogues.0.files", folder / "shop/items.parquet")

@@ -15,16 +15,20 @@ import pytest
 from srsjax.config import Mesh
 from srsjax.inference.scorer import Scorer
 
-TOWERS = ("--model.interaction", "towers", "--model.readout", "mean", "--run_dir", "runs/towers")
+TOWERS = ("--model.interaction", "towers", "--model.readout", "mean")
 
 
-@pytest.fixture(scope="module", params=["cross", "towers"])
+RETRIEVAL = ("--schema.tasks.0.kind", "contrastive")
+
+
+@pytest.fixture(scope="module", params=["cross", "towers", "retrieval"])
 def exported(request, trained, small, command):
     """Folder of an exported run, and its scorer."""
     run = "runs/ctr"
-    if request.param == "towers":
-        run = "runs/towers"
-        done = command("train", "--config", "ctr.py", *small, *TOWERS, "--max_steps", 20, cwd=trained)
+    if request.param != "cross":
+        run, more = f"runs/{request.param}", RETRIEVAL if request.param == "retrieval" else ()
+        options = (*small, *TOWERS, *more, "--run_dir", run, "--max_steps", 20)
+        done = command("train", "--config", "ctr.py", *options, cwd=trained)
         assert done.returncode == 0, done.stderr
     done = command("export", "--run", run, "--output", f"exported-{request.param}", cwd=trained)
     assert done.returncode == 0, done.stderr
@@ -38,7 +42,8 @@ def test_the_code_of_the_card_gives_the_scores_of_the_run(exported, trained, com
     folder, scorer = exported
     program = re.search(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0 and 0 < eval(done.stdout)["click"] < 1, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert scorer.config.schema.tasks[0].kind == "contrastive" or 0 < eval(done.stdout)["click"] < 1
 
     names: dict = {}
     with contextlib.chdir(folder):
@@ -57,8 +62,8 @@ def test_the_code_of_the_card_gives_the_scores_of_the_run(exported, trained, com
         for row in rows
     ]
     found = [names["score"](*pair)["click"] for pair in texts]
-    # float32 forward passes of two libraries
-    np.testing.assert_allclose(found, scorer.predict(pairs), atol=1e-5)
+    # float32 forward passes of two libraries; logits of retrieval are 20 times a cosine
+    np.testing.assert_allclose(found, scorer.predict(pairs), atol=2e-4 if np.max(found) > 1 else 1e-5)
     assert np.ptp(found) > 1e-3
 
 

@@ -372,3 +372,9 @@ def test_an_exported_classifier_is_read_again(tmp_path, bert_text):
     assert not (report.fresh or report.unused or report.unknown)
     for path, value in made.params.items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+def test_a_bilinear_product_is_no_model_of_another_library():
+    bert = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=16, max_positions=16)
+    for product, form in (("cosine", "towers"), ("bilinear", "parts")):
+        assert hf_export.form_of(make_spec(Model(interaction="towers", product=product), bert)) == form
