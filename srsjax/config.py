@@ -147,7 +147,8 @@ class Batch:
     candidates: AtLeast0 = 0
     """Candidate slots C of a row; 0 chooses by the lengths in the store."""
     micro_batches: AtLeast1 = 1
-    """Parts the step is computed in, to save memory; the result is the same but for dropout's random bits."""
+    """Parts the step is computed in, to save memory; the result is the same but for dropout's random bits, and but for
+    contrastive tasks and `model.task_weights gradients`, which compare the candidates of one part."""
     eval_rows: AtLeast0 = 0
     """Rows of an evaluation or scoring batch; 0 means as many as one micro-batch."""
     workers: AtLeast0 = 0
