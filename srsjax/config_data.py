@@ -204,7 +204,8 @@ class Task:
     with a listwise part that has the same optimum, so that scores stay probabilities (Bai et al. 2023). Multiclass:
     `cross_entropy`. Regression, of labels in standard deviations: `squared`, `huber`. Listwise: `softmax` (ListNet),
     `lambdarank` (Burges 2010). Pairwise: `logistic` (RankNet, BPR), `margin`. Contrastive: `in_batch`, the softmax over
-    all candidates of the batch; `cosine`, 1 - cosine where the label is 1 and max(0, cosine) where it is 0."""
+    all candidates of the batch, whose scores take the square of their number in float32; `cosine`, 1 - cosine where the
+    label is 1 and max(0, cosine) where it is 0."""
     temperature: Positive = 0.05
     """Of a contrastive task: cosines are divided by it at first; the model learns the scale."""
     sampling_correction: bool = True
