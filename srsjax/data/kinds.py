@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from srsjax.config import Categorical, Feature, History, Numeric, Schema, Text, Vector
 from srsjax.data.preparing.statistics import FITTED_POLICIES, Fitted, Seen, Statistic
 from srsjax.data.reading import hashing
+from srsjax.data.reading.vectors import Place
 
 # ---------------------------------------------------------------------------------------------- what is asked
 
@@ -56,6 +57,15 @@ class Kind:
     def item_fields(self) -> tuple[str, ...]:
         """The text columns of that catalogue that are read."""
         return ()
+
+    @property
+    def since(self) -> str:
+        """The column of times that is taken off its own; empty where none is."""
+        return ""
+
+    def place(self, kept: str) -> Place | None:
+        """Where its vectors are, if its column does not hold them; those of pictures are kept below `kept`."""
+        return None
 
     @property
     def policy(self) -> str:
@@ -312,7 +322,11 @@ class NumericKind(ArrayKind):
 
     @property
     def reads(self) -> Literal["number", "time"]:  # type: ignore[override]  # by the feature, not by its kind
-        return "time" if self.feature.scale == "cyclic" or self.feature.since else "number"
+        return "time" if self.feature.scale == "cyclic" or self.since else "number"
+
+    @property
+    def since(self) -> str:
+        return self.feature.since
 
     @property
     def statistics(self) -> frozenset[Statistic]:
@@ -371,6 +385,9 @@ class VectorKind(ArrayKind):
     @property
     def length(self) -> int:
         return self.feature.size
+
+    def place(self, kept: str) -> Place | None:
+        return Place(self.feature.files, self.feature.encoder, kept) if self.feature.files else None
 
     @property
     def row_shape(self) -> tuple[int, ...]:

@@ -81,13 +81,9 @@ def mean_scores(train: Split, split: Split, n_items: int, task: int = 0, *, user
     of_item = _shrunken(train.item, left, weights, n_items)
     if not users:
         return mean + of_item[split.item]
-    _, number = np.unique(np.concatenate([train.user, split.user]), return_inverse=True)
-    of_train, of_split = (
-        np.repeat(numbers, np.diff(each.candidates))
-        for numbers, each in ((number[: len(train)], train), (number[len(train) :], split))
-    )
+    of_train, of_split, count = number_users(train, split)
     for _ in range(ROUNDS):
-        of_user = _shrunken(of_train, left - of_item[train.item], weights, int(number.max()) + 1)
+        of_user = _shrunken(of_train, left - of_item[train.item], weights, count)
         of_item = _shrunken(train.item, left - of_user[of_train], weights, n_items)
     return mean + of_item[split.item] + of_user[of_split]
 
@@ -119,6 +115,14 @@ def mean_strength(n: np.ndarray, total: np.ndarray, squares: float) -> float:
     mean = n @ means / whole
     between = (n @ (means - mean) ** 2 - (groups - 1) * within) / (whole - n @ n / whole)
     return max(within / between, 1e-6) if between > 0 else math.inf
+
+
+def number_users(train: Split, split: Split) -> tuple[np.ndarray, np.ndarray, int]:
+    """The user of every candidate of both splits as a number from 0, [M] int64 each, and how many there are."""
+    distinct, number = np.unique(np.concatenate([train.user, split.user]), return_inverse=True)
+    parts = ((number[: len(train)], train), (number[len(train) :], split))
+    of_train, of_split = (np.repeat(numbers, np.diff(each.candidates)) for numbers, each in parts)
+    return of_train, of_split, len(distinct)
 
 
 def number_items(items: Items, train: Split, split: Split) -> tuple[Split, Split, int]:

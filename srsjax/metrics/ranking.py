@@ -8,6 +8,8 @@ are known (above 0), and every impression counts alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from srsjax.metrics.sorting import GroupMean, known, sort_rows
@@ -63,15 +65,7 @@ def mrr(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.
     Returns:
         Value in [0, 1], groups averaged, and their share of all groups.
     """
-    weights, scores, labels, groups = known(weights, scores, labels, groups)
-    if not len(scores):
-        return GroupMean(float("nan"), 0, float("nan"))
-    rows = sort_rows(-scores, groups)
-    relevant = rows.tie_sums((labels >= 0.5).astype(np.int64))
-    first = (relevant > 0) & (rows.sums_before(relevant) == 0)
-    return _mean_over(
-        _expected_reciprocal(rows.tie_ranks[first], rows.tie_sizes[first], relevant[first]), len(rows.groups)
-    )
+    return _of_first(scores, labels, weights, groups, _expected_reciprocal)
 
 
 def top_1(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> GroupMean:
@@ -79,14 +73,21 @@ def top_1(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: n
     for the first place is drawn. With one positive of n candidates it is R_n@1 (Lowe et al. 2015, "The Ubuntu Dialogue
     Corpus"). Arguments and result as in `mrr`.
     """
+    return _of_first(
+        scores, labels, weights, groups, lambda above, tied, relevant: np.where(above == 0, relevant / tied, 0.0)
+    )
+
+
+def _of_first(scores, labels, weights, groups, value: Callable[..., np.ndarray]) -> GroupMean:
+    """The mean over groups with a relevant candidate of `value(above, tied, relevant)`, of the first tie that holds
+    one: candidates ranked above it, in it, and relevant ones in it, [G] int64 each."""
     weights, scores, labels, groups = known(weights, scores, labels, groups)
     if not len(scores):
         return GroupMean(float("nan"), 0, float("nan"))
     rows = sort_rows(-scores, groups)
     relevant = rows.tie_sums((labels >= 0.5).astype(np.int64))
-    ranks, sizes = rows.tie_ranks, rows.tie_sizes
-    first = (relevant > 0) & (rows.sums_before(relevant) == 0)  # one tie of each group with a positive
-    return _mean_over(np.where(ranks[first] == 0, relevant[first] / sizes[first], 0.0), len(rows.groups))
+    first = (relevant > 0) & (rows.sums_before(relevant) == 0)
+    return _mean_over(value(rows.tie_ranks[first], rows.tie_sizes[first], relevant[first]), len(rows.groups))
 
 
 def _expected_reciprocal(above: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> np.ndarray:

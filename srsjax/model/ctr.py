@@ -24,7 +24,7 @@ from srsjax.model.compute import Compute
 from srsjax.model.features import Features, Shared
 from srsjax.model.heads import PRODUCTS, Experts, Head, MixtureHead, Pairs, balanced, both, segment_mean
 from srsjax.model.interactions import Side, context_side
-from srsjax.model.spec import ModelSpec
+from srsjax.model.spec import ModelSpec, output_slices
 
 Params = dict[str, jax.Array]
 
@@ -195,25 +195,19 @@ class ClickModel(nnx.Module):
         """[R, C, K] float32 of what the head reads; of tasks that come after another, those of both."""
         if self.spec.balance and head_key is not None:  # in training
             copies, own = balanced(self.spec.balance, list(read)), []
-            for copy, outputs in zip(copies, self.spec.outputs, strict=True):
-                first = self._firsts()[outputs.task]
-                own.append(self._logits(copy, head_key)[..., first : first + outputs.count])
+            for copy, place in zip(copies, output_slices(self.spec.outputs), strict=True):
+                own.append(self._logits(copy, head_key)[..., place])
             return jnp.concatenate(own, axis=-1)
         return self._logits(read, head_key)
 
     def _logits(self, read: Sequence[Any], head_key: jax.Array | None) -> jax.Array:
-        logits = self.head(*read, head_key)
-        first = self._firsts()
-        for outputs in self.spec.outputs:
-            if outputs.after:  # both tasks are binary: one output each
-                own, other = first[outputs.task], first[outputs.after]
+        logits, tasks = self.head(*read, head_key), self.spec.outputs
+        places = {outputs.task: place for outputs, place in zip(tasks, output_slices(tasks), strict=True)}
+        for outputs in tasks:
+            if outputs.after:
+                own, other = places[outputs.task], places[outputs.after]
                 logits = logits.at[..., own].set(both(logits[..., other], logits[..., own]))
         return logits
-
-    def _firsts(self) -> dict[str, int]:
-        """By task, where its outputs begin among all."""
-        ends = itertools.accumulate((outputs.count for outputs in self.spec.outputs), initial=0)
-        return {outputs.task: first for outputs, first in zip(self.spec.outputs, ends, strict=False)}
 
     def joined(
         self, batch: PackedBatch, text: Sequence[jax.Array | None], dropout_key: jax.Array | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -73,11 +74,9 @@ class MixtureHead(nnx.Module):
         tasks = [x] * len(self.counts)
         for level in self.levels:
             tasks, shared = level(tasks, shared)
-        kernel, bias, logits, first = self.dense.kernel[...], self.dense.bias[...], [], 0
-        for z, count in zip(tasks, self.counts, strict=True):
-            logits.append(z @ kernel[:, first : first + count])
-            first += count
-        return jnp.concatenate(logits, axis=-1) + bias
+        kernels = jnp.split(self.dense.kernel[...], list(itertools.accumulate(self.counts[:-1])), axis=1)
+        logits = [z @ kernel for z, kernel in zip(tasks, kernels, strict=True)]
+        return jnp.concatenate(logits, axis=-1) + self.dense.bias[...]
 
 
 class Extraction(nnx.Module):

@@ -17,7 +17,7 @@ from srsjax.data.batches.layout import Layout, is_text, most_tokens
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.model.hf_code import Reading, pairs_code, towers_code
 from srsjax.model.hf_export import Form, form_of
-from srsjax.model.spec import ModelSpec, label_names
+from srsjax.model.spec import ModelSpec, label_names, output_slices
 
 LIBRARY: dict[Form, tuple[str, str]] = {
     "classifier": ("transformers", "text-classification"),
@@ -114,11 +114,9 @@ def _scores(about: Described) -> str:
         "multiclass": "softmax(logits of the task): the probability of the class",
         "regression": "the logit: the number, in the units of the label",
     }
-    names, at = label_names(about.spec.outputs), 0
-    for outputs in about.spec.outputs:
-        for name in names[at : at + outputs.count]:
-            rows.append(f"| `{name}` | {outputs.kind} | {kinds[outputs.kind]} |")
-        at += outputs.count
+    tasks, names = about.spec.outputs, label_names(about.spec.outputs)
+    for outputs, own in zip(tasks, output_slices(tasks), strict=True):
+        rows += [f"| `{name}` | {outputs.kind} | {kinds[outputs.kind]} |" for name in names[own]]
     return "\n".join(rows)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from srsjax.config import History, Text
-from srsjax.model.spec import Outputs, label_names
+from srsjax.model.spec import Outputs, label_names, output_slices
 
 
 @dataclass(frozen=True)
@@ -193,12 +193,10 @@ def _scored(outputs: Sequence[Outputs]) -> str:
     kinds = {_SCORES.get(each.kind, "torch.sigmoid({})") for each in outputs}
     if len(kinds) == 1 and (len(outputs) == 1 or "multiclass" not in {each.kind for each in outputs}):
         return f"dict(zip({_quoted(label_names(outputs))}, {kinds.pop().format('logits')}.tolist()))"
-    parts, first, names = [], 0, label_names(outputs)
-    for each in outputs:
-        own = slice(first, first + each.count)
+    parts, names = [], label_names(outputs)
+    for each, own in zip(outputs, output_slices(outputs), strict=True):
         score = _SCORES.get(each.kind, "torch.sigmoid({})").format(f"logits[{own.start}:{own.stop}]")
         parts.append(f"**dict(zip({_quoted(names[own])}, {score}.tolist()))")
-        first = own.stop
     return "{" + ", ".join(parts) + "}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,12 @@ class ModelSpec:
     def stored_layers(self) -> int:
         """Layers that stored item states have behind them. The last one always runs: it computes read-outs only."""
         return min(self.split_layers, self.encoder.num_layers - 1)
+
+
+def output_slices(outputs: Sequence[Outputs]) -> list[slice]:
+    """Where the logits of each task are among those of all, [..., K]."""
+    ends = itertools.accumulate(each.count for each in outputs)
+    return [slice(end - each.count, end) for each, end in zip(outputs, ends, strict=True)]
 
 
 def label_names(outputs: Sequence[Outputs]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from srsjax.config import Task
-from srsjax.model.spec import Outputs
+from srsjax.model.spec import Outputs, output_slices
 from srsjax.objectives.binary import Binary
 from srsjax.objectives.contrastive import Contrastive
 from srsjax.objectives.listwise import Listwise
@@ -32,11 +33,8 @@ def objectives(tasks: tuple[Task, ...], outputs: Sequence[Outputs]) -> tuple[tup
 
     `outputs` are those of each task, `ModelSpec.outputs`.
     """
-    found, first = [], 0
-    for task, known in zip(tasks, outputs, strict=True):
-        found.append((objective(task, known), slice(first, first + known.count)))
-        first += known.count
-    return tuple(found)
+    made = itertools.starmap(objective, zip(tasks, outputs, strict=True))
+    return tuple(zip(made, output_slices(outputs), strict=True))
 
 
 def columns(tasks: tuple[Task, ...], outputs: Sequence[Outputs], logits: np.ndarray) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ def make_train_step(
     Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result, but
     where a loss compares the candidates of a micro-batch; `forward` then gives (logits, pairs) (`ctr.forward_pairs`).
     """
+    with_pairs = any(made.in_batch for made, _ in goals)
 
     def train_step(state: TrainState, batch: PackedBatch) -> tuple[TrainState, StepMetrics]:
         normaliser, parts = losses.normalisers(goals, batch), batch.tokens.shape[0]
@@ -49,8 +50,8 @@ def make_train_step(
         step_key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), state.step)
 
         def micro_loss(params, part: PackedBatch, index):
-            logits = forward({**params, **state.frozen}, part, dropout_key=jax.random.fold_in(step_key, index))
-            logits, pairs = logits if isinstance(logits, tuple) else (logits, None)
+            read = forward({**params, **state.frozen}, part, dropout_key=jax.random.fold_in(step_key, index))
+            logits, pairs = read if with_pairs else (read, None)
             return losses.total_loss(goals, logits, part, normaliser, params.get("log_variance"), 1 / parts, pairs)
 
         if parts == 1:

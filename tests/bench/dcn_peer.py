@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from srsjax.data.inputs import input_specs
+from srsjax.data.preparing.statistics import log_of
 from srsjax.data.store.arrays import Store, open_store
 from srsjax.metrics.auc import auc
 from srsjax.runs.run_folder import RunFolder
@@ -69,7 +70,7 @@ def arrays(store: Store, specs, name: str) -> tuple[dict[str, np.ndarray], np.nd
         else:
             values = store.items.features[spec.name][split.item]
         if spec.kind == "numeric":
-            values = (np.sign(values) * np.log1p(np.abs(values)) - spec.mean) / spec.deviation
+            values = (log_of(values) - spec.mean) / spec.deviation
         found[spec.name] = np.asarray(values)
     return found, np.asarray(split.labels[:, 0])
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from srsjax.config import Batch, TrainConfig
+from srsjax.config import Batch, Task, TrainConfig
 from srsjax.console import Console
 from srsjax.runs.sharding import put_batch
 from srsjax.training.setup import set_up
@@ -57,7 +57,7 @@ def main() -> None:
     os.chdir(given.out)
 
     def config(signals: tuple[str, ...], combine: str) -> TrainConfig:
-        made = with_signals(signals, with_signals((), ()).schema.tasks or TrainConfig().schema.tasks)
+        made = with_signals(signals, (Task("click"),))
         model = replace(made.model, pretrained=os.environ["SRSJAX_MINILM"], combine=combine)
         return replace(made, model=model, batch=Batch(rows=16, tokens=128))
 

@@ -22,22 +22,14 @@ from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Split
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics.auc import auc
-from srsjax.metrics.baselines import number_items, popularity_scores
-
-
-def users_of(*splits: Split) -> list[np.ndarray]:
-    """A number from 0 for the user of every candidate, by split."""
-    _, number = np.unique(np.concatenate([split.user for split in splits]), return_inverse=True)
-    ends = np.cumsum([len(split) for split in splits])[:-1]
-    return [np.repeat(of, np.diff(s.candidates)) for of, s in zip(np.split(number, ends), splits, strict=True)]
+from srsjax.metrics.baselines import number_items, number_users, popularity_scores
 
 
 def personal(train: Split, test: Split, task: int, items: int) -> dict[str, np.ndarray]:
     """Scores of the test candidates by what their users took in training."""
-    user, other = users_of(train, test)
+    user, other, users = number_users(train, test)
     took = train.labels[:, task] > 0
-    shape = (int(max(user.max(), other.max())) + 1, items)
-    counts = sparse.csr_matrix((np.ones(took.sum()), (user[took], train.item[took])), shape)
+    counts = sparse.csr_matrix((np.ones(took.sum()), (user[took], train.item[took])), (users, items))
     binary = (counts > 0).astype(np.float64)
     norms = np.maximum(np.sqrt(np.asarray(binary.sum(0)).ravel()), 1e-9)
     scaled = binary @ sparse.diags(1 / norms)
@@ -68,7 +60,7 @@ def main() -> None:
         train, test, items = number_items(store.items, train, test)
     scores["popularity"] = popularity_scores(train, test, items, task)
     scores |= personal(train, test, task, items)
-    user, other = users_of(train, test)
+    user, other, _ = number_users(train, test)
     known_user, known_item = np.isin(other, user), np.isin(test.item, train.item[train.labels[:, task] > 0])
     pairs = user * items + train.item
     known_pair = np.isin(other * items + test.item, pairs[train.labels[:, task] > 0])

@@ -125,7 +125,7 @@ def test_a_draw_is_one_by_its_cumulative_mass(count, seed):
     mass = np.where(rng.random(count) < 0.3, 0, rng.integers(1, 5, count)).astype(float)
     mass[:2] = 1
     own, place = rng.integers(-1, count, 50), rng.random(50)
-    for item, at, number in zip(own, place, clean.draw_by(mass, place, own), strict=True):
+    for item, at, number in zip(own, place, clean.draw_by(np.cumsum(mass), place, own), strict=True):
         left = mass.copy()
         if item >= 0:
             left[item] = 0

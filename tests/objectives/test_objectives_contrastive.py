@@ -158,13 +158,9 @@ def test_the_loss_of_a_batch_over_devices_is_that_of_one(seed):
             weights=ones[..., None],
             candidate_features={ITEM: group, LOG_SHARE: known[-1]},
         )
-        batch = replace_arrays(batch)
-        made = goals(task)
+        made, batch = goals(task), jax.tree.map(jnp.asarray, batch)
         pairs = Pairs(queries[:, :, None], items, ones)
         return losses.total_loss(made, ones[..., None], batch, losses.normalisers(made, batch), pairs=pairs)
-
-    def replace_arrays(batch):
-        return jax.tree.map(jnp.asarray, batch)
 
     found = jax.jit(loss)(*(jax.device_put(x, rows) for x in vectors))
     assert float(found) == pytest.approx(whole, rel=1e-5)

@@ -34,6 +34,8 @@ class Catalogue:
     """[V] int64, row of each hash."""
     values: dict[Column, pa.Array]
     """Columns of V values each, null where missing."""
+    draws: np.ndarray | None = None
+    """[V] float64, the sums up to each row of `data.negatives_by`; None where rows are drawn all alike."""
 
     @classmethod
     def of_values(cls, spec: config.Catalogue, values: dict[Column, pa.Array]) -> Catalogue:
@@ -47,20 +49,6 @@ class Catalogue:
         """Rows of these key hashes, [n] int64; -1 where the key is not here."""
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return np.where(self.hashes[place] == hashes, self.order[place], -1)
-
-    def mass(self, column: Column) -> np.ndarray:
-        """How often each row is drawn, by a column of numbers, [V] float64; 0 where it is missing.
-
-        Raises InputError for a number below 0, and where fewer than two rows can be drawn.
-        """
-        numbers = pc.fill_null(self.values[column], 0.0).to_numpy()
-        if (numbers < 0).any() or (numbers > 0).sum() < 2:
-            found = f"{numbers.min():g}" if (numbers < 0).any() else f"{(numbers > 0).sum()} rows above 0"
-            raise InputError(
-                f"data.negatives_by: found {found} in column {column.name!r} of {self.spec.files}, expected numbers of "
-                "at least 0, two of them above it"
-            )
-        return numbers
 
     def missing(self, column: Column) -> np.ndarray:
         """[V + 1] bool, where a column has no value; the last is true, for a row that is not here (number -1)."""
@@ -89,7 +77,7 @@ def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Cat
     """A catalogue with the rows of a log whose keys it lacks, the first of each key, where the log has all columns that
     are read from the catalogue; else the catalogue itself. Histories are not read from a log."""
     on = sources.on(catalogue.spec.name)
-    wanted = {*on, *(column.name for column in catalogue.values if column != sources.drawn_by)}
+    wanted = {*on, *(column.name for column in catalogue.values)}
     if not wanted <= set(tables.column_names(table)) or any(column.kind == "texts" for column in catalogue.values):
         return catalogue
     hashes, parts = [], {column: [array] for column, array in catalogue.values.items()}
@@ -103,10 +91,7 @@ def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Cat
             hashes.append(hashed[new])
             known = np.union1d(known, hashed[new])
             for column, part in parts.items():
-                if column == sources.drawn_by:  # a log does not say
-                    part.append(pa.nulls(len(new), pa.float64()))
-                else:
-                    part.append(read_values(chunk, column, problems).take(pa.array(new)))
+                part.append(read_values(chunk, column, problems).take(pa.array(new)))
     if not hashes:
         return catalogue
     own = np.empty(len(catalogue), np.uint64)
@@ -147,26 +132,22 @@ def read_values(chunk: tables.Chunk, column: Column, problems: cells.Problems) -
             return pa.FixedSizeListArray.from_arrays(flat, column.size, mask=pa.array(missing))
 
 
-def find_items(lists: pa.Array, catalogue: Catalogue) -> tuple[pa.Array, np.ndarray]:
-    """History lists of keys as lists of catalogue rows, keys that are not there left out; and how many each list lost.
+def find_items(lists: pa.Array, column: Column, catalogue: Catalogue) -> tuple[pa.Array, np.ndarray]:
+    """What a column of lists of keys reads, keys that are not in the catalogue left out; and how many each list lost.
 
-    Returns ([n] large_list<int64>, [n] int64).
+    Returns ([n] large_list<int64>, rows of the catalogue; or, where a column of it stands for each key,
+    large_list<large_string>, null where the list is missing), ([n] int64).
     """
     lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
     rows = catalogue.find(hashing.combine([hashing.hash_texts(pc.list_flatten(lists))]))
     known = np.concatenate([[0], np.cumsum(rows >= 0)])
     ends = np.cumsum(lengths)
     offsets = np.append(known[ends - lengths], known[-1])
-    return pa.LargeListArray.from_arrays(offsets, rows[rows >= 0]), lengths - np.diff(offsets)
-
-
-def values_of(column: Column, rows: pa.Array, keys: pa.Array, items: Catalogue) -> pa.Array:
-    """What is read of the items whose `rows` of the catalogue `items` are listed: the rows themselves, or the column
-    that stands for each, large_list<large_string>. Null where the list of `keys` is."""
+    lost, rows = lengths - np.diff(offsets), rows[rows >= 0]
     if not column.of:
-        return rows
-    values = items.values[Column(column.items, column.of, "text")].take(pc.list_flatten(rows))
-    return pa.LargeListArray.from_arrays(rows.offsets, values, mask=keys.is_null())
+        return pa.LargeListArray.from_arrays(offsets, rows), lost
+    values = catalogue.values[Column(column.items, column.of, "text")].take(pa.array(rows))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values, mask=lists.is_null()), lost
 
 
 def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chunk], set_aside: SetAside) -> Catalogue:
@@ -196,7 +177,28 @@ def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chun
         raise InputError(f"catalogue {name!r}: every row was set aside, expected at least one that can be read")
     order = np.argsort(hashed, kind="stable")
     _check_unique(spec, hashed[order], order, places)
-    return Catalogue(spec, hashed[order], order, {column: pa.concat_arrays(part) for column, part in parts.items()})
+    values = {column: pa.concat_arrays(part) for column, part in parts.items()}
+    draws = None
+    if sources.drawn_by in values:
+        draws = _draws(values[sources.drawn_by], sources.drawn_by, spec)
+        if sources.drawn_by not in map(sources.column, own):  # read for this alone
+            del values[sources.drawn_by]
+    return Catalogue(spec, hashed[order], order, values, draws)
+
+
+def _draws(values: pa.Array, column: Column, spec: config.Catalogue) -> np.ndarray:
+    """`Catalogue.draws`; a missing number is 0.
+
+    Raises InputError for a number below 0, and where fewer than two rows can be drawn.
+    """
+    numbers = pc.fill_null(values, 0.0).to_numpy()
+    if (numbers < 0).any() or (numbers > 0).sum() < 2:
+        found = f"{numbers.min():g}" if (numbers < 0).any() else f"{(numbers > 0).sum()} rows above 0"
+        raise InputError(
+            f"data.negatives_by: found {found} in column {column.name!r} of {spec.files}, expected numbers of at least "
+            "0, two of them above it"
+        )
+    return np.cumsum(numbers)
 
 
 def _check_unique(spec: config.Catalogue, hashes: np.ndarray, order: np.ndarray, places: list[tables.Chunk]) -> None:
@@ -213,12 +215,12 @@ def _check_unique(spec: config.Catalogue, hashes: np.ndarray, order: np.ndarray,
 def _resolve_history(column: Column, catalogues: dict[str, Catalogue], places: list[tables.Chunk]) -> None:
     """Turns the keys in a catalogue's history column into rows of the catalogue they name."""
     items, owner = catalogues[column.items], catalogues[column.table]
-    rows, lost = find_items(owner.values[column], items)
+    found, lost = find_items(owner.values[column], column, items)
     if items.spec.unknown == "error" and lost.any():
         raise InputError(
             f"{_where(places, int(np.argmax(lost > 0)))}, column {column.name}: {history_advice(items.spec)}"
         )
-    owner.values[column] = values_of(column, rows, owner.values[column], items)
+    owner.values[column] = found
 
 
 def history_advice(catalogue: config.Catalogue) -> str:

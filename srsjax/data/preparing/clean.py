@@ -35,7 +35,6 @@ from srsjax.data.preparing.catalogue import (
     history_advice,
     key_hashes,
     read_values,
-    values_of,
 )
 from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.reading import cells, hashing, tables
@@ -193,8 +192,8 @@ class Cleaner:
             self._labels(chunk, problems, out)
             for task in self.sources.schema.tasks if copy.any() else ():
                 out[f"label:{task.name}"] = np.where(copy > 0, np.float32(0), out[f"label:{task.name}"])
-        if self.sources.user and (self.labels or self.splitting):
-            out["user"] = self._user(chunk, rows, problems)
+        if (user := self.sources.user) and (self.labels or self.splitting):
+            out["user"] = self._user(chunk, user, rows, problems)
         if self.splitting:
             self._splitting(chunk, rows, problems, dropped, out)
             if "unique" in out:
@@ -214,8 +213,8 @@ class Cleaner:
         file = np.full(len(chunk), hashing.hash_texts(pa.array([chunk.path.name]))[0])
         size = len(self.catalogues[home])
         place = hashing.uniform(hashing.combine([file, *map(_unsigned, (chunk.file_rows, own, copy))]), 0)
-        if (column := self.sources.drawn_by) is not None:
-            return draw_by(self.catalogues[home].mass(column), place, own)
+        if (draws := self.catalogues[home].draws) is not None:
+            return draw_by(draws, place, own)
         drawn = np.minimum((place * (size - 1)).astype(np.int64), max(size - 2, 0))
         return (drawn + (drawn >= own) * (own >= 0)) % size
 
@@ -255,10 +254,9 @@ class Cleaner:
             missing = np.asarray(values.is_null())
             shown = column.name
             if kind.items:
-                items = self.catalogues[kind.items]
-                values = values_of(column, self._history(chunk, feature, items, values, problems), values, items)
+                values = self._items(chunk, feature, column, values, problems)
             if since := self.sources.since(feature):
-                values = pc.subtract(values, self._times(chunk, since, rows, problems))
+                values = pc.subtract(values, self._values(chunk, since, rows, problems))
                 missing = np.asarray(values.is_null())
             out[f"feature:{feature.name}"] = values
         if kind.policy and missing.any():
@@ -268,19 +266,13 @@ class Cleaner:
             elif kind.policy in ("error", "drop"):
                 problems.report(chunk, missing, shown, kind.advice)
 
-    def _times(self, chunk, column: Column, rows, problems: cells.Problems) -> pa.Array:
-        """Seconds [n] float64 of a column of the log or, by row, of a catalogue; null where missing."""
-        if not column.table:
-            return read_values(chunk, column, problems)
-        row = rows[column.table]
-        return self.catalogues[column.table].values[column].take(pa.array(row, mask=row < 0))
-
-    def _history(self, chunk, feature: config.Feature, items: Catalogue, lists, problems: cells.Problems) -> pa.Array:
-        rows, lost = find_items(lists, items)
+    def _items(self, chunk, feature: config.Feature, column: Column, lists, problems: cells.Problems) -> pa.Array:
+        items = self.catalogues[column.items]
+        found, lost = find_items(lists, column, items)
         if items.spec.unknown == "error":
-            problems.report(chunk, lost > 0, self.sources.column(feature).name, history_advice(items.spec))
+            problems.report(chunk, lost > 0, column.name, history_advice(items.spec))
         self.lost_items[feature.name] += int(lost.sum())
-        return rows
+        return found
 
     def _labels(self, chunk, problems: cells.Problems, out) -> None:
         for task in self.sources.schema.tasks:
@@ -296,9 +288,9 @@ class Cleaner:
             problems.report(chunk, missing, self.sources.data.oracle, "a probability in every row")
             out["oracle"] = oracle
 
-    def _user(self, chunk, rows, problems: cells.Problems) -> pa.Array:
+    def _user(self, chunk, column: Column, rows, problems: cells.Problems) -> pa.Array:
         """Users as numbers, [n] int64; null where a row has none."""
-        users = self._texts(chunk, self.sources.user, rows, problems)
+        users = self._values(chunk, column, rows, problems)
         return pa.array(hashing.hash_texts(users).view(np.int64), mask=np.asarray(users.is_null()))
 
     def _splitting(self, chunk, rows, problems, dropped, out) -> None:
@@ -309,7 +301,7 @@ class Cleaner:
             out["time"], missing = cells.times(chunk, column.name, problems)
             problems.report(chunk, missing, column.name, "a time in every row, to split by")
         elif data.split.by == "column":
-            says = self._texts(chunk, self.sources.split[0], rows, problems)
+            says = self._values(chunk, self.sources.split[0], rows, problems)
             out["split"] = np.full(len(chunk), -1, np.int8)
             for code, value in enumerate(data.split.values):
                 if value:
@@ -320,7 +312,7 @@ class Cleaner:
             share = np.zeros(len(chunk))
             if 0 < held_out < 1:
                 parts = [
-                    hashing.hash_texts(self._texts(chunk, column, rows, problems)) for column in self.sources.split
+                    hashing.hash_texts(self._values(chunk, column, rows, problems)) for column in self.sources.split
                 ]
                 share = hashing.uniform(hashing.combine(parts) if parts else whole(), data.split.seed)
             out["split"] = np.select([share < data.split.test, share < held_out], [2, 1], 0).astype(np.int8)
@@ -331,10 +323,10 @@ class Cleaner:
             parts = [hashing.hash_texts(cells.texts(chunk, name, problems)) for name in unique if name != "*"]
             out["unique"] = whole() if "*" in unique else hashing.combine(parts)
 
-    def _texts(self, chunk, column, rows, problems: cells.Problems) -> pa.Array:
-        """A text column of the log or, by row, of a catalogue; null where missing."""
+    def _values(self, chunk, column: Column, rows, problems: cells.Problems) -> pa.Array:
+        """A column of the log or, by row, of a catalogue, as `read_values` gives it; null where missing."""
         if not column.table:
-            return cells.texts(chunk, column.name, problems)
+            return read_values(chunk, column, problems)
         values, row = self.catalogues[column.table].values[column], rows[column.table]
         return values.take(pa.array(row, mask=row < 0))
 
@@ -349,14 +341,15 @@ class Cleaner:
         return hashing.combine(parts)
 
 
-def draw_by(mass: np.ndarray, place: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Items [n] int64 drawn as often as `mass` [V] float64 says, but never a row's `own` [n] (-1 is none): those at the
-    places [n], in [0, 1), of the mass that is left without it."""
-    ends, known = np.cumsum(mass), own >= 0
-    gone = np.where(known, mass[own], 0.0)
+def draw_by(ends: np.ndarray, place: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Items [n] int64 drawn as often as they have a share of `ends` [V] float64 (`Catalogue.draws`), but never a row's
+    `own` [n] (-1 is none): those at the places [n], in [0, 1), of what is left without it."""
+    known = own >= 0
+    starts = np.where(own > 0, ends[own - 1], 0.0)
+    gone = np.where(known, ends[own] - starts, 0.0)
     at = place * (ends[-1] - gone)
-    at += np.where(known & (at >= ends[own] - gone), gone, 0.0)
-    last = np.flatnonzero(mass)[-1]  # rounding must not reach the items that are never drawn
+    at += np.where(known & (at >= starts), gone, 0.0)
+    last = np.searchsorted(ends, ends[-1])  # rounding must not reach the items that are never drawn
     return np.minimum(np.searchsorted(ends, at, side="right"), last)
 
 

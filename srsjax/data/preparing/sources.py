@@ -67,14 +67,13 @@ class Sources:
         kind = kind_of(feature)
         column = self.locate(feature.column or feature.name, kind.reads)
         of = "" if kind.is_text else "".join(kind.item_fields)
-        place = None
-        if isinstance(feature, config.Vector) and feature.files:
-            place = Place(feature.files, feature.encoder, self.data.store)
+        place = kind.place(self.data.store)
         return replace(column, size=kind.length, items=kind.items or "", of=of, place=place)
 
     def since(self, feature: config.Feature) -> Column | None:
         """The column of times that is taken off the one a feature reads."""
-        return self.locate(feature.since, "time") if isinstance(feature, config.Numeric) and feature.since else None
+        since = kind_of(feature).since
+        return self.locate(since, "time") if since else None
 
     def read(self, feature: config.Feature) -> list[Column]:
         """All columns that a feature reads of its row: its own, and the one that is taken off."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from srsjax.data.kinds import TextKind, of_kind
-from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values, values_of
+from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.reading import cells
 from srsjax.data.reading.tables import Chunk
@@ -78,10 +78,10 @@ def stand_in(
         require(chunk, column.name)
         values[column] = read_values(chunk, column, problems)
         if column.items:
-            rows, lost = find_items(values[column], catalogues[column.items])
-            values[column] = values_of(column, rows, values[column], catalogues[column.items])
-            if catalogues[column.items].spec.unknown == "error":
-                problems.report(chunk, lost > 0, column.name, history_advice(catalogues[column.items].spec))
+            items = catalogues[column.items]
+            values[column], lost = find_items(values[column], column, items)
+            if items.spec.unknown == "error":
+                problems.report(chunk, lost > 0, column.name, history_advice(items.spec))
     return Catalogue.of_values(spec, values)
 
 

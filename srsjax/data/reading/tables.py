@@ -91,8 +91,13 @@ def expand(files: str | tuple[str, ...]) -> list[Path]:
     return sorted({path for pattern in patterns for path in _match(pattern)})
 
 
+def with_variables(pattern: str) -> str:
+    """A path or glob with `${NAME}` and `~` replaced. Raises InputError for a variable that is not set."""
+    return os.path.expanduser(re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], pattern), pattern))
+
+
 def _match(pattern: str) -> list[Path]:
-    name = os.path.expanduser(re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], pattern), pattern))
+    name = with_variables(pattern)
     if os.path.isdir(name):
         raise InputError(f"{name}: a folder, expected files; name them, as in {os.path.join(name, '*.parquet')}")
     if os.path.exists(name):

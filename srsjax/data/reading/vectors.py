@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from srsjax.data.reading.tables import with_variables
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 AT_ONCE = 32
 """Pictures that the encoder reads at a time."""
+_encoding = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,7 @@ class Place:
     def path(self) -> Path:
         """`files` with environment variables replaced. Raises InputError where there is nothing, or a variable is not
         set."""
-
-        def variable(match: re.Match) -> str:
-            if match[1] not in os.environ:
-                raise InputError(f"{self.files}: the environment variable {match[1]} is not set")
-            return os.environ[match[1]]
-
-        path = Path(os.path.expanduser(re.sub(r"\$\{(\w+)\}", variable, self.files)))
+        path = Path(with_variables(self.files))
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; the working folder is {os.getcwd()}")
         return path
@@ -159,18 +155,20 @@ def open_vectors(place: Place) -> VectorFiles:
         return Folder(path)
     described = json.dumps(place.describe(), sort_keys=True)
     folder = Path(place.kept) / "pictures" / hashlib.sha256(described.encode()).hexdigest()[:12]
-    if not (folder / "names.json").exists():
-        names = sorted(str(f.relative_to(path)) for f in path.rglob("*") if f.suffix.lower() in PICTURES)
-        if not names:
-            raise InputError(f"{path}: no pictures, expected files that end in {', '.join(PICTURES)}")
-        with atomic_folder(folder, exists="keep") as partial:
-            kept, vectors = [], []
-            for name, vector in encode_pictures(path, names, place.encoder):
-                kept.append(name)
-                vectors.append(vector)
-            np.save(partial / "vectors.npy", np.stack(vectors))
-            write_json(partial / "names.json", kept)
+    with _encoding:  # threads that read a log would each run the encoder
+        if not (folder / "names.json").exists():
+            _keep_encoded(path, place.encoder, folder)
     return Encoded(folder, f"the name of a picture within {path}")
+
+
+def _keep_encoded(path: Path, encoder: str, folder: Path) -> None:
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+    if not names:
+        raise InputError(f"{path}: no pictures, expected files that end in {', '.join(PICTURES)}")
+    with atomic_folder(folder, exists="keep") as partial:
+        kept, vectors = zip(*encode_pictures(path, names, encoder), strict=True)
+        np.save(partial / "vectors.npy", np.stack(vectors))
+        write_json(partial / "names.json", kept)
 
 
 def load_array(path: Path) -> np.ndarray:

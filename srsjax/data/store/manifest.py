@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table as Grid
 
-from srsjax.config import Schema, TrainConfig, Vector
+from srsjax.config import Schema, TrainConfig
 from srsjax.config_data import LABELS
 from srsjax.console import Console
+from srsjax.data.kinds import kind_of
 from srsjax.data.reading import tables
-from srsjax.data.reading.vectors import Place
 from srsjax.data.store.arrays import SPLITS, Store
 from srsjax.data.store.tokenizer import TextEncoder
 
@@ -88,8 +88,8 @@ def changes(old: dict, new: dict) -> list[str]:
 
 def _describe_vectors(train: TrainConfig) -> dict:
     """The files of vectors by feature; nothing where no feature has any."""
-    features = (*train.schema.context, *train.schema.candidate)
-    found = {f.name: Place(f.files, f.encoder).describe() for f in features if isinstance(f, Vector) and f.files}
+    kinds = map(kind_of, (*train.schema.context, *train.schema.candidate))
+    found = {kind.feature.name: place.describe() for kind in kinds if (place := kind.place(train.data.store))}
     return {"vectors": found} if found else {}
 
 
