@@ -25,7 +25,8 @@ def get_config() -> TrainConfig:
         schema=Schema(
             context=(Text("dialogue", max_tokens=64),),
             candidate=(Text("reply", max_tokens=40),),
-            tasks=(Task("next", kind="contrastive"),),
+            # The nine others of each example are drawn as often as they occur: common replies are not to lead.
+            tasks=(Task("next", kind="contrastive", sampling_correction=False),),
         ),
         data=Data(
             log=Table("${SRSJAX_DATA}/taskmaster4_coffee/replies.parquet"),

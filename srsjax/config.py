@@ -49,8 +49,9 @@ class Model:
     split_layers: DefaultOrAtLeast0 = -1
     """Layers of `split` in which the candidate sees only itself; -1 is two thirds of them."""
     candidate_start: DefaultOrAtLeast0 = -1
-    """Position at which every candidate starts (not in `cross`, where its positions run on); -1 is the end of the
-    context's token budget. A position that the context uses too makes the two hard to tell apart."""
+    """Position at which every candidate starts in `shared` and `split` (in `cross` its positions run on, in `towers` it
+    is a sequence of its own); -1 is the end of the context's token budget. A position that the context uses too makes
+    the two hard to tell apart."""
     readout: Literal["pooled", "first", "mean"] = "pooled"
     """What the head reads: BERT's pooled first token, the first token, or the mean over the tokens: of the pair in
     `cross`, of the candidate in the others (in `towers`, of each side)."""

@@ -12,6 +12,7 @@ from srsjax.data.batches.layout import Layout
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import PairTemplate
+from srsjax.model.interactions import INTERACTIONS
 
 TEMPLATE = PairTemplate(prefix=(1,), between=(2,), suffix=(2,), candidate_type=1, separator=2)
 
@@ -84,3 +85,10 @@ def make_layout(
 ) -> Layout:
     """A layout whose candidates start at `start`; without, of pairs with a context each (`cross`)."""
     return Layout(template, pad_id, has_context, start)
+
+
+def layout_for(interaction: str, start: int, template: PairTemplate = TEMPLATE) -> Layout:
+    """The layout of an interaction; candidates that follow a shared context start at `start`."""
+    if INTERACTIONS[interaction].apart:
+        return make_layout(0, template.apart())
+    return make_layout(start if INTERACTIONS[interaction].shares_context else None, template)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-from batches import make_layout, make_split
+from batches import layout_for, make_split
 from models import make_spec
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Schema, Task, TrainConfig
@@ -82,7 +82,7 @@ def make_problem(
     session = open_session(config, make_spec(model, encoder_config(model, VOCAB), features=features), devices)
     split, items = clicks(600)
     # Contexts have 8 tokens at most; in all but `cross` candidates start behind the longest.
-    layout = make_layout(None if model.interaction == "cross" else 10)
+    layout = layout_for(model.interaction, 10)
     batches = train_batches(
         split,
         items,

@@ -84,7 +84,7 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
         compiler_options=compiler_options(session.mesh),
     )
     layout = shape.layout.alone()
-    offsets = np.concatenate([[0], np.cumsum(items.tokens.lengths + len(layout.template.suffix), dtype=np.int64)])
+    offsets = np.concatenate([[0], np.cumsum(items.tokens.lengths + layout.candidate_special, dtype=np.int64)])
     states = None
     for batch, numbers in eval_batches(items_alone(items), items, layout, rows=shape.eval_rows, tokens=shape.tokens):
         made = np.asarray(step(params, jax.tree.map(partial(put_same, sharding=rows), batch)))

@@ -60,6 +60,7 @@ class Described:
             candidate=candidate,
             prefix=names(template.prefix),
             between=names(self.layout.between),
+            opening=names(template.opening),
             suffix=names(template.suffix),
             separator=names([template.separator])[0],
             candidate_type=template.candidate_type if self.layout.has_context else 0,
@@ -86,8 +87,8 @@ def model_card(about: Described) -> ModelCard:
 
 def lengths(schema: Schema, layout: Layout) -> tuple[int, int]:
     """Most tokens of a context and of a candidate by the budgets, special tokens included."""
-    context = most_tokens(schema.context) + len(layout.template.prefix) + len(layout.between)
-    return context, most_tokens(schema.candidate) + len(layout.template.suffix)
+    context = most_tokens(schema.context) + layout.context_special
+    return context, most_tokens(schema.candidate) + layout.candidate_special
 
 
 def _summary(about: Described) -> str:
@@ -126,7 +127,7 @@ def _scores(about: Described) -> str:
 def _input(about: Described) -> str:
     reading, (context, candidate) = about.reading, lengths(about.schema, about.layout)
     before = " ".join([*reading.prefix, *["context"] * bool(reading.context), *reading.between])
-    after = " ".join(["candidate", *reading.suffix])
+    after = " ".join([*reading.opening, "candidate", *reading.suffix])
     if about.form == "towers":
         sequence = (
             f"A context is `{before}`, at most {context} tokens; a candidate is `{after}`, at most {candidate} tokens. "
@@ -223,8 +224,7 @@ def _only_srsjax(about: Described) -> str:
 
 
 _TOWERS = """`SentenceTransformer` (5 or newer) loads this folder with a route to each side; `context` and `candidate`
-are also models of their own, for tools that know no routes. The two share all weights but two tables: the candidate's
-positions start where srsjax puts candidates, and its token type is the candidate's. Vectors have length 1. With
+are also models of their own, for tools that know no routes. The two are the same encoder. Vectors have length 1. With
 `scale * u` as the query, the best candidates of a task are those of largest inner product with their vectors `v`.
 
 `encode` takes a string, so fields are joined by the separator's text. That is exact for BERT's tokenizers as long as no

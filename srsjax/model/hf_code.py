@@ -20,6 +20,7 @@ class Reading:
     prefix: tuple[str, ...]
     between: tuple[str, ...]
     """Empty where there is no context text: a pair is then a single sequence."""
+    opening: tuple[str, ...]
     suffix: tuple[str, ...]
     separator: str
     candidate_type: int
@@ -117,7 +118,7 @@ _READ = {
 def _tokens(reading: Reading) -> list[str]:
     """The special tokens as constants."""
     lines = []
-    for name in ("prefix", "between", "suffix"):
+    for name in ("prefix", "between", "opening", "suffix"):
         tokens = list(getattr(reading, name))
         if tokens:
             lines.append(f"{name.upper()} = tokenizer.convert_tokens_to_ids({_quoted(tokens)})")
@@ -159,7 +160,8 @@ def _reading(reading: Reading) -> list[str]:
         lines += [f"    return {before}", *_fields(reading, "context"), "    ]) + BETWEEN"]
     else:
         lines += ["    return PREFIX"]
-    lines += ["", "", "def candidate_ids(candidate):", "    return joined(["]
+    opening = "OPENING + " if reading.opening else ""
+    lines += ["", "", "def candidate_ids(candidate):", f"    return {opening}joined(["]
     return [*lines, *_fields(reading, "candidate"), "    ]) + SUFFIX"]
 
 

@@ -7,16 +7,13 @@ A classifier's head is saved as transformers keeps it: a BERT's as `BertForSeque
 `classifier.out_proj` the head). With the pooled read-out these classes give the same logits. A head over another
 read-out has no such class: it is saved under `classifier` too, and the architecture named is the bare encoder.
 
-Towers are two encoders. A sentence encoder numbers positions from 0 and gives every token type 0; our candidates start
-at `candidate_start`, have a token type of their own and no [CLS]. So the candidate's encoder is saved with its position
-table shifted and its token type as type 0, and its tokenizer puts around a text what a candidate has around it.
+Towers are saved as two encoders with the same weights: their budgets differ, and tools that know no routes take one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,37 +206,17 @@ def save_towers(
       folder: made if absent.
       params: as `ctr.init` names them.
       text: the run's tokenizer.
-      layout: how texts become sequences, with a `candidate_start`.
+      layout: how texts become sequences.
       most_tokens: of a context and of a candidate by the budgets, special tokens included.
     """
     template, encoder = layout.template, {path: x for path, x in params.items() if path.startswith("bert/")}
-    shifted, bert = candidate_encoder(encoder, spec.encoder, layout)
-    _save_tower(folder / "context", encoder, spec.encoder, spec.readout, most_tokens[0])
-    _save_tower(folder / "candidate", shifted, bert, spec.readout, most_tokens[1])
-    save_tokenizer(folder / "context", text, most_tokens[0], (template.prefix, layout.between))
-    save_tokenizer(folder / "candidate", text, most_tokens[1], ((), template.suffix))
+    around = ((template.prefix, layout.between), (template.opening, template.suffix))
+    for side, most, special in zip(("context", "candidate"), most_tokens, around, strict=True):
+        _save_tower(folder / side, encoder, spec.encoder, spec.readout, most)
+        save_tokenizer(folder / side, text, most, special)
     head = {"scale": params["head/dense/kernel"], "bias": params["head/dense/bias"]}
     save_tensors(folder / "head.safetensors", {name: np.asarray(array) for name, array in head.items()})
     _save_router(folder, {"query": "context", "document": "candidate"}, spec.readout)
-
-
-def candidate_encoder(
-    params: Mapping[str, np.ndarray], bert: BertConfig, layout: Layout
-) -> tuple[dict[str, np.ndarray], BertConfig]:
-    """The encoder that reads from position 0 and with token type 0 what `bert` reads as a candidate.
-
-    Position p reads the row of position p + `candidate_start`; type 0 reads the row of the candidate's type, the only
-    one left. What a table has no more rows for is longer than any candidate of the run.
-    """
-    start, offset, kind = layout.candidate_start or 0, bert.position_offset, layout.template.candidate_type
-    positions = np.asarray(params["bert/embeddings/position/embedding"])
-    types = np.asarray(params["bert/embeddings/token_type/embedding"])
-    tables = {
-        # The rows before the offset are those of padding (RoBERTa).
-        "bert/embeddings/position/embedding": np.concatenate([positions[:offset], positions[offset + start :]]),
-        "bert/embeddings/token_type/embedding": types[kind : kind + 1],
-    }
-    return {**params, **tables}, replace(bert, max_positions=bert.max_positions - start, type_vocab_size=1)
 
 
 def _save_tower(

@@ -71,6 +71,8 @@ class Interaction:
     """Whether the head reads a vector of the context besides: it is then a product (`heads.PRODUCTS`)."""
     shares_context: bool = True
     """Whether candidates of an impression share one context in a row; else each pair has its own copy."""
+    apart: bool = False
+    """Whether context and candidate are a sequence each (`PairTemplate.apart`)."""
     stores_items: bool = False
     """Whether the lower layers of a candidate depend on the candidate alone, so that they can be stored."""
     centres_logits: bool = False
@@ -126,6 +128,7 @@ INTERACTIONS = {
             "towers",
             candidate="candidate",
             reads_context=True,
+            apart=True,
             centres_logits=True,
         ),
     )

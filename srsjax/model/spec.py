@@ -105,6 +105,8 @@ class ModelSpec:
                 "combining": _combining(data.get("combining", {})),
                 "balance": tuple(data.get("balance", ())),
             }
+            if made["interaction"].apart and data.get("candidate_start"):
+                raise KeyError("in towers a candidate is a sequence of its own")
             return cls(**data | made)
         except (KeyError, TypeError) as error:
             raise InputError(f"{source}: not the model of a run of this version ({error}); train it again") from None

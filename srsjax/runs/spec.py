@@ -26,9 +26,9 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
     pretrained = read_encoder(model.pretrained) if model.pretrained else None
     encoder = encoder_config(model, text.vocab_size, pretrained)
     interaction = INTERACTIONS[model.interaction]
-    layout = make_layout(config, text, interaction.shares_context)
-    context = most_tokens(config.schema.context) + len(layout.template.prefix) + len(layout.between)
-    candidate = most_tokens(config.schema.candidate) + len(layout.template.suffix)
+    layout = make_layout(config, text, interaction.shares_context, interaction.apart)
+    context = most_tokens(config.schema.context) + layout.context_special
+    candidate = most_tokens(config.schema.candidate) + layout.candidate_special
     features = input_specs(config.schema, manifest or {}) if model.combine != "text" else ()
     reads_text = has_text(config.schema)
     if not reads_text and not features:
@@ -71,4 +71,5 @@ def layout_of(spec: ModelSpec, text: TextEncoder) -> Layout:
     """How texts become the sequences that a model was made for."""
     if not spec.reads_text:
         return no_text(text)
-    return Layout(text.template, text.pad_id, spec.has_context, spec.candidate_start)
+    template = text.template.apart() if spec.interaction.apart else text.template
+    return Layout(template, text.pad_id, spec.has_context, spec.candidate_start)

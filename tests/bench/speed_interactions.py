@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # tests/
 
 import jax
 import numpy as np
-from batches import make_layout, make_split
+from batches import layout_for, make_split
 from paired import Clock, arguments, serve
 from speed_inputs import CANDIDATE, CANDIDATES, HISTORY
 from speed_srsjax import Training, matmul_peak
@@ -66,7 +66,7 @@ class System:
         self.rows = rows // parts  # of a micro-batch
         self.config = config.TrainConfig(model=model, batch=batch)
         self.session = open_session(self.config, ModelSpec.of(model, encoder_config(model, VOCABULARY)))
-        self.layout = make_layout(None if interaction == "cross" else HISTORY, TEMPLATE)
+        self.layout = layout_for(interaction, HISTORY, TEMPLATE)
         self.split, self.items = impressions(number, items)
 
     def gate(self) -> dict[str, list[float]]:

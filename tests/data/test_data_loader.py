@@ -112,7 +112,7 @@ def reference_row(numbers, split: Split, items: Items, layout: Layout, tokens: i
             continue
         impression = next(i for i in range(len(split)) if split.candidates[i] <= number < split.candidates[i + 1])
         item = split.item[number]
-        first, last = list(template.prefix), [*items.tokens[item].tolist(), *template.suffix]
+        first, last = list(template.prefix), [*template.opening, *items.tokens[item].tolist(), *template.suffix]
         if layout.has_context:
             first += [*split.context[impression].tolist(), *template.between]
         if not shared or impression != before:
@@ -153,11 +153,15 @@ def features_of(split: Split, items: Items) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize(("pair", "start"), [(True, None), (False, None), (True, 11)], ids=["pair", "single", "shared"])
+@pytest.mark.parametrize(
+    ("pair", "start", "apart"),
+    [(True, None, False), (False, None, False), (True, 11, False), (True, 0, True)],
+    ids=["pair", "single", "shared", "apart"],
+)
 @pytest.mark.parametrize("template", [BERT, ROBERTA], ids=["bert", "roberta"])
-def test_rows_are_what_the_layout_says(template, pair, start):
+def test_rows_are_what_the_layout_says(template, pair, start, apart):
     split, items = make_store()
-    seen = 0
+    seen, template = 0, template.apart() if apart else template
     layout = make_layout(start, template, PAD, pair)
     batches = eval_batches(split, items, layout, rows=4, tokens=48, candidates=6)
     for item in batches:

@@ -7,7 +7,7 @@ import jax
 import models
 import numpy as np
 import pytest
-from batches import make_impressions, make_layout
+from batches import layout_for, make_impressions, make_layout
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ forward = jax.jit(ctr.forward, static_argnums=0)
 def logits(interaction: str, readout: str, split: Split, items: Items, slots: int = SLOTS, rows: int = 2) -> np.ndarray:
     """[M] of every candidate, through packed batches."""
     graphdef, params = model(interaction, readout)
-    layout = make_layout(None if interaction == "cross" else START)
+    layout = layout_for(interaction, START)
     out = np.full(len(split.item), np.nan)
     for batch, numbers in eval_batches(split, items, layout, rows=rows, tokens=TOKENS, candidates=slots):
         found = np.asarray(forward(graphdef, params, batch))[..., 0]
@@ -82,7 +82,7 @@ def test_a_token_reaches_its_own_impression_and_candidate_only(interaction, read
     graphdef, params = model(interaction, readout)
     contexts, candidates = [[10, 11], [20]], [[[30, 31], [40]], [[50, 51, 52]]]
     split, items = make_impressions(contexts, candidates)
-    layout = make_layout(None if interaction == "cross" else START)
+    layout = layout_for(interaction, START)
     ((batch, numbers),) = eval_batches(split, items, layout, rows=1, tokens=TOKENS, candidates=SLOTS)
     table = "bert/embeddings/token/embedding"
     jacobian = jax.jit(jax.jacrev(lambda x: ctr.forward(graphdef, params | {table: x}, batch)[0, :, 0]))(params[table])
@@ -97,9 +97,9 @@ def test_a_token_reaches_its_own_impression_and_candidate_only(interaction, read
 
 def hidden_reach(interaction: str, split_layers: int) -> np.ndarray:
     """[L, V]: whether the last hidden state of each token of a row depends on each token id of the vocabulary. The row
-    holds [CLS] 10 11 [SEP], then 30 31 [SEP] and 40 [SEP]."""
+    holds [CLS] 10 11 [SEP], then 30 31 [SEP] and 40 [SEP], in towers with [CLS] before each."""
     split, items = make_impressions([[10, 11]], [[[30, 31], [40]]])
-    layout = make_layout(START)
+    layout = layout_for(interaction, START)
     ((batch, _),) = eval_batches(split, items, layout, rows=1, tokens=TOKENS, candidates=SLOTS)
     visibility = MEETING[interaction].layer_visibility(split_layers, BERT.num_layers, batch.segment, batch.candidate)
     graphdef, state = nnx.split(Bert(BERT, np.dtype("float32"), nnx.Rngs(0)))
@@ -119,11 +119,12 @@ def hidden_reach(interaction: str, split_layers: int) -> np.ndarray:
 @pytest.mark.parametrize(("interaction", "split_layers"), [("shared", 0), ("split", 2), ("split", 3), ("towers", 0)])
 def test_contexts_see_themselves_and_candidates_the_context_where_they_may(interaction, split_layers):
     reached = hidden_reach(interaction, split_layers)
-    names = {2: 11, 4: 30, 7: 40}  # slot of a token of the context, of the first candidate, of the second
-    seen = {slot: {token for token in (10, 11, 30, 31, 40) if reached[slot, token]} for slot in names}
+    opened = interaction == "towers"  # a token before each candidate's text
+    slots = (2, 4 + opened, 7 + 2 * opened)  # of a token of the context, of the first candidate, of the second
+    seen = [{token for token in (10, 11, 30, 31, 40) if reached[slot, token]} for slot in slots]
     meet = interaction == "shared" or (interaction == "split" and split_layers < BERT.num_layers)
     context = {10, 11} if meet else set()
-    assert seen == {2: {10, 11}, 4: {30, 31} | context, 7: {40} | context}
+    assert seen == [{10, 11}, {30, 31} | context, {40} | context]
 
 
 @pytest.mark.parametrize("readout", ["pooled", "mean"])

@@ -2,7 +2,7 @@
 
 A row is a sequence of contexts, each followed by its candidates. In `cross` every candidate has its own copy of the
 context, and the two are one sequence with consecutive positions; in the other interactions the candidates of an
-impression follow one context, and each of them starts at the same position.
+impression follow one context, and each of them starts at the same position; in `towers` each is a sequence of its own.
 
 Everything is array operations over the whole batch: no Python code runs per row, pair or token.
 """
@@ -30,15 +30,15 @@ class Assembler:
 
     def context_lengths(self) -> np.ndarray:
         """Tokens of each impression's context, special ones included, [N] int32."""
-        special = len(self.layout.template.prefix) + len(self.layout.between)
+        special = self.layout.context_special
         if not self.layout.has_context:
             return np.full(len(self.split), special, np.int32)
         return self.split.context.lengths.astype(np.int32) + np.int32(special)
 
     def candidate_lengths(self) -> np.ndarray:
         """Tokens of each candidate without its context, special ones included, [M] int32."""
-        suffix = np.int32(len(self.layout.template.suffix))
-        return self.items.tokens.lengths.astype(np.int32)[self.split.item] + suffix
+        special = np.int32(self.layout.candidate_special)
+        return self.items.tokens.lengths.astype(np.int32)[self.split.item] + special
 
     def pair_lengths(self) -> np.ndarray:
         """Tokens of each pair, special ones included, [M] int32."""
@@ -85,11 +85,11 @@ class Assembler:
     def _places(self, rows: Ragged, row, impression, item, begins, tokens: int) -> _Places:
         """Positions of the K candidates of a batch and their contexts, consecutive in each row."""
         context = self.split.context.take(impression[begins]) if self.layout.has_context else None
-        before = np.full(int(begins.sum()), len(self.layout.template.prefix) + len(self.layout.between))
+        before = np.full(int(begins.sum()), self.layout.context_special)
         if context is not None:
             before += context.lengths
         text = self.items.tokens.take(item)
-        after = text.lengths + len(self.layout.template.suffix)
+        after = text.lengths + self.layout.candidate_special
         ahead = np.zeros(len(item), np.int64)  # tokens of the context right before the candidate
         ahead[begins] = before
         ends = np.concatenate([[0], np.cumsum(ahead + after)])
@@ -119,8 +119,9 @@ class Assembler:
             text = places.text_of_context
             put[spans(places.context + len(prefix), text.lengths)] = text.values
         _put_special(put, places.context + places.before - len(layout.between), layout.between)
-        put[spans(places.candidate, places.text.lengths)] = places.text.values
-        _put_special(put, places.candidate + places.text.lengths, layout.template.suffix)
+        _put_special(put, places.candidate, layout.template.opening)
+        put[spans(places.candidate + len(layout.template.opening), places.text.lengths)] = places.text.values
+        _put_special(put, places.candidate + places.after - len(layout.template.suffix), layout.template.suffix)
         return {name: array.reshape(rows, tokens) for name, array in arrays.items()}
 
 
@@ -138,7 +139,7 @@ class _Places(NamedTuple):
     candidate: np.ndarray
     """[K] int64, place of a candidate's first token."""
     after: np.ndarray
-    """[K] int64, tokens of a candidate: text, suffix."""
+    """[K] int64, tokens of a candidate: opening, text, suffix."""
 
 
 class _Slots(NamedTuple):

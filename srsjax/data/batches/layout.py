@@ -45,9 +45,14 @@ class Layout:
         return self.template.between if self.has_context else ()
 
     @property
-    def special_tokens(self) -> int:
-        """Special tokens of a pair."""
-        return len(self.template.prefix) + len(self.between) + len(self.template.suffix)
+    def context_special(self) -> int:
+        """Special tokens of a context."""
+        return len(self.template.prefix) + len(self.between)
+
+    @property
+    def candidate_special(self) -> int:
+        """Special tokens of a candidate without its context."""
+        return len(self.template.opening) + len(self.template.suffix)
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class BatchShape:
     """Logits K of a candidate."""
 
 
-def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool) -> Layout:
-    """How the texts of a run become sequences; `shares_context` is the interaction's.
+def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool, apart: bool = False) -> Layout:
+    """How the texts of a run become sequences; `shares_context` and `apart` are the interaction's.
 
     Raises InputError for a shared context where the schema has no context text: there is nothing to share then.
     """
@@ -78,10 +83,10 @@ def make_layout(config: TrainConfig, text: TextEncoder, shares_context: bool) ->
             raise InputError(
                 f"model.interaction: found {config.model.interaction!r}, but schema.context has no text; use 'cross'"
             )
-        start = config.model.candidate_start
+        start = 0 if apart else config.model.candidate_start
         if start < 0:
             start = most_tokens(config.schema.context) + len(text.template.prefix) + len(text.template.between)
-    return Layout(text.template, text.pad_id, has_context, start)
+    return Layout(text.template.apart() if apart else text.template, text.pad_id, has_context, start)
 
 
 def no_text(text: TextEncoder) -> Layout:
@@ -104,13 +109,14 @@ def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:
     score whatever comes.
     """
     context, candidate = most_tokens(config.schema.context), most_tokens(config.schema.candidate)
-    most = context + candidate + layout.special_tokens
+    context, candidate = context + layout.context_special, candidate + layout.candidate_special
+    most = context + candidate
     if most > config.batch.tokens:
         raise InputError(
             f"batch.tokens: found {config.batch.tokens}, but the budgets of the schema allow pairs of {most} tokens "
             f"(special ones included); raise it, or lower max_tokens of Text and History features"
         )
-    last = max(most, (layout.candidate_start or 0) + candidate + len(layout.template.suffix))
+    last = max(context, layout.candidate_start + candidate) if layout.shares_context else most
     if last > longest:
         raise InputError(
             f"schema: the budgets allow pairs of {last} tokens (special ones included), but the encoder has {longest} "

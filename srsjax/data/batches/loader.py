@@ -235,9 +235,10 @@ def _plan(
     pairs, layout = assembler.pair_lengths(), assembler.layout
     longest = int(pairs.max(initial=0))
     if longest > tokens:
+        special = layout.context_special + layout.candidate_special
         raise InputError(
             f"batch.tokens is {tokens}, but the longest pair has {longest} tokens (context and candidate text with "
-            f"{layout.special_tokens} special tokens); set batch.tokens to at least {longest}, or lower max_tokens of "
+            f"{special} special tokens); set batch.tokens to at least {longest}, or lower max_tokens of "
             f"the schema's Text and History features"
         )
     lengths = assembler.candidate_lengths() if layout.shares_context else pairs

@@ -12,7 +12,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -37,7 +37,7 @@ ENCODE_BATCH = 8192
 class PairTemplate:
     """The special tokens a tokenizer puts around texts, as ids.
 
-    A pair is `prefix + context + between` with token type 0, then `candidate + suffix` with token type
+    A pair is `prefix + context + between` with token type 0, then `opening + candidate + suffix` with token type
     `candidate_type`. A single text is `prefix + candidate + suffix`, all of type 0.
     """
 
@@ -51,6 +51,13 @@ class PairTemplate:
     """Token type of the candidate and the suffix in a pair: 1 for BERT, 0 for RoBERTa."""
     separator: int
     """Put between the fields of one side."""
+    opening: tuple[int, ...] = ()
+    """Before the candidate; none where it goes on after a context."""
+
+    def apart(self) -> PairTemplate:
+        """Context and candidate as a sequence each, `prefix + text + suffix` of type 0: what encoders of single
+        sentences were trained on."""
+        return replace(self, between=self.suffix, opening=self.prefix, candidate_type=0)
 
 
 @dataclass(frozen=True, eq=False)
