@@ -19,6 +19,8 @@ that candidates apart from it in the lower layers (`split`) or in all (`towers`)
 pair. Histories of 200 tokens, 20 candidates of 20.
 `scoring`: the same impressions scored; `split`, which sees the context in the upper third of its layers, looks up what
 it computes of an item alone.
+`predict`: pairs of texts scored by a cross-encoder, tokenising included, at three mixes of lengths
+(`predict_inputs.py`), beside sentence-transformers, ONNX Runtime and OpenVINO (`predict_peers.py` says what they need).
 `finetune`: one epoch of MiniLM-L6 on the texts of a config. Training is timed on whole impressions drawn at random, at
 least `--examples` candidates, and multiplied up to the epoch; tokenising happens once a run and is shared among its
 epochs. srsjax's includes reading, checking and writing its store, the peers' only the tokenizer. Compiling is left out:
@@ -39,6 +41,7 @@ from pathlib import Path
 import numpy as np
 from bench_examples import load_config, read_examples
 from paired import Worker, check_gate, measure, quartiles
+from predict_inputs import MIXES
 from speed_inputs import CANDIDATES, save_bert_base, save_with_head, training_flops, training_subset
 
 from srsjax.hardware import cpu
@@ -48,6 +51,8 @@ SCRIPTS = {
     "srsjax": HERE / "speed_srsjax.py",
     "torch": HERE / "speed_torch.py",
     "interactions": HERE / "speed_interactions.py",
+    "pairs": HERE / "predict_srsjax.py",
+    "peers": HERE / "predict_peers.py",
 }
 
 
@@ -168,7 +173,32 @@ def _beside_cross(
     )
 
 
-TABLES = {"step": step, "finetune": finetune, "interaction": interaction, "scoring": scoring}
+def predict(args: argparse.Namespace) -> Iterator[Case]:
+    """Scoring of pairs of texts, tokenising included, by the same MiniLM-L6 with a head."""
+    folder = args.out / "weights" / "minilm"
+    if not folder.exists():
+        save_with_head(load_config("reviews").model.pretrained, folder)
+    for mix, contexts in (("query and title", 48), ("query and description", 16), ("history and title", 3)):
+        given = {"folder": str(folder), "mix": mix, "contexts": contexts}
+        peers = {
+            "CrossEncoder": {"system": "library", "dtype": "float32"},
+            "CrossEncoder bfloat16": {"system": "library", "dtype": "bfloat16"},
+            "ONNX Runtime int8": {"system": "onnxruntime", "dtype": "int8"},
+            "OpenVINO int8": {"system": "openvino", "dtype": "int8"},
+        }
+        systems = {name: (SCRIPTS["peers"], given | own) for name, own in peers.items() if name not in args.without}
+        yield Case(
+            title=mix,
+            systems={"srsjax": (SCRIPTS["pairs"], given | {"system": "srsjax", "dtype": args.dtype})} | systems,
+            # Random heads give logits that differ little, of which the rounding of bfloat16 and int8 is a part.
+            tolerances={"logits": 0.5},
+            targets=dict(zip(peers, ((3, 5), (1.5, 2.5), (1.2, 1.5), (1.0, 1.5)), strict=True)),
+            flops=None,
+            examples=contexts * MIXES[mix].candidates,
+        )
+
+
+TABLES = {"predict": predict, "step": step, "finetune": finetune, "interaction": interaction, "scoring": scoring}
 
 
 def run(case: Case, rounds: int, threads: int) -> dict:
@@ -245,6 +275,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores of every system")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of every system")
     parser.add_argument("--against", type=Path, help="another checkout of srsjax, the peer of the step table")
+    parser.add_argument("--without", nargs="+", default=[], help="peers of the predict table to leave out")
     parser.add_argument("--rows", type=int, default=16, help="rows of the step table")
     parser.add_argument("--configs", nargs="+", default=["upworthy", "reviews", "esci"], help="of the finetune table")
     parser.add_argument("--examples", type=int, default=512, help="trained in one measurement of the finetune table")
