@@ -125,7 +125,11 @@ def swap_folders(one: str | Path, other: str | Path) -> None:
     one, other = Path(one).resolve(), Path(other).resolve()
     if not _exchange(one, other):
         away = one.rename(_partial(one))
-        other.rename(one)
+        try:
+            other.rename(one)
+        except OSError:
+            away.rename(one)
+            raise
         away.rename(other)
 
 
