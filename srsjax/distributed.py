@@ -242,7 +242,7 @@ def wait_until_seen(path: Path, seconds: float = SEEN_SECONDS) -> None:
         if time.monotonic() > end:
             raise InputError(
                 f"{path}: process 0 wrote it, but process {process_index()} does not see it; "
-                f"put run_dir and data.store on a file system that all processes share"
+                f"put run_dir, data.store and the output on a file system that all processes share"
             )
         time.sleep(0.2)
 

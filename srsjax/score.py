@@ -57,6 +57,8 @@ ENDED = "score ended"
 """What processes tell each other about (`distributed.tell`)."""
 FORMAT = 1
 """Incremented whenever the same input, run and settings would give other files."""
+PIECE = 2
+"""Chunks of `prepare` that are scored at once: the last batch of each piece is padded, so that small ones cost more."""
 PART_ROWS, EXPLODED_PART_ROWS = 65_536, 8_192
 """Log rows of a part: what a kill costs at most, and what a file of scores holds. An exploded log row has several
 candidates."""
@@ -100,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             say(f"{folder.target}: these {rows:,} rows are scored already; to score them again, delete it")
             return 0
         folder.path = Path(distributed.on_first(lambda: str(folder.path)))
+        distributed.wait_until_seen(folder.path / "_manifest.json")
         try:
             rows, seconds = score(run, config, table, folder, arguments)
         except Stopped:
@@ -149,7 +152,7 @@ def score(
     scorer = load(run, config, table, arguments, devices)
     cleaner = scorer.encoder.scoring_cleaner(table, on_bad_row=config.data.on_bad_row)
     read, explodes = cleaner.stored_columns(table) or [], bool(config.data.explode)
-    parts = InputParts(table, read, part_rows(config, arguments), cleaner.batch_rows, explodes)
+    parts = InputParts(table, read, part_rows(config, arguments), PIECE * cleaner.batch_rows, explodes)
     check_names(scorer, cleaner, ", ".join(columns(arguments.input)))
 
     before = distributed.on_first(lambda: [asdict(part) for part in folder.made()])
