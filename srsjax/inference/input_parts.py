@@ -95,12 +95,17 @@ class InputParts:
         return lambda number: number in own
 
     def read(self, wanted: Callable[[int], bool], made: Mapping[int, Part]) -> Iterator[Piece]:
-        """The pieces of all parts, in input order; of those that are not `wanted` what is needed to count rows.
+        """The pieces of all parts, in input order; of those that are not `wanted` what is needed to count rows. Where
+        the number of parts is known, it ends with the last part that is wanted.
 
         `made` are parts that are complete, by number. Raises InputError as `tables.read` does.
         """
-        number = 0
+        number, last = 0, None
+        if self.count:
+            last = max(filter(wanted, range(self.count)), default=-1)
         for file, path in enumerate(self.paths):
+            if last is not None and number > last:
+                return
             known = list(self._known(file, number, made))
             yield from map(_complete, known)
             number += len(known)
@@ -111,6 +116,8 @@ class InputParts:
             if pieces is None or self.explodes:
                 pieces = self._stream(file, path, row, number, wanted)
             for piece in pieces:
+                if last is not None and piece.number > last:
+                    return
                 number = piece.number + piece.ends_part
                 yield piece
         if number == 0:

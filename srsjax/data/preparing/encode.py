@@ -90,12 +90,11 @@ class Encoder:
         so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
         `labels` label and weight columns need not exist; labels and weights are 0.
         """
-        table, first = table or self.sources.data.log, 0
+        table = table or self.sources.data.log
         cleaner = self.scoring_cleaner(table, labels)
         for chunk in tables.read(table, cleaner.stored_columns(table), cleaner.batch_rows):
-            cleaned, encoded = self.encode_chunk(cleaner, chunk)
-            yield replace(encoded, split=replace(encoded.split, example=encoded.split.example + first))
-            first += cleaned.rows_read
+            cleaned = cleaner.clean(chunk)
+            yield self._with_keys(cleaner, cleaned, cleaner.add(cleaned))
 
     def scoring_cleaner(
         self, table: Table, labels: bool = False, on_bad_row: Literal["error", "skip"] = "error"
@@ -115,15 +114,19 @@ class Encoder:
         )
 
     def encode_chunk(self, cleaner: Cleaner, chunk: tables.Chunk) -> tuple[Cleaned, Encoded]:
-        """A chunk of log rows as it was cleaned and as arrays; `split.example` counts the candidates of the chunk from
-        0, those of bad rows included. Changes nothing here: safe to call from several threads."""
+        """A chunk of log rows as it was cleaned, without labels, and as arrays; `split.example` counts the candidates
+        of the chunk from 0, those of bad rows included. Changes nothing here: safe to call from several threads."""
         cleaned = cleaner.clean(chunk)
+        return cleaned, self._with_keys(cleaner, cleaned, cleaned.rows)
+
+    def _with_keys(self, cleaner: Cleaner, cleaned: Cleaned, rows: pa.RecordBatch) -> Encoded:
+        """The clean rows of a chunk, numbered as they are to be, and what of them goes into a file of scores."""
         assert cleaned.chunk is not None  # it stays away only where another machine read it
         keys = cleaned.chunk.batch.select(cleaner.keep)
-        if len(cleaned.rows) < len(keys):
+        if len(rows) < len(keys):
             keys = keys.take(cleaned.rows["example"])
-        unknown = Counter({name: int((_rows(cleaned.rows, name) < 0).sum()) for name in cleaner.joined})
-        return cleaned, replace(self.encode(cleaned.rows), keys=keys, unknown=unknown)
+        unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
+        return replace(self.encode(rows), keys=keys, unknown=unknown)
 
     def with_new_rows(self, table: Table) -> Encoder:
         """An encoder whose catalogues also have the rows of a log whose keys they lack, where the log itself has all
