@@ -185,9 +185,9 @@ def test_several_processes_evaluate_and_score(two, trained, command):
 
 
 def test_processes_that_divide_a_model_score_together(two, trained, command):
-    """`fsdp` goes across processes: all read all rows and compute each batch together, and the first one writes."""
+    """`tensor` goes across processes: all read all rows and compute each batch together, and the first one writes."""
     files = ("--run", "runs/two", "--input", "data/shop/log-*.parquet", "--part_rows", 500, "--output")
-    processes = run(2, trained, "score", *files, "together", "--mesh.data", 1, "--mesh.fsdp", 2)
+    processes = run(2, trained, "score", *files, "together", "--mesh.tensor", 2)
     assert processes.said(1) == ""
     done = command("score", *files, "one-process", cwd=trained)
     assert done.returncode == 0, done.stderr
