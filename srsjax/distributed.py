@@ -204,6 +204,37 @@ def on_first(work: Callable[[], Any]) -> Any:
     return told["result"]
 
 
+def gather(value: Any) -> list[Any]:
+    """The values, plain JSON, of all processes, in their order, once all have reached this call.
+
+    All processes call it in the same order. It waits as long as necessary; where a process ends before, JAX ends the
+    others.
+    """
+    if process_count() == 1:
+        return [value]
+    client: Any = _jax_distributed.global_state.client
+    key = f"srsjax/gather/{next(_calls)}"
+    client.key_value_set(f"{key}/{process_index()}", json.dumps(value))
+    return [
+        json.loads(client.blocking_key_value_get(f"{key}/{process}", _FOREVER_MS)) for process in range(process_count())
+    ]
+
+
+def tell(topic: str, value: Any) -> None:
+    """Leaves a value, plain JSON, for the other processes to find with `told`; at most one a process and topic."""
+    if process_count() > 1:
+        client: Any = _jax_distributed.global_state.client
+        client.key_value_set(f"srsjax/tell/{topic}/{process_index()}", json.dumps(value))
+
+
+def told(topic: str) -> list[Any]:
+    """What processes have left on a topic so far, this one included; waits for nobody."""
+    if process_count() == 1:
+        return []
+    client: Any = _jax_distributed.global_state.client
+    return [json.loads(value) for _, value in client.key_value_dir_get(f"srsjax/tell/{topic}/")]
+
+
 def wait_until_seen(path: Path, seconds: float = SEEN_SECONDS) -> None:
     """Waits until this process sees a file that process 0 wrote. Raises InputError if it does not appear in time."""
     end = time.monotonic() + (seconds if process_count() > 1 else 0)
@@ -211,7 +242,7 @@ def wait_until_seen(path: Path, seconds: float = SEEN_SECONDS) -> None:
         if time.monotonic() > end:
             raise InputError(
                 f"{path}: process 0 wrote it, but process {process_index()} does not see it; "
-                f"put run_dir and data.store on a file system that all processes share"
+                f"put run_dir, data.store and the output on a file system that all processes share"
             )
         time.sleep(0.2)
 

@@ -6,6 +6,8 @@ to the same one. Modes are those of the umask, and a link is followed: what it p
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import glob
 import json
@@ -105,6 +107,45 @@ def remove_leftovers(parent: Path, name: str = "") -> None:
     for partial in parent.glob(f".{glob.escape(name) or '*'}.*{SUFFIX}"):
         if partial.is_dir() and not _is_alive(partial):
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes the partial files in a folder, left behind by killed processes. Nothing is writing to the folder."""
+    for partial in folder.glob(f".*{SUFFIX}"):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
+
+
+def swap_folders(one: str | Path, other: str | Path) -> None:
+    """Exchanges the names of two folders of one file system.
+
+    Linux does so in one step. Elsewhere, and on file systems that cannot (NFS), `one` is away for a moment: a kill at
+    that point leaves `other`, and `one` as a partial folder.
+    """
+    one, other = Path(one).resolve(), Path(other).resolve()
+    if not _exchange(one, other):
+        away = one.rename(_partial(one))
+        try:
+            other.rename(one)
+        except OSError:
+            away.rename(one)
+            raise
+        away.rename(other)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """`renameat2` with RENAME_EXCHANGE; whether there is such a thing."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    if renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 def _partial(path: Path) -> Path:

@@ -28,18 +28,16 @@ from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
+from srsjax.stopping import STOPPED, Stopped
 from srsjax.training import show
 from srsjax.training.goodput import Goodput
-from srsjax.training.loop import Stopped, fit
+from srsjax.training.loop import fit
 from srsjax.training.meter import NonFiniteLoss, known_work
 from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import Training, set_up
 
 PROGRAMS = ("init", "train_step", "predict_step")
 """Programs whose compilation is printed; the many small ones mean nothing to a person."""
-
-STOPPED = 75
-"""Exit code: stopped by a signal, saved; the same command resumes (EX_TEMPFAIL of sysexits.h)."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,15 @@ import time
 import pytest
 
 from srsjax import files
-from srsjax.files import atomic_file, atomic_folder, remove_leftovers, write_json, write_text
+from srsjax.files import (
+    atomic_file,
+    atomic_folder,
+    remove_leftovers,
+    remove_partial_files,
+    swap_folders,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -125,3 +133,25 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp
         remove_leftovers(tmp_path)
         assert live.exists() and not other.exists() and foreign.exists()
     assert names(tmp_path) == [".unrelated.partial", "a[1]"]
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_two_folders_exchange_their_names(tmp_path, monkeypatch, in_one_step):
+    if not in_one_step:  # as where the file system cannot
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    swap_folders(tmp_path / "old", tmp_path / "new")
+    assert names(tmp_path) == ["new", "old"]
+    assert names(tmp_path / "old") == ["new"] and names(tmp_path / "new") == ["old"]
+    with pytest.raises(OSError):
+        swap_folders(tmp_path / "old", tmp_path / "nowhere")
+    assert names(tmp_path / "old") == ["new"]
+
+
+def test_partial_files_of_killed_processes_are_removed(tmp_path):
+    for name in (".part-00000.parquet.0123456789ab.partial", "part-00000.parquet", ".keep"):
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    assert names(tmp_path) == [".keep", "part-00000.parquet"]

@@ -57,7 +57,7 @@ class ItemStore:
         count = is_context.sum(axis=1)
         step = _context_step(tokens)
         slots = max(1, -(-int(count.max(initial=0)) // step)) * step
-        if jax.process_count() > 1:
+        if not self.states.is_fully_addressable:
             slots = tokens  # the longest context of all hosts is not known here, and shapes must be those of all
         context = np.argsort(~is_context, axis=1, kind="stable")[:, :slots]
         context = np.where(np.arange(context.shape[1]) < count[:, None], context, tokens).astype(np.int32)

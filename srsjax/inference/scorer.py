@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from srsjax.config import Mesh, TrainConfig, Unknown
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
@@ -53,6 +54,7 @@ class Scorer:
         mesh: Mesh | None = None,
         config: TrainConfig | None = None,
         unknown: Unknown | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> Scorer:
         """Loads a run folder.
 
@@ -63,6 +65,7 @@ class Scorer:
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
             new item is given by its own columns (`{"title": ...}`), which needs neither.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
+          devices: those of the mesh; by default all, those of other processes included.
 
         Raises:
           InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
@@ -70,11 +73,9 @@ class Scorer:
         check_jax()
         folder = RunFolder(run)
         trained = folder.config()
-        if mesh is None:  # that of the training machine says nothing about this one, unless it was asked for anew
-            mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
-        config = replace(config or trained, mesh=mesh)
+        config = replace(config or trained, mesh=mesh or scoring_mesh(config or trained, trained))
         encoder = load_encoder(config, folder.path, unknown)
-        session, params = load_run(folder, config)
+        session, params = load_run(folder, config, devices)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
 
@@ -208,12 +209,27 @@ class Scorer:
                     jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
         return rows
 
-    def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Logits [M, K] float32 of the candidates of any split, in its order."""
+    def logits(
+        self,
+        split: Split,
+        items: Items,
+        progress: Callable[[int], None] = lambda count: None,
+        assembled: Callable[[PackedBatch], None] = lambda batch: None,
+    ) -> np.ndarray:
+        """Logits [M, K] float32 of the candidates of any split, in its order.
+
+        `progress` is called with the number of candidates of each batch that is done, `assembled` with each batch
+        [R, ...] of this host before it is dispatched.
+        """
         step, complete = self.session.predict_step, lambda batch, numbers: batch
         if self.stored is not None and items is self.encoder.items:
             step, complete = self.stored.step, partial(self.stored.complete, np.asarray(split.item))
-        return predict_split(step, self.params, split, items, self.shape, self.session.mesh, progress, complete)
+
+        def counted(batch: PackedBatch, numbers: np.ndarray):
+            assembled(batch)
+            return complete(batch, numbers)
+
+        return predict_split(step, self.params, split, items, self.shape, self.session.mesh, progress, counted)
 
     @property
     def can_store_items(self) -> bool:
@@ -288,3 +304,9 @@ class Scorer:
             if isinstance(pair, str | Mapping) or not isinstance(pair, Sequence) or len(pair) != 2:
                 raise InputError(f"pairs: found {pair!r} as number {number}, expected a pair (context, candidate)")
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def scoring_mesh(config: TrainConfig, trained: TrainConfig) -> Mesh:
+    """The mesh that a run's config asks for: that of the training machine says nothing about this one, unless it was
+    asked for anew."""
+    return config.mesh if config.mesh != trained.mesh else Mesh()

@@ -64,7 +64,7 @@ def predict_split(
       complete: makes what `step` takes of a batch on the host and the candidate numbers [R, C] in its slots.
     """
     batches = scoring_batches(split, items, shape, row_share(mesh))
-    small = len(batches) == 1 and jax.process_count() == 1
+    small = len(batches) == 1 and not mesh.is_multi_process
     given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
     completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
     return predict(step, params, completed, mesh, (len(split.item), shape.outputs), progress)

@@ -65,7 +65,7 @@ def _everywhere(mesh: jax.sharding.Mesh) -> Callable[[np.ndarray], np.ndarray | 
 
     Every host reads all logits; it has to know whose they are. int32, because JAX has no other integers by default.
     """
-    if jax.process_count() == 1:
+    if not mesh.is_multi_process:
         return lambda where: where
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))

@@ -131,8 +131,10 @@ def state_target(session: Session, optimizer: optax.GradientTransformation) -> T
     return TrainState(step, session.trained(params), opt, session.untrained(params))
 
 
-def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str, jax.Array]]:
-    """The model of a finished run with its best parameters.
+def load_run(
+    folder: RunFolder, config: TrainConfig, devices: Sequence[jax.Device] | None = None
+) -> tuple[Session, dict[str, jax.Array]]:
+    """The model of a finished run with its best parameters, on `devices` (default all).
 
     Raises InputError where the run is not finished.
 
@@ -145,7 +147,7 @@ def load_run(folder: RunFolder, config: TrainConfig) -> tuple[Session, dict[str,
     spec = read_spec(folder)
     kept = kept_precision(folder, resuming=False)
     config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
-    session = open_session(config, spec, training=False)
+    session = open_session(config, spec, devices, training=False)
     return session, load_params(folder.checkpoints, step, target(session))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,14 +26,11 @@ from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import put_batch
 from srsjax.runs.state import TrainState
 from srsjax.runs.step import StepMetrics
+from srsjax.stopping import Stopped, StopSignal
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 from srsjax.training.meter import Meter, Work
 from srsjax.training.profile import Profiler, profiled_steps
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; the state is saved."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def fit(
         batches.restore(progress.next_step)
         with (
             RunLog(folder, progress.next_step, total, console) as log,
-            _StopSignal() as stop,
+            StopSignal() as stop,
             goodput.of("steps"),
             _profiler(
                 config, folder, progress, meter := Meter(log, learning_rates, total, goodput, work), console
@@ -225,27 +221,7 @@ class _Ahead:
         return self.fetched.popleft()
 
 
-class _StopSignal:
-    """Remembers SIGTERM and SIGINT instead of dying of them; the second one is obeyed at once."""
-
-    def __enter__(self) -> _StopSignal:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame) -> None:
-        del frame
-        if self.asked:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.asked = True
-
-
-def _agreed_stop(stop: _StopSignal, mesh: jax.sharding.Mesh) -> Callable[[], bool]:
+def _agreed_stop(stop: StopSignal, mesh: jax.sharding.Mesh) -> Callable[[], bool]:
     """Asked once a step: whether the run is to stop, with the same answer on every process.
 
     A signal may reach some processes only, and each at another step; one that stopped alone would leave the others

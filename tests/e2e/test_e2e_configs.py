@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+
+from srsjax import score
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = (
@@ -102,7 +105,7 @@ def test_demand_sums_sales_by_item_and_week(command, tmp_path):
     assert train(command, "demand", tmp_path)["test"]["rmse"] > 0
 
 
-def test_news_reads_impression_lists_and_what_was_read_before(command, tmp_path):
+def test_news_reads_impression_lists_and_what_was_read_before(command, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for folder in ("train", "dev"):
         (tmp_path / folder).mkdir()
@@ -121,6 +124,16 @@ def test_news_reads_impression_lists_and_what_was_read_before(command, tmp_path)
     assert report["test"]["impressions"] == 60 and report["test"]["candidates"] == 240
     done = command("score", "--run", "runs/it", "--input", "impressions.parquet", "--output", "scores", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--run", "runs/it", "--input", "impressions.parquet", "--data.keys", "--part_rows", "17", "--output")
+    assert score.main([*arguments, "lists"]) == 0
+    before = {file.name: file.read_bytes() for file in Path("lists").iterdir()}
+    rows = ds.dataset("lists").to_table()["row"].to_pylist()
+    assert rows == list(range(len(rows))) and len(rows) > 240  # candidates are numbered, not lists
+    for name in ("_SUCCESS", "part-00001.parquet", "part-00003.parquet"):
+        Path("lists", name).unlink()
+    assert score.main([*arguments, "lists"]) == 0
+    assert {file.name: file.read_bytes() for file in Path("lists").iterdir()} == before
 
 
 def test_ctr_bert_base_reads_a_log_and_items_on_a_mesh(command, tmp_path):

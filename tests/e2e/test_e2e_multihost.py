@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -176,10 +178,47 @@ def test_several_processes_evaluate_and_score(two, trained, command):
     run(2, trained, "score", *files, "scores-two")
     done = command("score", *files, "scores-one", cwd=trained)
     assert done.returncode == 0, done.stderr
-    by_two, by_one = (ds.dataset(sorted((trained / f"scores-{n}").iterdir())).to_table() for n in ("two", "one"))
+    by_two, by_one = (ds.dataset(trained / f"scores-{n}").to_table() for n in ("two", "one"))
     assert by_two.drop_columns(["score"]) == by_one.drop_columns(["score"])
     # float32 forward passes of other batches
     np.testing.assert_allclose(by_two["score"].to_numpy(), by_one["score"].to_numpy(), atol=1e-6)
+
+
+def test_processes_that_divide_a_model_score_together(two, trained, command):
+    """`tensor` goes across processes: all read all rows and compute each batch together, and the first one writes."""
+    files = ("--run", "runs/two", "--input", "data/shop/log-*.parquet", "--part_rows", 500, "--output")
+    processes = run(2, trained, "score", *files, "together", "--mesh.tensor", 2)
+    assert processes.said(1) == ""
+    done = command("score", *files, "one-process", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    tables = [ds.dataset(trained / name).to_table() for name in ("together", "one-process")]
+    assert tables[0].drop_columns(["score"]) == tables[1].drop_columns(["score"])
+    np.testing.assert_allclose(*(table["score"].to_numpy() for table in tables), atol=1e-6)
+
+
+def test_one_process_that_finds_a_bad_row_or_a_signal_ends_the_scoring_of_all(two, trained):
+    """The parts that are complete stay, and one process makes the others."""
+    log = ds.dataset(sorted((trained / "data/shop").glob("log-*.parquet"))).to_table()
+    log = pa.concat_tables([log] * 20)
+    wrong = log.slice(0, 1)
+    wrong = wrong.set_column(wrong.schema.get_field_index("item_id"), "item_id", pa.array(["no such item"]))
+    for name, table in (("long", log), ("bad", pa.concat_tables([log, wrong]))):
+        pq.write_table(table, trained / f"{name}.parquet")
+    arguments = ("--run", "runs/two", "--part_rows", 500, "--unknown", "error", "--input")
+    with Processes(2, trained, "score", *arguments, "bad.parquet", "--output", "scores-bad") as processes:
+        assert processes.wait() == [2, 2]
+    for process in (0, 1):  # the last row is the second process's
+        assert f"bad.parquet row {len(log) + 1}, column item_id" in processes.errors(process)
+    assert list((trained / "scores-bad").glob("part-*")) and not (trained / "scores-bad/_SUCCESS").exists()
+    with Processes(2, trained, "score", *arguments, "long.parquet", "--output", "scores-long") as processes:
+        folder = trained / "scores-long"
+        while len(list(folder.glob("part-*"))) < 2 and processes.all[0].poll() is None:
+            time.sleep(0.01)
+        processes.all[1].send_signal(signal.SIGTERM)
+        assert processes.wait() == [75, 75], [processes.errors(process) for process in (0, 1)]
+    assert not (folder / "_SUCCESS").exists()
+    assert "going on" in run(1, trained, "score", *arguments, "long.parquet", "--output", "scores-long").said(0)
+    assert ds.dataset(folder).to_table()["item_id"].to_pylist() == log["item_id"].to_pylist()
 
 
 def test_several_processes_prepare_one_store(small, trained, tmp_path):
@@ -198,7 +237,7 @@ def test_several_processes_score_with_stored_items(train, trained, command):
     done = command("score", *files, "split-one", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert "stored" in processes.said(0) and "stored" in done.stdout
-    scores = [ds.dataset(sorted((trained / f"split-{n}").iterdir())).to_table() for n in ("two", "one")]
+    scores = [ds.dataset(trained / f"split-{n}").to_table() for n in ("two", "one")]
     np.testing.assert_allclose(*(table["score"].to_numpy() for table in scores), atol=1e-6)
 
 

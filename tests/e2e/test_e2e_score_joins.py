@@ -69,7 +69,7 @@ def score(command, folder, log: str, *options):
         "score", "--run", "runs/two", "--input", "new.csv", "--output", "scores", "--overwrite", *options, cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout, ds.dataset(sorted((folder / "scores").iterdir())).to_table()
+    return done.stdout, ds.dataset(folder / "scores").to_table()
 
 
 def test_two_tasks_are_trained_evaluated_and_scored(shop, command):

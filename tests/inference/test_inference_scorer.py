@@ -72,7 +72,7 @@ def scorer(folder):
 
 
 def read(folder, name):
-    return ds.dataset(sorted((folder / name).iterdir())).to_table()
+    return ds.dataset(folder / name).to_table()
 
 
 def score(command, folder, log, name, *arguments):

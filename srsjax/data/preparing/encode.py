@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from srsjax.config_data import LABELS
 from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
 from srsjax.data.preparing import convert
 from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
-from srsjax.data.preparing.clean import Cleaner
+from srsjax.data.preparing.clean import Cleaned, Cleaner
 from srsjax.data.preparing.convert import CodedText
 from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.preparing.statistics import Fitted
@@ -89,15 +90,43 @@ class Encoder:
         so); rows are not grouped, deduplicated or left out: a row that cannot be encoded raises InputError. Without
         `labels` label and weight columns need not exist; labels and weights are 0.
         """
-        table, explode = table or self.sources.data.log, columns(self.sources.data.explode)
-        keep = self.sources.kept_columns(tables.column_names(table, explode))
-        cleaner = Cleaner(
-            self.sources, self.catalogues, refuse, labels=labels, splitting=False, leave_out=False, keep=keep
+        table = table or self.sources.data.log
+        cleaner = self.scoring_cleaner(table, labels)
+        for chunk in tables.read(table, cleaner.stored_columns(table), cleaner.batch_rows):
+            cleaned = cleaner.clean(chunk)
+            yield self._with_keys(cleaner, cleaned, cleaner.add(cleaned))
+
+    def scoring_cleaner(
+        self, table: Table, labels: bool = False, on_bad_row: Literal["error", "skip"] = "error"
+    ) -> Cleaner:
+        """A cleaner that leaves no row of `table` out but, with `skip`, bad ones; it keeps the columns of a file of
+        scores (`Sources.kept_columns`)."""
+        keep = self.sources.kept_columns(tables.column_names(table, columns(self.sources.data.explode)))
+        return Cleaner(
+            self.sources,
+            self.catalogues,
+            refuse,
+            labels=labels,
+            splitting=False,
+            on_bad_row=on_bad_row,
+            leave_out=False,
+            keep=keep,
         )
-        for chunk, rows in cleaner.read(table):
-            encoded = self.encode(rows)
-            unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
-            yield replace(encoded, keys=chunk.batch.select(keep), unknown=unknown)
+
+    def encode_chunk(self, cleaner: Cleaner, chunk: tables.Chunk) -> tuple[Cleaned, Encoded]:
+        """A chunk of log rows as it was cleaned, without labels, and as arrays; `split.example` counts the candidates
+        of the chunk from 0, those of bad rows included. Changes nothing here: safe to call from several threads."""
+        cleaned = cleaner.clean(chunk)
+        return cleaned, self._with_keys(cleaner, cleaned, cleaned.rows)
+
+    def _with_keys(self, cleaner: Cleaner, cleaned: Cleaned, rows: pa.RecordBatch) -> Encoded:
+        """The clean rows of a chunk, numbered as they are to be, and what of them goes into a file of scores."""
+        assert cleaned.chunk is not None  # it stays away only where another machine read it
+        keys = cleaned.chunk.batch.select(cleaner.keep)
+        if len(rows) < len(keys):
+            keys = keys.take(cleaned.rows["example"])
+        unknown = Counter({name: int((_rows(rows, name) < 0).sum()) for name in cleaner.joined})
+        return replace(self.encode(rows), keys=keys, unknown=unknown)
 
     def with_new_rows(self, table: Table) -> Encoder:
         """An encoder whose catalogues also have the rows of a log whose keys they lack, where the log itself has all

@@ -184,6 +184,15 @@ def read_piece(piece: Piece, table: config.Table, columns: Sequence[str], batch_
                 first_row += part.num_rows
 
 
+def row_groups(path: Path, table: config.Table) -> list[int] | None:
+    """Rows of each row group of a Parquet file; None for a file of another format, whose rows must be read to count
+    them."""
+    if _format(path, table) != "parquet":
+        return None
+    with _one_line_errors(path), _open_parquet(path) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
 def table_schema(table: config.Table) -> dict[str, pa.DataType]:
     """Names and types of a table's columns, in the order of the first file.
 

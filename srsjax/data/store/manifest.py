@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table as Grid
 
-from srsjax.config import Schema, TrainConfig
+from srsjax.config import Schema, Table, TrainConfig
 from srsjax.config_data import LABELS
 from srsjax.console import Console
 from srsjax.data.kinds import kind_of
@@ -46,9 +46,9 @@ def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
         "schema": describe_schema(train.schema),
         "data": json.loads(json.dumps(settings)),
         "tokenizer": {"fingerprint": tokenizer.fingerprint} if tokenizer else {"trained": trained},
-        "log": _describe_table(train.data.log),
-        "catalogues": {catalogue.name: _describe_table(catalogue) for catalogue in train.data.catalogues},
-    } | _describe_vectors(train)
+        "log": describe_table(train.data.log),
+        "catalogues": {catalogue.name: describe_table(catalogue) for catalogue in train.data.catalogues},
+    } | describe_vectors(train)
 
 
 def fingerprint(described: dict) -> str:
@@ -86,7 +86,7 @@ def changes(old: dict, new: dict) -> list[str]:
     return found
 
 
-def _describe_vectors(train: TrainConfig) -> dict:
+def describe_vectors(train: TrainConfig) -> dict:
     """The files of vectors by feature; nothing where no feature has any."""
     kinds = map(kind_of, (*train.schema.context, *train.schema.candidate))
     found = {kind.feature.name: place.describe() for kind in kinds if (place := kind.place(train.data.store))}
@@ -99,20 +99,28 @@ def _without_defaults(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if getattr(settings, name) != plain[name]}
 
 
-def _describe_table(table) -> dict:
+def describe_table(table: Table) -> dict:
+    """How a table is read, and each of its files: name, size, time of the last change, SHA-256 of the ends.
+
+    Raises InputError if a file is missing.
+    """
     settings = {key: value for key, value in asdict(table).items() if key != "files"}
-    return json.loads(json.dumps(settings)) | {"files": [_describe_file(path) for path in tables.expand(table.files)]}
+    return json.loads(json.dumps(settings)) | {"files": [describe_file(path) for path in tables.expand(table.files)]}
 
 
-def _describe_file(path: Path) -> dict:
-    """Name, size, time of the last change, and SHA-256 of the first and last MiB."""
-    stat = os.stat(path)
-    digest = hashlib.sha256()
+def describe_file(path: Path) -> dict:
+    """Name and time of the last change, and `describe_ends`."""
+    return {"name": path.name, "mtime_ns": os.stat(path).st_mtime_ns} | describe_ends(path)
+
+
+def describe_ends(path: Path) -> dict:
+    """Size, and SHA-256 of the first and last MiB."""
+    size, digest = os.path.getsize(path), hashlib.sha256()
     with open(path, "rb") as file:
         digest.update(file.read(END_BYTES))
-        file.seek(max(stat.st_size - END_BYTES, 0))
+        file.seek(max(size - END_BYTES, 0))
         digest.update(file.read(END_BYTES))
-    return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256_ends": digest.hexdigest()}
+    return {"size": size, "sha256_ends": digest.hexdigest()}
 
 
 # ---------------------------------------------------------------------------------------------- what is in a store
