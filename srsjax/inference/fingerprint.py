@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 
 import jax
@@ -12,20 +11,22 @@ import numpy as np
 
 from srsjax.data.batches.layout import Layout
 from srsjax.data.store.arrays import Items
-from srsjax.model.spec import ModelSpec
+from srsjax.model import ctr
+from srsjax.runs.session import Session
 
 HASH_BYTES = 16
 """Two of a billion different items have the same hash with a probability of 2e-21."""
 
 
-def model_fingerprint(params: Mapping[str, jax.Array], spec: ModelSpec, layout: Layout, dtype: str) -> str:
+def model_fingerprint(session: Session, params: dict[str, jax.Array], layout: Layout) -> str:
     """SHA-256 of all that decides what the model computes of an item: every parameter, what the model is, the special
     tokens around texts, and the dtype of computation.
 
     Equal fingerprints give equal states and vectors, to float tolerance between kinds of devices.
     """
     digest = hashlib.sha256()
-    about = [spec.to_json(), repr(layout.template), layout.candidate_start, layout.has_context, dtype]
+    dtype = ctr.merge(session.graphdef, params).bert.embeddings.dtype if session.spec.reads_text else np.float32
+    about = [session.spec.to_json(), repr(layout), str(np.dtype(dtype))]
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     for path in sorted(params):
         array = np.ascontiguousarray(params[path])

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 import ml_dtypes
@@ -22,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srsjax.compilation import compiler_options
-from srsjax.config import Feature, Schema
+from srsjax.config import Feature
 from srsjax.data.batches.contexts import items_alone
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.kinds import ArrayKind, of_kind
@@ -118,13 +117,11 @@ class Towers:
         """The vector of each item, [V, D] float32."""
         split = items_alone(items)
         contexts, own = self.schema.context, _absent(self.schema.candidate, items)
-        split = replace(
-            split, context_features=zeros(contexts, len(split)), candidate_features=zeros(own, len(split))
-        )
+        split = replace(split, context_features=zeros(contexts, len(split)), candidate_features=zeros(own, len(split)))
         return self._run(self._item_step, split, items, self.item_shape)
 
     def queries(self, contexts: Split) -> np.ndarray:
-        """The query of each output of each context, [N, K, D] float32; `contexts` as `Encoder.encode_contexts` makes
+        """The query of each output of each context, [N, K, D] float32; `contexts` as `encode_contexts` makes
         them, with one empty candidate each."""
         features = zeros(self.schema.candidate, 1)
         items = Items(contexts.context.take(np.full(1, -1)), features)
@@ -203,8 +200,8 @@ def check_catalogue(spec: ModelSpec, sources: Sources) -> None:
     for feature in sources.schema.candidate:
         if feature.name in read and sources.column(feature).table != sources.home:
             raise InputError(
-                f"schema.candidate: {feature.name!r} is not a column of catalogue {sources.home!r}, so that an item has "
-                "no vector of its own; leave it out, or make it a feature of the context"
+                f"schema.candidate: {feature.name!r} is not a column of catalogue {sources.home!r}, so that its items "
+                "alone have no value of it; make it a feature of the catalogue or of the context, or give items"
             )
 
 

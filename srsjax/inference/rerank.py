@@ -41,7 +41,8 @@ class MMR:
           vectors: [n, D], of any length above 0.
         """
         r, v = scaled(relevance), units(vectors)
-        nearest, left, chosen = np.full(len(r), -np.inf), np.ones(len(r), bool), []
+        nearest, left = np.full(len(r), -np.inf), np.ones(len(r), bool)
+        chosen: list[int] = []
         for _ in range(min(count, len(r))):
             penalty = nearest if chosen else np.zeros(len(r))
             value = np.where(left, self.weight * r - (1 - self.weight) * penalty, -np.inf)
@@ -59,7 +60,7 @@ class DPP:
 
         argmax_i  log det L_{Y + i} - log det L_Y,   L_ij = exp(a r_i) cos(v_i, v_j) exp(a r_j),  a = w / (2 (1 - w))
 
-    so that a list Y is worth w * sum of r + (1 - w) * log det of its cosines, times 1 / (1 - w). Cholesky factors grow by a column
+    so that (1 - w) log det L_Y = w * sum of r + (1 - w) * log det of the cosines. A Cholesky factor grows by a column
     an item: count^2 n operations. No more items than the vectors have dimensions can be independent; those after are
     taken by relevance.
     """
@@ -75,9 +76,10 @@ class DPP:
         """As `MMR.order`."""
         r, v = scaled(relevance), units(vectors)
         count = min(count, len(r))
-        # Of the cosines alone: the quality exp(a r_i) multiplies row i of the factor, and adds 2 a r_i to the logarithm.
+        # Of the cosines alone: exp(a r_i) multiplies row i of the factor, and adds 2 a r_i to the logarithm.
         factor, rest = np.zeros((len(r), count)), np.ones(len(r))
-        quality, left, chosen = self.weight / (1 - self.weight) * r, np.ones(len(r), bool), []
+        quality, left = self.weight / (1 - self.weight) * r, np.ones(len(r), bool)
+        chosen: list[int] = []
         for step in range(count):
             free = left & (rest > SPAN)
             if not free.any():

@@ -22,6 +22,7 @@ from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.item_store import ItemStore, build_item_store
+from srsjax.inference.recommender import Recommender
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr
@@ -36,12 +37,18 @@ from srsjax.runs.sharding import put_batch, row_divisor
 from srsjax.runs.spec import layout_of
 
 
-class Scorer:
-    """The best checkpoint of a run, its encoder of rows and its jitted batch function."""
+class Scorer(Recommender):
+    """The best checkpoint of a run, its encoder of rows and its jitted batch function.
+
+    `predict`, `rank`, `rank_many`, `weights`, `context_vectors`, `retrieve` and `recommend` may be called from several
+    threads at once, and give what they give one after another. Calls that change what the scorer holds (`store_items`,
+    `item_vectors`, `use_index`, another `encoder`) may not overlap with others; `warm_up` may.
+    """
 
     def __init__(
         self, config: TrainConfig, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape
     ):
+        super().__init__()
         self.config, self.session, self.params, self.encoder, self.shape = config, session, params, encoder, shape
         self.stored: ItemStore | None = None
         """The items' states after the lower layers of `split`, once `store_items` has computed them."""
@@ -78,7 +85,7 @@ class Scorer:
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
 
-    def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "") -> np.ndarray | float:
+    def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "", logits: bool = False) -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.
 
         Args:
@@ -87,6 +94,8 @@ class Scorer:
             `{"title": ...}`). Where the schema has no context features, plain candidates instead of pairs.
           batch_size: most pairs encoded at a time; 0 means all (the device batch is fixed by the run).
           task: name of the task; empty means all.
+          logits: whether to return logits instead: [n] of a single output, else [n, K] of all outputs of the task or
+            of all tasks.
 
         Returns:
           [n] float32 for n pairs: a probability, or the number of a regression. [n, K] probabilities of a multiclass
@@ -104,14 +113,17 @@ class Scorer:
             self._logits(contexts[at : at + size], [[c] for c in candidates[at : at + size]])
             for at in range(0, len(pairs), size)
         ]
-        logits = np.concatenate(parts) if parts else np.zeros((0, self.session.spec.num_outputs), np.float32)
-        if task or len(self._objectives) == 1:
-            made, own = self._objective(task)
-            columns = made.columns(logits[:, own])
+        found = np.concatenate(parts) if parts else np.zeros((0, self.session.spec.num_outputs), np.float32)
+        made, own = self._objective(task)
+        if logits:
+            scores = found[:, own] if task else found
+            scores = scores[:, 0] if scores.shape[1] == 1 else scores
+        elif task or len(self._objectives) == 1:
+            columns = made.columns(found[:, own])
             scores = columns.get("probabilities", columns["score"])
         else:
             tasks, outputs = self.config.schema.tasks, self.session.spec.outputs
-            scores = predict(tasks, outputs, logits).astype(np.float32)
+            scores = predict(tasks, outputs, found).astype(np.float32)
         if single:
             return float(scores[0]) if scores.ndim == 1 else scores[0]
         return scores
@@ -128,6 +140,7 @@ class Scorer:
         top_k: int | None = None,
         return_documents: bool = False,
         task: str | Mapping[str, float] = "",
+        logits: bool = False,
     ) -> list[dict]:
         """The candidates of one context by falling score of a task; equal ones in the order given.
 
@@ -138,6 +151,7 @@ class Scorer:
           return_documents: whether each dict also holds the candidate, as `text`.
           task: name of the task, empty for the first; `task/class` for the probability of a class; or weights by such
             names, for the sum of weight times score.
+          logits: whether scores, and what is summed, are logits instead.
 
         Returns:
           `[{"corpus_id": position in candidates, "score": ..., ...}, ...]`, best first.
@@ -145,24 +159,38 @@ class Scorer:
         Raises:
           InputError: `top_k` below 1, an unknown task, no context where the schema has one, or as in `predict`.
         """
-        candidates = list(candidates)
+        return self.rank_many([context], [list(candidates)], top_k, return_documents, task, logits)[0]
+
+    def rank_many(
+        self,
+        contexts: Sequence[Value],
+        candidates: Sequence[Value] | Sequence[Sequence[Value]],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        task: str | Mapping[str, float] = "",
+        logits: bool = False,
+    ) -> list[list[dict]]:
+        """`rank` of many contexts, packed together: one list for each.
+
+        `candidates` is a list for each context, or one list of candidates for all of them; other arguments and errors
+        as in `rank`.
+        """
+        contexts, lists = list(contexts), self._lists(contexts, list(candidates))
         blend = {task: 1.0} if isinstance(task, str) else dict(task)
         for name in blend:
             self._score_of(name, np.zeros((0, self.session.spec.num_outputs), np.float32))
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k: found {top_k}, expected at least 1, or None for all")
-        if not candidates:
-            return []
-        if context is None and self.config.schema.context:
+        asked = [(context, own) for context, own in zip(contexts, lists, strict=True) if own]
+        if not asked:
+            return [[] for _ in lists]
+        if self.config.schema.context and any(context is None for context, _ in asked):
             raise InputError("context: found None, expected a text or the values of its columns")
-        logits = self._logits([{} if context is None else context], [candidates])
-        scores = np.sum([weight * self._score_of(name, logits) for name, weight in blend.items()], axis=0)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
-        if return_documents:
-            for entry in ranked:
-                entry["text"] = candidates[entry["corpus_id"]]
-        return ranked
+        found = self._logits([{} if context is None else context for context, _ in asked], [own for _, own in asked])
+        score_of = self._logit_of if logits else self._score_of
+        scores = np.sum([weight * score_of(name, found) for name, weight in blend.items()], axis=0)
+        parts = iter(np.split(scores, np.cumsum([len(own) for _, own in asked])[:-1]))
+        return [best_first(next(parts), own, top_k, return_documents) if own else [] for own in lists]
 
     def weights(self, pairs: Sequence) -> list[dict[str, float]] | dict[str, float]:
         """How much a model with `model.combine attention` takes of the text and of each feature, for every pair:
@@ -258,6 +286,13 @@ class Scorer:
             )
         return scores["probabilities"][:, classes.index(wanted)]
 
+    def _logit_of(self, name: str, logits: np.ndarray) -> np.ndarray:
+        """As `_score_of`, the logit itself."""
+        self._score_of(name, logits[:0])
+        task, _, wanted = name.partition("/")
+        _, own = self._objective(task)
+        return logits[:, own.start + (self.classes(task).index(wanted) if wanted else 0)]
+
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         """[M, K] float32."""
         chunk = self._encode(contexts, candidates)
@@ -288,3 +323,27 @@ class Scorer:
             if isinstance(pair, str | Mapping) or not isinstance(pair, Sequence) or len(pair) != 2:
                 raise InputError(f"pairs: found {pair!r} as number {number}, expected a pair (context, candidate)")
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def _lists(self, contexts: Sequence[Value], candidates: list) -> list[list[Value]]:
+        """A list of candidates for each context."""
+        if all(isinstance(each, str | Mapping) for each in candidates):
+            return [candidates] * len(contexts)
+        if len(candidates) != len(contexts):
+            raise InputError(
+                f"candidates: found {len(candidates)} lists for {len(contexts)} contexts, expected one for each, or "
+                "one list of candidates for all"
+            )
+        for number, each in enumerate(candidates, 1):
+            if isinstance(each, str | Mapping) or not isinstance(each, Sequence):
+                raise InputError(f"candidates: found {each!r} as number {number}, expected a list of candidates")
+        return [list(each) for each in candidates]
+
+
+def best_first(scores: np.ndarray, candidates: list[Value], top_k: int | None, return_documents: bool) -> list[dict]:
+    """What `rank` returns of the scores [M] of its candidates."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
+    if return_documents:
+        for entry in ranked:
+            entry["text"] = candidates[entry["corpus_id"]]
+    return ranked

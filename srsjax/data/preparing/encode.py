@@ -128,26 +128,6 @@ class Encoder:
         encoded = self.encode(pa.RecordBatch.from_pydict(rows), context_joined | candidate_joined)
         return replace(encoded, unknown=unknown)
 
-    def encode_contexts(self, contexts: Sequence[Value]) -> Encoded:
-        """Contexts alone, one impression each, with one candidate of no text (row 0 of no items) and no features;
-        values and errors as in `encode_values`."""
-        unknown, cut, count = Counter[str](), Counter[str](), np.arange(len(contexts))
-        columns_of, joined = self._value_columns("context", contexts, unknown)
-        joined = self.joined | joined
-        rows = pa.RecordBatch.from_pydict({"impression": pa.array(count)} | columns_of)
-        features, labels = self.sources.schema.context, np.zeros((len(count), len(self.sources.schema.tasks)), np.float32)
-        split = Split(
-            context=self._join(self._texts(features, rows, joined, cut), count),
-            candidates=np.arange(len(count) + 1),
-            item=np.zeros(len(count), np.int64),
-            labels=labels,
-            weights=labels,
-            example=count,
-            user=count,
-            context_features=self._arrays(features, rows, joined),
-        )
-        return Encoded(split, Items(split.context.take(count[:0])), None, cut, unknown=unknown)
-
     def _value_columns(
         self, side: str, values: Sequence[Value], unknown: Counter[str]
     ) -> tuple[dict[str, pa.Array], dict[str, Joined]]:
