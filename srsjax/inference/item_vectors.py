@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from srsjax.compilation import compiler_options
 from srsjax.config import Feature
+from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import items_alone
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.kinds import ArrayKind, of_kind
@@ -34,7 +35,7 @@ from srsjax.model import ctr
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.session import Session
-from srsjax.runs.sharding import ROWS
+from srsjax.runs.sharding import ROWS, put_batch
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 """Of stored vectors; scores of bfloat16 ones are off by 2^-9 of each product."""
@@ -127,6 +128,10 @@ class Towers:
         items = Items(contexts.context.take(np.full(1, -1)), features)
         made = self._run(self._query_step, contexts, items, self.query_shape)
         return made.reshape(len(made), self.count, self.width)
+
+    def warm_up(self, batch: PackedBatch) -> None:
+        """Compiles the program of queries for batches of this shape."""
+        jax.block_until_ready(self._query_step(self.params, put_batch(self.session.mesh, batch, row_axis=0)))
 
     @property
     def bias(self) -> np.ndarray:

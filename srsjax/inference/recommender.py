@@ -23,10 +23,14 @@ from srsjax.inference.catalogue_items import CatalogueItems
 from srsjax.inference.item_vectors import ItemVectors, check_catalogue, zeros
 from srsjax.inference.recommend import Filters, Ranked, Wanted, choose, column_of, excluded_rows, order, retrieve
 from srsjax.inference.rerank import DPP, MMR, EpsilonGreedy, PlackettLuce
+from srsjax.inference.retrieval import ExactIndex
 from srsjax.inference.retriever import Retriever
+from srsjax.inference.warm_up import padding
 from srsjax.objectives.objective import Objective
 from srsjax.runs.session import Session
 
+WARM_TOP = 256
+"""Items retrieved at a time up to which `warm_up` compiles: a pool of 100 and as many items excluded."""
 PAIRS_AT_ONCE = 1 << 18
 """Pairs of contexts with all items that are scored in one pass."""
 
@@ -289,6 +293,15 @@ class Recommender(abc.ABC):
                 retriever = Retriever(self.session, self.params, encoder, self.shape)
                 self._made = encoder, retriever, catalogue
             return retriever
+
+    def _warm_up_retrieval(self, rows: Sequence[int]) -> None:
+        """Compiles what retrieval runs, where the vectors of items are there."""
+        retriever = self._current()[1]
+        if retriever is not None and retriever.vectors is not None:
+            for count in rows:
+                retriever.towers.warm_up(padding(self.config.schema, self.shape, count))
+            if isinstance(retriever.index, ExactIndex):
+                retriever.index.warm_up(WARM_TOP)
 
     def _catalogue(self) -> CatalogueItems:
         with self._making:

@@ -19,8 +19,10 @@ from srsjax.runs.sharding import put_same
 
 BLOCK = 8192
 """Items scored at a time on a device."""
-QUERIES = 64
-"""Most queries at a time."""
+QUERIES = (1, 8, 64)
+"""Queries at a time; a batch is filled up to the next of them."""
+LEAST_K = 16
+"""The smallest k that is compiled; others are 4, 16, ... times it."""
 
 
 class ExactIndex:
@@ -64,7 +66,8 @@ class ExactIndex:
             raise ValueError(f"k: found {k}, expected at least 1")
         k = min(k, self._count)
         size = next(size for size in self._sizes() if size >= k)
-        parts = [self._part(queries[at : at + QUERIES], size) for at in range(0, len(queries), QUERIES)]
+        most = QUERIES[-1]
+        parts = [self._part(queries[at : at + most], size) for at in range(0, len(queries), most)]
         if not parts:
             return np.zeros((0, k), np.float32), np.zeros((0, k), np.int64)
         scores, rows = (np.concatenate(each)[:, :k] for each in zip(*parts, strict=True))
@@ -72,18 +75,23 @@ class ExactIndex:
 
     def warm_up(self, most: int) -> list[int]:
         """Compiles the programs for every number of queries and every k up to `most`; returns the sizes of k."""
-        sizes = [size for size in self._sizes() if size < 2 * most]
+        ahead = self._sizes()
+        sizes = ahead[: 1 + sum(size < min(most, self._count) for size in ahead)]
         for size in sizes:
-            for count in _powers(QUERIES):
+            for count in QUERIES:
                 self._part(np.zeros((count, self._vectors.shape[2]), np.float32), size)
         return sizes
 
     def _sizes(self) -> list[int]:
-        """The values of k that are compiled: powers of two, and V."""
-        return [*(size for size in _powers(self._count) if size < self._count), self._count]
+        """The values of k that are compiled, the last of them V."""
+        sizes, size = [], LEAST_K
+        while size < self._count:
+            sizes.append(size)
+            size *= 4
+        return [*sizes, self._count]
 
     def _part(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = next(count for count in _powers(QUERIES) if count >= len(queries))
+        rows = next(count for count in QUERIES if count >= len(queries))
         padded = np.zeros((rows, queries.shape[1]), np.float32)
         padded[: len(queries)] = queries
         found = _jit_search(self._mesh, k)(padded, self._vectors, self._first, np.int32(self._count))
@@ -124,8 +132,3 @@ def _device_top_k(queries, vectors, first, count, *, k, axes):
     scores, rows = (jax.lax.all_gather(each, axes, axis=1, tiled=True) for each in (scores, rows))
     scores, at = jax.lax.top_k(scores, k)
     return scores, jnp.take_along_axis(rows, at, axis=1)
-
-
-def _powers(most: int) -> list[int]:
-    """1, 2, 4, ... up to the first of at least `most`."""
-    return [1 << power for power in range(max(most - 1, 0).bit_length() + 1)]

@@ -224,7 +224,7 @@ class Scorer(Recommender):
         A request is packed in rows; its batch has a power of two times the rows that the mesh divides, up to the rows
         of an evaluation batch (`batch.eval_rows`), and a larger request is several of those. With stored items the
         program depends on the longest context of a batch too: call this after `store_items`, and all are compiled,
-        some dozens. `said` is given the list.
+        some dozens; after `item_vectors` those of retrieval of up to 256 items too. `said` is given the list.
         """
         mesh, rows = self.session.mesh, row_counts(self.shape.eval_rows, row_divisor(self.session.mesh))
         said(f"compiling for {', '.join(map(str, rows))} rows x {self.shape.tokens} tokens")
@@ -234,6 +234,7 @@ class Scorer(Recommender):
             if self.stored is not None:
                 for places in self.stored.empty_places(count, self.shape.tokens):
                     jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
+        self._warm_up_retrieval(rows)
         return rows
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from compilations import compilations
 
 from srsjax.config import Mesh
 from srsjax.errors import InputError
@@ -70,6 +71,22 @@ def test_states_that_were_looked_up_are_used(folder, monkeypatch, log):
     object.__setattr__(stored, "states", stored.states.at[first:last].add(1.0))
     changed = np.abs(scorer.predict(pairs) - before) > 1e-5
     np.testing.assert_array_equal(changed, np.array(rows) == rows[0])
+
+
+def test_no_request_compiles_after_warm_up_with_stored_items(folder, monkeypatch, log):
+    scorer = load(folder, monkeypatch, "split", Mesh(8))
+    scorer.store_items()
+    scorer.warm_up()
+    rng = np.random.default_rng(0)
+    items = [{"item_id": row["item_id"]} for row in log[:500]]
+    words = ["red", "blue", "dress", "watch", "mum"]
+    with compilations() as compiled:
+        for size in (1, 10, 100, 500, 33):
+            for length in (0, 3, 12):  # also above the budget
+                context = {"query": " ".join(rng.choice(words, length)), "history": log[size]["history"][: length % 3]}
+                scorer.rank(context, items[:size])
+        scorer.rank(context, [{"title": "a coat", "description": "red"}])  # not of the catalogue
+    assert compiled == []
 
 
 def test_a_model_without_item_states_says_so(folder, monkeypatch):

@@ -34,7 +34,9 @@ CONTEXTS = [
 def folder(command, tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
     for name, options in RUNS.items():
-        done = command("train", "--config", "two_tower.py", *SMALL, *options, "--run_dir", f"runs/{name}", cwd=folder, **QUICK)
+        done = command(
+            "train", "--config", "two_tower.py", *SMALL, *options, "--run_dir", f"runs/{name}", cwd=folder, **QUICK
+        )
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -85,11 +87,15 @@ def test_recommendations_are_the_best_by_predict(scorers, items, name):
         np.testing.assert_allclose([e["score"] for e in single], [e["score"] for e in found], atol=1e-5)
 
 
-def test_retrieval_compiles_nothing_new_for_other_contexts(scorers):
+def test_retrieval_compiles_nothing_after_warm_up(scorers):
     scorer = scorers["cosine"]
-    scorer.retrieve(CONTEXTS, 5)
+    scorer.item_vectors()
+    scorer.warm_up()
+    context = {"query": "blue coat", "history": ["i000001"]}
     with compilations() as compiled:
-        found = scorer.retrieve([{"query": "blue coat", "history": ["i000001"]}] * 3, 5)
+        found = scorer.retrieve([context] * 3, 5)
+        for count, top_k in ((1, 1), (1, 100), (100, 7)):
+            scorer.recommend([context] * count, top_k=top_k, exclude=[["i000001"]] * count, max_per={"category": 30})
     assert compiled == [] and set(found[0][0]) == {"corpus_id", "key", "score"}
 
 
@@ -204,7 +210,10 @@ def test_another_run_orders_what_towers_retrieved(scorers, items):
         (lambda s: s["cosine"].recommend(CONTEXTS, top_k=0), "top_k: found 0"),
         (lambda s: s["cosine"].recommend(CONTEXTS, exclude=[["i000001"]]), "exclude: found 1 entries"),
         (lambda s: s["cosine"].recommend(CONTEXTS, max_per={"categry": 2}), "did you mean 'category'"),
-        (lambda s: s["cosine"].recommend(CONTEXTS, [{"item_id": "i000001"}], exclude=[[5]] * 3), "positions of the 1 items"),
+        (
+            lambda s: s["cosine"].recommend(CONTEXTS, [{"item_id": "i000001"}], exclude=[[5]] * 3),
+            "positions of the 1 items",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(scorers, call, message):
