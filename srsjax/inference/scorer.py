@@ -21,6 +21,7 @@ from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
+from srsjax.inference.cross_encoder import is_hugging_face, load_cross_encoder
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.inference.recommender import Recommender
 from srsjax.inference.warm_up import padding
@@ -60,21 +61,30 @@ class Scorer(Recommender):
         mesh: Mesh | None = None,
         config: TrainConfig | None = None,
         unknown: Unknown | None = None,
+        max_length: int = 0,
     ) -> Scorer:
-        """Loads a run folder.
+        """Loads a run folder, or a cross-encoder of Hugging Face.
 
         Args:
-          run: folder written by `srsjax.train`.
+          run: folder written by `srsjax.train`; or a folder or hub name of a `...ForSequenceClassification` model of
+            BERT's or RoBERTa's family, for pairs of texts (`query`, `document`), computed in float32.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
           unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
             new item is given by its own columns (`{"title": ...}`), which needs neither.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
+          max_length: of a Hugging Face model, most tokens of a pair and the tokens of a row: short rows make short
+            pairs fast. 0 means what the tokenizer and the positions allow.
 
         Raises:
           InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
         """
         check_jax()
+        if is_hugging_face(run):
+            made = load_cross_encoder(str(run), mesh or Mesh(), max_length)
+            return cls(made.config, made.session, made.params, made.encoder, made.shape)
+        if max_length:
+            raise InputError("max_length: found a run, expected a Hugging Face model; a run's is that of its schema")
         folder = RunFolder(run)
         trained = folder.config()
         if mesh is None:  # that of the training machine says nothing about this one, unless it was asked for anew

@@ -95,7 +95,7 @@ def test_retrieval_compiles_nothing_after_warm_up(scorers):
     with compilations() as compiled:
         found = scorer.retrieve([context] * 3, 5)
         for count, top_k in ((1, 1), (1, 100), (100, 7)):
-            scorer.recommend([context] * count, top_k=top_k, exclude=[["i000001"]] * count, max_per={"category": 30})
+            scorer.recommend([context] * count, top_k=top_k, exclude=[["i000001"]] * count, max_per={"category": 200})
     assert compiled == [] and set(found[0][0]) == {"corpus_id", "key", "score"}
 
 
