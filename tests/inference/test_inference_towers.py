@@ -99,6 +99,24 @@ def test_retrieval_compiles_nothing_after_warm_up(scorers):
     assert compiled == [] and set(found[0][0]) == {"corpus_id", "key", "score"}
 
 
+@pytest.mark.parametrize(("kind", "settings"), [("hnsw", {}), ("ivf", {"lists": 20, "probes": 1})])
+def test_an_index_says_what_it_loses(scorers, items, kind, settings):
+    pytest.importorskip("faiss")
+    scorer = scorers["bilinear"]
+    contexts = [*CONTEXTS, *({"query": item["title"], "history": [item["item_id"]]} for item in items[:50])]
+    exact = [ids(own) for own in scorer.retrieve(contexts, 10)]
+    measured = scorer.use_index(kind, contexts, 10, **settings)
+    found = scorer.retrieve(contexts, 10)
+    scorer.item_vectors()  # exact again
+    recall = np.mean([len({*own} & {*ids(other)}) / 10 for own, other in zip(exact, found, strict=True)])
+    assert measured.recall == pytest.approx(recall, abs=1e-9) and f"recall@10 {recall:.4f}" in str(measured)
+    # A graph of 400 vectors of 32 numbers is searched almost whole; one list of twenty is not.
+    assert recall > 0.95 if kind == "hnsw" else 0 < recall < 1
+    scores = [entry["score"] for entry in found[0]]
+    expected = scorer.predict([(CONTEXTS[0], {"item_id": entry["key"]}) for entry in found[0]])
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
 def test_kept_vectors_are_computed_where_items_changed(folder, scorers, items, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     scorer, place = scorers["cosine"], tmp_path / "vectors"
@@ -207,6 +225,8 @@ def test_another_run_orders_what_towers_retrieved(scorers, items):
         (lambda s: s["cross"].item_vectors(), "found 'cross', expected towers"),
         (lambda s: s["cross"].context_vectors(CONTEXTS), "found 'cross', expected towers"),
         (lambda s: s["cosine"].item_vectors(dtype="int4"), "dtype: found 'int4'"),
+        (lambda s: s["cosine"].use_index("tree", CONTEXTS), "index: found 'tree', expected one of hnsw, ivf"),
+        (lambda s: s["cosine"].use_index("hnsw", CONTEXTS, probes=2), "expected numbers of at least 1 of links"),
         (lambda s: s["cosine"].recommend(CONTEXTS, top_k=0), "top_k: found 0"),
         (lambda s: s["cosine"].recommend(CONTEXTS, exclude=[["i000001"]]), "exclude: found 1 entries"),
         (lambda s: s["cosine"].recommend(CONTEXTS, max_per={"categry": 2}), "did you mean 'category'"),
