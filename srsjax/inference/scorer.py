@@ -259,10 +259,16 @@ class Scorer(Recommender):
         """Whether the model computes candidates alone at first, and they are the rows of a catalogue."""
         return self.session.spec.interaction.stores_items and self.encoder.items is not None
 
-    def store_items(self) -> ItemStore:
+    def store_items(self, folder: str | Path | None = None, dtype: str = "") -> ItemStore:
         """Computes the lower layers of every item of the catalogue once; later calls look them up.
 
-        Raises InputError where there is nothing to store (see `can_store_items`).
+        Args:
+          folder: where the states are kept, memory-mapped: those of items whose contents did not change are read from
+            there, the others computed, and the folder replaced. None keeps none.
+          dtype: as which they are kept: `bfloat16` takes half the space of `float32`, `int8` a quarter; scores then
+            are those of the rounded states. Empty is the dtype of computation, which rounds nothing.
+
+        Raises InputError where there is nothing to store (see `can_store_items`), or the folder is of another model.
         """
         if not self.can_store_items or self.encoder.items is None:
             raise InputError(
@@ -270,7 +276,7 @@ class Scorer(Recommender):
                 f"{'are' if self.encoder.items is not None else 'are not'} rows of a catalogue; only 'split' with a "
                 f"catalogue has item states to store"
             )
-        self.stored = build_item_store(self.session, self.params, self.encoder.items, self.shape)
+        self.stored = build_item_store(self.session, self.params, self.encoder.items, self.shape, folder, dtype)
         return self.stored
 
     @cached_property
