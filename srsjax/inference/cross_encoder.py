@@ -38,6 +38,7 @@ ROWS = 32
 """Rows of a batch, rounded up to what the mesh divides."""
 TOKENS_A_PAIR = 8
 """A row of L tokens holds L / 8 pairs at most."""
+ST_SETTINGS = "config_sentence_transformers.json"
 IDENTITY = "Identity"
 """The end of the name of torch's activation that returns logits."""
 
@@ -73,11 +74,11 @@ def load_cross_encoder(source: str, mesh: Mesh, max_length: int = 0) -> Loaded:
     Raises:
       InputError: not a model of these families, no head or pooler, or a `max_length` that does not fit.
     """
-    files = tuple(dict.fromkeys((*hf.FILES, *TOKENIZER_FILES, *SETTINGS_FILES)))
-    folder = str(model_folder(source, files, hf.EXPECTED))
+    files = tuple(dict.fromkeys((*hf.FILES, *TOKENIZER_FILES, *SETTINGS_FILES, ST_SETTINGS)))
+    folder = str(model_folder(source, files, f"{hf.EXPECTED}, or a run folder of srsjax.train"))
     bert = replace(hf.load_config(folder), has_pooler=True)
     raw = read_json(Path(folder) / "config.json")
-    tasks, fitted = tasks_of(raw, source)
+    tasks, fitted = tasks_of(raw, source, _activation(raw, Path(folder)))
     spec = ModelSpec(bert, outputs=tuple(objective(task).outputs(fitted) for task in tasks))
     _check_head(source, folder, spec)
     text = load_tokenizer(folder)
@@ -142,11 +143,12 @@ def longest_first(first: np.ndarray, second: np.ndarray, most: int) -> tuple[np.
     return np.where(first <= second, short, long), np.where(first <= second, long, short)
 
 
-def tasks_of(raw: dict[str, Any], source: str) -> tuple[tuple[Task, ...], Fitted]:
+def tasks_of(raw: dict[str, Any], source: str, activation: str) -> tuple[tuple[Task, ...], Fitted]:
     """The tasks of a classifier's `config.json`, with what is known of their labels.
 
-    One label is a binary task, or a number where the config says `regression` or sentence-transformers' activation is
-    the identity; several are one multiclass task, or a binary task each where it says `multi_label_classification`.
+    One label is a binary task; a number where sentence-transformers' `activation` is the identity, or where none is
+    named and the config says `regression`. Several are one multiclass task, or a binary task each where it says
+    `multi_label_classification`.
 
     Raises InputError for the labels of several tasks of which some have classes (`srsjax.export` writes those).
     """
@@ -154,7 +156,7 @@ def tasks_of(raw: dict[str, Any], source: str) -> tuple[tuple[Task, ...], Fitted
     names = [str(labels[key]) for key in sorted(labels, key=int)]
     problem = raw.get("problem_type") or ""
     if len(names) == 1:
-        if problem == "regression" or _activation(raw) == IDENTITY:
+        if activation == IDENTITY or (not activation and problem == "regression"):
             return (Task(names[0], kind="regression"),), Fitted(labels={names[0]: {"mean": 0.0, "std": 1.0}})
         return (Task(names[0]),), Fitted()
     if problem == "multi_label_classification":
@@ -164,10 +166,12 @@ def tasks_of(raw: dict[str, Any], source: str) -> tuple[tuple[Task, ...], Fitted
     return (Task("label", kind="multiclass"),), Fitted(classes={"label": names})
 
 
-def _activation(raw: dict[str, Any]) -> str:
-    """The last part of the name of sentence-transformers' activation; empty where there is none."""
-    own = raw.get("sentence_transformers") or {}
-    named = own.get("activation_fn") or raw.get("sbert_ce_default_activation_function") or ""
+def _activation(raw: dict[str, Any], folder: Path) -> str:
+    """The last part of the name of sentence-transformers' activation, wherever one of its versions wrote it; empty
+    where there is none."""
+    places = (_settings(folder / ST_SETTINGS), raw.get("sentence_transformers") or {})
+    named = next((each["activation_fn"] for each in places if each.get("activation_fn")), "")
+    named = named or raw.get("sbert_ce_default_activation_function") or ""
     return str(named).rpartition(".")[2]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from srsjax.data.batches.layout import Layout
 from srsjax.data.store.arrays import Items
+from srsjax.errors import InputError
 from srsjax.model import ctr
 from srsjax.runs.session import Session
 
@@ -23,7 +24,15 @@ def model_fingerprint(session: Session, params: dict[str, jax.Array], layout: La
     tokens around texts, and the dtype of computation.
 
     Equal fingerprints give equal states and vectors, to float tolerance between kinds of devices.
+
+    Raises InputError where several processes hold a part of the parameters each.
     """
+    apart = [path for path, array in params.items() if not (array.is_fully_addressable or array.is_fully_replicated)]
+    if apart:
+        raise InputError(
+            f"mesh: {len(apart)} parameters are divided over processes ({apart[0]}, ...), expected all on each, "
+            "to tell by whose parameters a folder was computed; score with mesh.fsdp 1, or name no folder"
+        )
     digest = hashlib.sha256()
     dtype = ctr.merge(session.graphdef, params).bert.embeddings.dtype if session.spec.reads_text else np.float32
     about = [session.spec.to_json(), repr(layout), str(np.dtype(dtype))]

@@ -18,7 +18,7 @@ from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import spans
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
-from srsjax.inference.fingerprint import find_hashes, item_hashes, take_items
+from srsjax.inference.fingerprint import HASH_BYTES, find_hashes, item_hashes, take_items
 from srsjax.inference.item_vectors import as_plain, read_manifest
 
 MANIFEST = "states.json"
@@ -36,9 +36,9 @@ class ItemStates:
     offsets: np.ndarray
     """[V + 1] int64, first token of each item."""
     hashes: np.ndarray
-    """[V, 16] uint8, of the contents of each item."""
+    """[V, 16] uint8, of the contents of each item; [0, 16] where none are kept."""
     fingerprint: str
-    """Of the model that computed them."""
+    """Of the model that computed them; empty where none are kept."""
     computed: int = 0
     """How many items had to be computed; the others were in the folder."""
 
@@ -72,6 +72,13 @@ class ItemStates:
         return cls(states.view(DTYPES[about["dtype"]]), scales, offsets, hashes, fingerprint)
 
 
+def in_memory(items: Items, special: int, dtype: np.dtype, compute: Callable[[Items], np.ndarray]) -> ItemStates:
+    """The states of all items, for no folder; arguments as in `update`."""
+    offsets = np.concatenate([[0], np.cumsum(items.tokens.lengths + special, dtype=np.int64)])
+    none = np.zeros((0, HASH_BYTES), np.uint8)
+    return ItemStates(*encode(compute(items), dtype), offsets, none, "", len(items.tokens))
+
+
 def update(
     known: ItemStates | None,
     items: Items,
@@ -89,9 +96,9 @@ def update(
     hashes = item_hashes(items)
     if known is None or known.states.dtype != dtype:
         known = ItemStates(np.zeros((0, 0), dtype), np.zeros(0, np.float32), np.zeros(1, np.int64), hashes[:0], "")
-    row = find_hashes(hashes, known.hashes)
-    if len(row) == len(known.hashes) and np.array_equal(row, np.arange(len(row))):
+    if np.array_equal(hashes, known.hashes):
         return known
+    row = find_hashes(hashes, known.hashes)
     lengths = np.asarray(items.tokens.lengths) + special
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     new, old = np.flatnonzero(row < 0), np.flatnonzero(row >= 0)

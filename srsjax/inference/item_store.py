@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from srsjax import distributed
 from srsjax.compilation import compiler_options
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import items_alone
@@ -25,7 +26,7 @@ from srsjax.data.batches.loader import eval_batches
 from srsjax.data.store.arrays import Items
 from srsjax.errors import InputError
 from srsjax.inference.fingerprint import model_fingerprint
-from srsjax.inference.item_states import DTYPES, ItemStates, update
+from srsjax.inference.item_states import DTYPES, ItemStates, in_memory, update
 from srsjax.model import ctr
 from srsjax.runs.session import Session
 from srsjax.runs.sharding import ROWS, put_same
@@ -103,18 +104,16 @@ def build_item_store(
         )
     whole, rows = (NamedSharding(session.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(ROWS)))
     own = np.dtype(ctr.merge(session.graphdef, params).bert.embeddings.dtype)
-    fingerprint = model_fingerprint(session, params, shape.layout)
-    known = ItemStates.load(folder, fingerprint) if folder is not None and Path(folder).exists() else None
-    made = update(
-        known,
-        items,
-        shape.layout.alone().candidate_special,
-        DTYPES[dtype] if dtype else own,
-        fingerprint,
-        partial(compute_states, session, params, shape=shape),
-    )
-    if folder is not None and made is not known:
-        made.save(folder)
+    special, kept = shape.layout.alone().candidate_special, DTYPES[dtype] if dtype else own
+    compute = partial(compute_states, session, params, shape=shape)
+    if folder is None:
+        made = in_memory(items, special, kept, compute)
+    else:
+        fingerprint = model_fingerprint(session, params, shape.layout)
+        known = ItemStates.load(folder, fingerprint) if Path(folder).exists() else None
+        made = update(known, items, special, kept, fingerprint, compute)
+        if made is not known:
+            distributed.on_first(lambda: made.save(folder))
     jitted = jax.jit(
         partial(ctr.forward_stored, session.graphdef),
         in_shardings=(session.shardings, whole, rows, rows),

@@ -30,7 +30,7 @@ from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
-from srsjax.inference.fingerprint import find_hashes, item_hashes, take_items
+from srsjax.inference.fingerprint import HASH_BYTES, find_hashes, item_hashes, take_items
 from srsjax.model import ctr
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.evaluation import predict_split
@@ -49,9 +49,9 @@ class ItemVectors:
     vectors: np.ndarray
     """[V, D] float32 or bfloat16; memory-mapped where they were read from a folder."""
     hashes: np.ndarray
-    """[V, 16] uint8, of the contents of each item (`fingerprint.item_hashes`)."""
+    """[V, 16] uint8, of the contents of each item (`fingerprint.item_hashes`); [0, 16] where none are kept."""
     fingerprint: str
-    """Of the model that computed them (`fingerprint.model_fingerprint`)."""
+    """Of the model that computed them (`fingerprint.model_fingerprint`); empty where none are kept."""
     computed: int = 0
     """How many items had to be computed; the others were in the folder."""
 
@@ -138,14 +138,19 @@ class Towers:
         """[K] float32, added to the inner products."""
         return np.asarray(self.params["head/dense/bias"])
 
+    def computed(self, items: Items, dtype: str) -> ItemVectors:
+        """The vectors of all items, for no folder."""
+        none = np.zeros((0, HASH_BYTES), np.uint8)
+        return ItemVectors(self.items(items).astype(DTYPES[dtype]), none, "", len(items.tokens))
+
     def stored(self, items: Items, fingerprint: str, dtype: str, known: ItemVectors | None) -> ItemVectors:
         """The vectors of all items, computed where `known` has none of the same contents and dtype."""
         hashes = item_hashes(items)
         if known is None or known.vectors.dtype != DTYPES[dtype]:
             known = ItemVectors(np.zeros((0, self.width), DTYPES[dtype]), hashes[:0], fingerprint)
-        row = find_hashes(hashes, known.hashes)
-        if len(row) == len(known.hashes) and np.array_equal(row, np.arange(len(row))):
+        if np.array_equal(hashes, known.hashes):
             return known
+        row = find_hashes(hashes, known.hashes)
         new = np.flatnonzero(row < 0)
         vectors = np.empty((len(hashes), self.width), DTYPES[dtype])
         vectors[row >= 0] = known.vectors[row[row >= 0]]

@@ -177,8 +177,9 @@ class Recommender(abc.ABC):
         size = len(catalogue) if given is None and catalogue is not None else len(given or ())
         excluded = excluded_rows(exclude, len(all_contexts), catalogue if given is None else None, size)
 
-        def values(name: str) -> Sequence:
-            return column_of(given, catalogue, name) if given is not None else self._catalogue().column(name)
+        def values(name: str) -> list:
+            found = column_of(given, catalogue, name) if given is not None else self._catalogue().column(name)
+            return [tuple(value) if isinstance(value, list) else value for value in found]
 
         filters = Filters(wanted, excluded, values)
         out = []

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from srsjax import distributed
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoder
 from srsjax.data.preparing.one_side import encode_contexts
@@ -23,13 +24,13 @@ from srsjax.runs.session import Session
 
 
 class Retriever:
-    """Towers with the vectors of a catalogue. Safe to call from several threads, once `store` has returned."""
+    """Towers with the vectors of a catalogue. Safe to call from several threads, but for `store`."""
 
     def __init__(self, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape):
         """Raises InputError for a model without vectors of its sides."""
         self.towers = Towers(session, params, shape, encoder.sources)
         self.session, self.params, self.encoder, self.shape = session, params, encoder, shape
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.vectors: ItemVectors | None = None
         """Those of the catalogue's items, once `store` has computed them."""
         self.index: Any = None
@@ -42,20 +43,25 @@ class Retriever:
             raise InputError(f"dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
         check_catalogue(self.session.spec, self.encoder.sources)
         items = CatalogueItems(self.encoder).items
-        fingerprint = model_fingerprint(self.session, self.params, self.shape.layout)
-        known = None
-        if folder is not None and Path(folder).exists():
-            known = ItemVectors.load(folder, fingerprint)
-        made = self.towers.stored(items, fingerprint, dtype, known)
-        if folder is not None and made is not known:
-            made.save(folder)
+        if folder is None:
+            made = self.towers.computed(items, dtype)
+        else:
+            fingerprint = model_fingerprint(self.session, self.params, self.shape.layout)
+            known = ItemVectors.load(folder, fingerprint) if Path(folder).exists() else None
+            made = self.towers.stored(items, fingerprint, dtype, known)
+            if made is not known:
+                distributed.on_first(lambda: made.save(folder))
         with self._lock:
-            self.vectors, self.index = made, ExactIndex(made.vectors, self.session.mesh)
+            self.index = ExactIndex(made.vectors, self.session.mesh)
+            self.vectors = made  # last: `stored` asks for it without the lock
         return made
 
     def stored(self) -> ItemVectors:
         """The vectors, computed in float32 at the first call unless `store` was called."""
-        return self.vectors if self.vectors is not None else self.store()
+        if self.vectors is None:
+            with self._lock:
+                return self.vectors or self.store()
+        return self.vectors
 
     def queries(self, contexts: Sequence[Value], output: int) -> np.ndarray:
         """[N, D] float32, of one output."""

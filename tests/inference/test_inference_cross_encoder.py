@@ -92,6 +92,20 @@ def test_rank_is_that_of_sentence_transformers(folder):
     assert [e["text"] for e in found] == [e["text"] for e in expected]
 
 
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_what_sentence_transformers_saved_gives_its_scores(folder, tmp_path, activation):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    if len(json.loads((folder / "config.json").read_text())["id2label"]) > 1:
+        pytest.skip("of several labels CrossEncoder returns logits, Scorer probabilities")
+    peer = sentence_transformers.CrossEncoder(
+        str(folder), max_length=LONGEST, device="cpu", activation_fn=getattr(torch.nn, activation)()
+    )
+    peer.save_pretrained(str(tmp_path / "saved"))
+    pairs = list(zip(random_texts(6, 7), random_texts(6, 8), strict=True))
+    scorer = Scorer.load(tmp_path / "saved", mesh=Mesh(8), max_length=LONGEST)
+    np.testing.assert_allclose(scorer.predict(pairs), peer.predict(pairs), atol=ATOL)
+
+
 def test_pairs_are_cut_as_transformers_cuts_them(folder):
     text = load_tokenizer(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -1,6 +1,7 @@
 """Runs of towers: vectors, retrieval and recommendation, against `predict` of every pair."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,6 +24,17 @@ RUNS = {
     "bilinear": ("--model.product", "bilinear", "--model.readout", "pooled", "--model.combine", "attention"),
     "cross": ("--model.interaction", "cross", "--model.readout", "pooled"),
 }
+IDS = """
+from dataclasses import replace
+from srsjax.cli import read_config
+from srsjax.config import Categorical, Numeric
+
+def get_config():
+    base = read_config("two_tower.py")
+    item = (Categorical("item", column="items.item_id"), Numeric("price", column="items.price", scale="log"))
+    schema = replace(base.schema, context=(Categorical("user", column="user_id"),), candidate=item)
+    return replace(base, schema=schema, model=replace(base.model, combine="concat"))
+"""
 CONTEXTS = [
     {"query": "red dress", "history": []},
     {"query": "watch", "history": ["i000003", "i000007"]},
@@ -38,6 +50,9 @@ def folder(command, tmp_path_factory):
             "train", "--config", "two_tower.py", *SMALL, *options, "--run_dir", f"runs/{name}", cwd=folder, **QUICK
         )
         assert done.returncode == 0, done.stderr
+    (folder / "ids.py").write_text(IDS)
+    done = command("train", "--config", "ids.py", *SMALL, cwd=folder, **QUICK)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -85,6 +100,26 @@ def test_recommendations_are_the_best_by_predict(scorers, items, name):
         np.testing.assert_allclose([entry["score"] for entry in found], np.sort(own)[::-1][:12], atol=1e-5)
         single = scorer.recommend(context, top_k=12)
         np.testing.assert_allclose([e["score"] for e in single], [e["score"] for e in found], atol=1e-5)
+
+
+def test_towers_of_ids_alone_retrieve_too(scorers, folder, items, monkeypatch):
+    monkeypatch.chdir(folder)
+    scorer, contexts = Scorer.load("runs/ids", mesh=Mesh(8)), [{"user_id": "u000001"}, {"user_id": "u000002"}]
+    for context, found in zip(contexts, scorer.retrieve(contexts, 7), strict=True):
+        scores = scorer.predict([(context, {"item_id": item["item_id"]}) for item in items])
+        np.testing.assert_allclose([e["score"] for e in found], np.sort(scores)[::-1][:7], atol=1e-5)
+        np.testing.assert_allclose([e["score"] for e in found], scores[ids(found)], atol=1e-5)
+
+
+def test_threads_retrieve_what_they_would_alone(scorers, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    contexts = [{"query": context["query"] + " red" * (n % 3), "history": []} for n in range(8) for context in CONTEXTS]
+    options = {"top_k": 5, "max_per": {"category": 2}, "diversity": MMR(0.5)}
+    alone = [scorers["cosine"].recommend(context, **options) for context in contexts]
+    fresh = Scorer.load("runs/cosine", mesh=Mesh(8))  # the vectors are computed by the first thread that asks
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda context: fresh.recommend(context, **options), contexts))
+    assert together == alone
 
 
 def test_retrieval_compiles_nothing_after_warm_up(scorers):
