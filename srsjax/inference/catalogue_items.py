@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,29 @@ import pyarrow as pa
 from srsjax.config import columns
 from srsjax.data.preparing.catalogue import key_hashes
 from srsjax.data.preparing.encode import Encoder
+from srsjax.data.preparing.values import Value
 from srsjax.data.reading import cells, tables
 from srsjax.data.store.arrays import Items
 from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.fingerprint import take_items
+
+
+def warn_unknown(unknown: Mapping[str, int], stacklevel: int) -> None:
+    """Warns of keys that are not in their catalogue; `unknown` counts them, by catalogue."""
+    for name, count in unknown.items():
+        if count:
+            warnings.warn(
+                f"{count:,} of the keys are not in catalogue {name!r}: their features are missing; give new items "
+                "by their own columns",
+                stacklevel=stacklevel + 1,
+            )
+
+
+def listed(contexts: Sequence[Value]) -> list[Value]:
+    """Contexts as a list. Raises InputError for a single one, which would be taken for a list of letters or names."""
+    if isinstance(contexts, str | Mapping):
+        raise InputError(f"contexts: found {contexts!r}, expected a list of contexts")
+    return list(contexts)
 
 
 class CatalogueItems:

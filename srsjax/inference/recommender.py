@@ -19,7 +19,7 @@ from srsjax.data.preparing.one_side import encode_candidates, encode_contexts
 from srsjax.data.preparing.values import Value
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
-from srsjax.inference.catalogue_items import CatalogueItems
+from srsjax.inference.catalogue_items import CatalogueItems, listed, warn_unknown
 from srsjax.inference.item_vectors import ItemVectors, check_catalogue, zeros
 from srsjax.inference.recommend import Filters, Ranked, Wanted, choose, column_of, excluded_rows, order, retrieve
 from srsjax.inference.rerank import DPP, MMR, EpsilonGreedy, PlackettLuce
@@ -85,7 +85,7 @@ class Recommender(abc.ABC):
 
         Raises InputError where the model is no towers, for a multiclass task or one that comes after another.
         """
-        return self._retriever().queries(list(contexts), self._output(task))
+        return self._retriever().queries(listed(contexts), self._output(task))
 
     def output_bias(self, task: str = "") -> float:
         """What is added to the inner product of both vectors of towers, for one task; errors as in
@@ -103,7 +103,7 @@ class Recommender(abc.ABC):
         Raises:
           InputError: as `item_vectors` and `context_vectors`.
         """
-        found: list[Any] = self.recommend(list(contexts), top_k=top_k, task=task)
+        found: list[Any] = self.recommend(listed(contexts), top_k=top_k, task=task)
         return [[{name: each[name] for name in ("corpus_id", "key", "score")} for each in own] for own in found]
 
     def use_index(self, kind: str, contexts: Sequence[Value], top_k: int = 10, task: str = "", **settings: Any):
@@ -119,7 +119,7 @@ class Recommender(abc.ABC):
         from srsjax.inference.ann import build_index
 
         retriever, output = self._retriever(), self._output(task)
-        vectors, queries = retriever.stored(), retriever.queries(list(contexts), output)
+        vectors, queries = retriever.stored(), retriever.queries(listed(contexts), output)
         retriever.index, measured = build_index(kind, vectors.vectors, queries, top_k, self.session.mesh, **settings)
         return measured
 
@@ -219,13 +219,14 @@ class Recommender(abc.ABC):
     def _all_logits(self, contexts: list[Value]) -> np.ndarray:
         """Logits [N * V, K] of every context with every item of the catalogue, encoded once."""
         check_catalogue(self.session.spec, self.encoder.sources)
-        split, count = encode_contexts(self.encoder, contexts).split, len(self._catalogue())
+        encoded, count = encode_contexts(self.encoder, contexts), len(self._catalogue())
+        warn_unknown(encoded.unknown, stacklevel=5)
         items, pairs = self.encoder.items, len(contexts) * count
         assert items is not None
         absent = [each for each in self.config.schema.candidate if each.name not in items.features]
         labels = np.zeros((pairs, len(self.config.schema.tasks)), np.float32)
         split = replace(
-            split,
+            encoded.split,
             candidates=np.arange(len(contexts) + 1) * count,
             item=np.tile(np.arange(count), len(contexts)),
             labels=labels,

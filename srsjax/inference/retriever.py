@@ -16,7 +16,7 @@ from srsjax.data.preparing.encode import Encoder
 from srsjax.data.preparing.one_side import encode_contexts
 from srsjax.data.preparing.values import Value
 from srsjax.errors import InputError
-from srsjax.inference.catalogue_items import CatalogueItems
+from srsjax.inference.catalogue_items import CatalogueItems, warn_unknown
 from srsjax.inference.fingerprint import model_fingerprint
 from srsjax.inference.item_vectors import DTYPES, ItemVectors, Towers, check_catalogue
 from srsjax.inference.retrieval import ExactIndex
@@ -65,7 +65,9 @@ class Retriever:
 
     def queries(self, contexts: Sequence[Value], output: int) -> np.ndarray:
         """[N, D] float32, of one output."""
-        return self.towers.queries(encode_contexts(self.encoder, contexts).split)[:, output]
+        encoded = encode_contexts(self.encoder, contexts)
+        warn_unknown(encoded.unknown, stacklevel=4)
+        return self.towers.queries(encoded.split)[:, output]
 
     def search(self, queries: np.ndarray, output: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The logits [N, k] float32 of the best items and their rows, best first; -1 for a row and -inf for a logit

@@ -6,7 +6,6 @@ and gives a float or an array; `rank` gives dicts with `corpus_id` and `score`, 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
+from srsjax.inference.catalogue_items import listed, warn_unknown
 from srsjax.inference.cross_encoder import is_hugging_face, load_cross_encoder
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.inference.recommender import Recommender
@@ -81,6 +81,8 @@ class Scorer(Recommender):
         """
         check_jax()
         if is_hugging_face(run):
+            if config is not None or unknown:
+                raise InputError(f"{run}: a Hugging Face model, which has no config and no catalogues to change")
             made = load_cross_encoder(str(run), mesh or Mesh(), max_length)
             return cls(made.config, made.session, made.params, made.encoder, made.shape)
         if max_length:
@@ -185,7 +187,8 @@ class Scorer(Recommender):
         `candidates` is a list for each context, or one list of candidates for all of them; other arguments and errors
         as in `rank`.
         """
-        contexts, lists = list(contexts), self._lists(contexts, list(candidates))
+        contexts = listed(contexts)
+        lists = self._lists(contexts, list(candidates))
         blend = {task: 1.0} if isinstance(task, str) else dict(task)
         for name in blend:
             self._score_of(name, np.zeros((0, self.session.spec.num_outputs), np.float32))
@@ -317,13 +320,7 @@ class Scorer(Recommender):
 
     def _encode(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         chunk = self.encoder.encode_values(contexts, candidates)
-        for name, count in chunk.unknown.items():
-            if count:
-                warnings.warn(
-                    f"{count:,} of the keys are not in catalogue {name!r}: their features are missing; give new items "
-                    "by their own columns",
-                    stacklevel=4,
-                )
+        warn_unknown(chunk.unknown, stacklevel=4)
         return chunk
 
     def _is_single(self, pairs) -> bool:

@@ -237,6 +237,11 @@ def test_logits_are_returned_where_asked_for(scorer):
     assert isinstance(scorer.predict(pairs[0], task="buy", logits=True), float)
 
 
+def test_one_context_is_no_list_of_them(scorer):
+    with pytest.raises(InputError, match="contexts: found 'red', expected a list"):
+        scorer.rank_many("red", ["coat"])
+
+
 @pytest.mark.parametrize("candidates", [[["coat"]], [["coat"], None], ["coat", ["hat"]]])
 def test_lists_that_do_not_fit_the_contexts_are_refused(scorer, candidates):
     with pytest.raises(InputError, match="candidates: found"):
