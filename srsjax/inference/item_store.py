@@ -11,17 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from srsjax import distributed
 from srsjax.compilation import compiler_options
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import items_alone
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.batches.loader import eval_batches
 from srsjax.data.store.arrays import Items
+from srsjax.errors import InputError
+from srsjax.inference.fingerprint import model_fingerprint
+from srsjax.inference.item_states import DTYPES, ItemStates, in_memory, update
 from srsjax.model import ctr
 from srsjax.runs.session import Session
 from srsjax.runs.sharding import ROWS, put_same
@@ -40,6 +45,8 @@ class ItemStore:
     """[V + 1] int64, first token of each item."""
     jitted: Callable
     """`ctr.forward_stored` on the mesh."""
+    computed: int = 0
+    """How many items had to be computed; the states of the others were in the folder."""
 
     def step(self, params: dict[str, jax.Array], batch: tuple[PackedBatch, ctr.StoredPlaces]) -> jax.Array:
         """Logits [R, C, K] float32 of a completed batch, whole on every device."""
@@ -71,16 +78,58 @@ class ItemStore:
             yield ctr.StoredPlaces(np.full((rows, tokens), -1, np.int32), context)
 
 
-def build_item_store(session: Session, params: dict, items: Items, shape: BatchShape) -> ItemStore:
-    """Runs the lower layers over every item once. `shape`: that of the run's evaluation batches."""
+def build_item_store(
+    session: Session,
+    params: dict,
+    items: Items,
+    shape: BatchShape,
+    folder: str | Path | None = None,
+    dtype: str = "",
+) -> ItemStore:
+    """Runs the lower layers over every item whose states `folder` does not have, and keeps the folder up to date.
+
+    Args:
+      shape: that of the run's evaluation batches.
+      dtype: as which states are kept, `float32`, `bfloat16` or `int8` with a scale for each token; empty is the dtype
+        of computation, as which they always are on the devices.
+
+    Raises:
+      InputError: an unknown dtype, or a folder that is not one of this model's states.
+    """
     if not len(items.tokens):
         raise ValueError("no items to store")
+    if dtype and dtype not in DTYPES:
+        raise InputError(
+            f"dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}, or empty for that of computation"
+        )
+    whole, rows = (NamedSharding(session.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(ROWS)))
+    own = np.dtype(ctr.merge(session.graphdef, params).bert.embeddings.dtype)
+    special, kept = shape.layout.alone().candidate_special, DTYPES[dtype] if dtype else own
+    compute = partial(compute_states, session, params, shape=shape)
+    if folder is None:
+        made = in_memory(items, special, kept, compute)
+    else:
+        fingerprint = model_fingerprint(session, params, shape.layout)
+        known = ItemStates.load(folder, fingerprint) if Path(folder).exists() else None
+        made = update(known, items, special, kept, fingerprint, compute)
+        if made is not known:
+            distributed.on_first(lambda: made.save(folder))
+    jitted = jax.jit(
+        partial(ctr.forward_stored, session.graphdef),
+        in_shardings=(session.shardings, whole, rows, rows),
+        out_shardings=whole,
+        compiler_options=compiler_options(session.mesh),
+    )
+    return ItemStore(put_same(made.decoded(own), whole), np.asarray(made.offsets), jitted, made.computed)
+
+
+def compute_states(session: Session, params: dict, items: Items, shape: BatchShape) -> np.ndarray:
+    """States [S, D] in the dtype of computation, the tokens of one item after the other."""
     rows = NamedSharding(session.mesh, PartitionSpec(ROWS))
-    whole = NamedSharding(session.mesh, PartitionSpec())
     step = jax.jit(
         partial(ctr.item_states, session.graphdef),
         in_shardings=(session.shardings, rows),
-        out_shardings=whole,
+        out_shardings=NamedSharding(session.mesh, PartitionSpec()),
         compiler_options=compiler_options(session.mesh),
     )
     layout = shape.layout.alone()
@@ -92,13 +141,8 @@ def build_item_store(session: Session, params: dict, items: Items, shape: BatchS
             states = np.zeros((offsets[-1], made.shape[-1]), made.dtype)
         places = _places(offsets, np.maximum(numbers, 0), batch)
         states[places[places >= 0]] = made[places >= 0]
-    jitted = jax.jit(
-        partial(ctr.forward_stored, session.graphdef),
-        in_shardings=(session.shardings, whole, rows, rows),
-        out_shardings=whole,
-        compiler_options=compiler_options(session.mesh),
-    )
-    return ItemStore(put_same(states, whole), offsets, jitted)
+    assert states is not None, "no items"
+    return states
 
 
 def _context_step(tokens: int) -> int:

@@ -6,7 +6,6 @@ and gives a float or an array; `rank` gives dicts with `corpus_id` and `score`, 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -22,7 +21,10 @@ from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
+from srsjax.inference.catalogue_items import listed, warn_unknown
+from srsjax.inference.cross_encoder import is_hugging_face, load_cross_encoder
 from srsjax.inference.item_store import ItemStore, build_item_store
+from srsjax.inference.recommender import Recommender
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr
@@ -37,12 +39,18 @@ from srsjax.runs.sharding import put_batch, row_divisor
 from srsjax.runs.spec import layout_of
 
 
-class Scorer:
-    """The best checkpoint of a run, its encoder of rows and its jitted batch function."""
+class Scorer(Recommender):
+    """The best checkpoint of a run, its encoder of rows and its jitted batch function.
+
+    `predict`, `rank`, `rank_many`, `weights`, `context_vectors`, `retrieve` and `recommend` may be called from several
+    threads at once, and give what they give one after another. Calls that change what the scorer holds (`store_items`,
+    `item_vectors`, `use_index`, another `encoder`) may not overlap with others; `warm_up` may.
+    """
 
     def __init__(
         self, config: TrainConfig, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape
     ):
+        super().__init__()
         self.config, self.session, self.params, self.encoder, self.shape = config, session, params, encoder, shape
         self.stored: ItemStore | None = None
         """The items' states after the lower layers of `split`, once `store_items` has computed them."""
@@ -55,22 +63,33 @@ class Scorer:
         config: TrainConfig | None = None,
         unknown: Unknown | None = None,
         devices: Sequence[jax.Device] | None = None,
+        max_length: int = 0,
     ) -> Scorer:
-        """Loads a run folder.
+        """Loads a run folder, or a cross-encoder of Hugging Face.
 
         Args:
-          run: folder written by `srsjax.train`.
+          run: folder written by `srsjax.train`; or a folder or hub name of a `...ForSequenceClassification` model of
+            BERT's or RoBERTa's family, for pairs of texts (`query`, `document`), computed in float32.
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
           unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
             new item is given by its own columns (`{"title": ...}`), which needs neither.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
           devices: those of the mesh; by default all, those of other processes included.
+          max_length: of a Hugging Face model, most tokens of a pair and the tokens of a row: short rows make short
+            pairs fast. 0 means what the tokenizer and the positions allow.
 
         Raises:
           InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
         """
         check_jax()
+        if is_hugging_face(run):
+            if config is not None or unknown:
+                raise InputError(f"{run}: a Hugging Face model, which has no config and no catalogues to change")
+            made = load_cross_encoder(str(run), mesh or Mesh(), max_length, devices)
+            return cls(made.config, made.session, made.params, made.encoder, made.shape)
+        if max_length:
+            raise InputError("max_length: found a run, expected a Hugging Face model; a run's is that of its schema")
         folder = RunFolder(run)
         trained = folder.config()
         config = replace(config or trained, mesh=mesh or scoring_mesh(config or trained, trained))
@@ -79,7 +98,7 @@ class Scorer:
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
 
-    def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "") -> np.ndarray | float:
+    def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "", logits: bool = False) -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.
 
         Args:
@@ -88,6 +107,8 @@ class Scorer:
             `{"title": ...}`). Where the schema has no context features, plain candidates instead of pairs.
           batch_size: most pairs encoded at a time; 0 means all (the device batch is fixed by the run).
           task: name of the task; empty means all.
+          logits: whether to return logits instead: [n] of a single output, else [n, K] of all outputs of the task or
+            of all tasks.
 
         Returns:
           [n] float32 for n pairs: a probability, or the number of a regression. [n, K] probabilities of a multiclass
@@ -105,14 +126,17 @@ class Scorer:
             self._logits(contexts[at : at + size], [[c] for c in candidates[at : at + size]])
             for at in range(0, len(pairs), size)
         ]
-        logits = np.concatenate(parts) if parts else np.zeros((0, self.session.spec.num_outputs), np.float32)
-        if task or len(self._objectives) == 1:
-            made, own = self._objective(task)
-            columns = made.columns(logits[:, own])
+        found = np.concatenate(parts) if parts else np.zeros((0, self.session.spec.num_outputs), np.float32)
+        made, own = self._objective(task)
+        if logits:
+            scores = found[:, own] if task else found
+            scores = scores[:, 0] if scores.shape[1] == 1 else scores
+        elif task or len(self._objectives) == 1:
+            columns = made.columns(found[:, own])
             scores = columns.get("probabilities", columns["score"])
         else:
             tasks, outputs = self.config.schema.tasks, self.session.spec.outputs
-            scores = predict(tasks, outputs, logits).astype(np.float32)
+            scores = predict(tasks, outputs, found).astype(np.float32)
         if single:
             return float(scores[0]) if scores.ndim == 1 else scores[0]
         return scores
@@ -129,6 +153,7 @@ class Scorer:
         top_k: int | None = None,
         return_documents: bool = False,
         task: str | Mapping[str, float] = "",
+        logits: bool = False,
     ) -> list[dict]:
         """The candidates of one context by falling score of a task; equal ones in the order given.
 
@@ -139,6 +164,7 @@ class Scorer:
           return_documents: whether each dict also holds the candidate, as `text`.
           task: name of the task, empty for the first; `task/class` for the probability of a class; or weights by such
             names, for the sum of weight times score.
+          logits: whether scores, and what is summed, are logits instead.
 
         Returns:
           `[{"corpus_id": position in candidates, "score": ..., ...}, ...]`, best first.
@@ -146,24 +172,39 @@ class Scorer:
         Raises:
           InputError: `top_k` below 1, an unknown task, no context where the schema has one, or as in `predict`.
         """
-        candidates = list(candidates)
+        return self.rank_many([context], [list(candidates)], top_k, return_documents, task, logits)[0]
+
+    def rank_many(
+        self,
+        contexts: Sequence[Value],
+        candidates: Sequence[Value] | Sequence[Sequence[Value]],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        task: str | Mapping[str, float] = "",
+        logits: bool = False,
+    ) -> list[list[dict]]:
+        """`rank` of many contexts, packed together: one list for each.
+
+        `candidates` is a list for each context, or one list of candidates for all of them; other arguments and errors
+        as in `rank`.
+        """
+        contexts = listed(contexts)
+        lists = self._lists(contexts, list(candidates))
         blend = {task: 1.0} if isinstance(task, str) else dict(task)
         for name in blend:
             self._score_of(name, np.zeros((0, self.session.spec.num_outputs), np.float32))
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k: found {top_k}, expected at least 1, or None for all")
-        if not candidates:
-            return []
-        if context is None and self.config.schema.context:
+        asked = [(context, own) for context, own in zip(contexts, lists, strict=True) if own]
+        if not asked:
+            return [[] for _ in lists]
+        if self.config.schema.context and any(context is None for context, _ in asked):
             raise InputError("context: found None, expected a text or the values of its columns")
-        logits = self._logits([{} if context is None else context], [candidates])
-        scores = np.sum([weight * self._score_of(name, logits) for name, weight in blend.items()], axis=0)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
-        if return_documents:
-            for entry in ranked:
-                entry["text"] = candidates[entry["corpus_id"]]
-        return ranked
+        found = self._logits([{} if context is None else context for context, _ in asked], [own for _, own in asked])
+        score_of = self._logit_of if logits else self._score_of
+        scores = np.sum([weight * score_of(name, found) for name, weight in blend.items()], axis=0)
+        parts = iter(np.split(scores, np.cumsum([len(own) for _, own in asked])[:-1]))
+        return [best_first(next(parts), own, top_k, return_documents) if own else [] for own in lists]
 
     def weights(self, pairs: Sequence) -> list[dict[str, float]] | dict[str, float]:
         """How much a model with `model.combine attention` takes of the text and of each feature, for every pair:
@@ -197,7 +238,7 @@ class Scorer:
         A request is packed in rows; its batch has a power of two times the rows that the mesh divides, up to the rows
         of an evaluation batch (`batch.eval_rows`), and a larger request is several of those. With stored items the
         program depends on the longest context of a batch too: call this after `store_items`, and all are compiled,
-        some dozens. `said` is given the list.
+        some dozens; after `item_vectors` those of retrieval of up to 256 items too. `said` is given the list.
         """
         mesh, rows = self.session.mesh, row_counts(self.shape.eval_rows, row_divisor(self.session.mesh))
         said(f"compiling for {', '.join(map(str, rows))} rows x {self.shape.tokens} tokens")
@@ -207,6 +248,7 @@ class Scorer:
             if self.stored is not None:
                 for places in self.stored.empty_places(count, self.shape.tokens):
                     jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
+        self._warm_up_retrieval(rows)
         return rows
 
     def logits(
@@ -236,10 +278,16 @@ class Scorer:
         """Whether the model computes candidates alone at first, and they are the rows of a catalogue."""
         return self.session.spec.interaction.stores_items and self.encoder.items is not None
 
-    def store_items(self) -> ItemStore:
+    def store_items(self, folder: str | Path | None = None, dtype: str = "") -> ItemStore:
         """Computes the lower layers of every item of the catalogue once; later calls look them up.
 
-        Raises InputError where there is nothing to store (see `can_store_items`).
+        Args:
+          folder: where the states are kept, memory-mapped: those of items whose contents did not change are read from
+            there, the others computed, and the folder replaced. None keeps none.
+          dtype: as which they are kept: `bfloat16` takes half the space of `float32`, `int8` a quarter; scores then
+            are those of the rounded states. Empty is the dtype of computation, which rounds nothing.
+
+        Raises InputError where there is nothing to store (see `can_store_items`), or the folder is of another model.
         """
         if not self.can_store_items or self.encoder.items is None:
             raise InputError(
@@ -247,7 +295,7 @@ class Scorer:
                 f"{'are' if self.encoder.items is not None else 'are not'} rows of a catalogue; only 'split' with a "
                 f"catalogue has item states to store"
             )
-        self.stored = build_item_store(self.session, self.params, self.encoder.items, self.shape)
+        self.stored = build_item_store(self.session, self.params, self.encoder.items, self.shape, folder, dtype)
         return self.stored
 
     @cached_property
@@ -274,6 +322,13 @@ class Scorer:
             )
         return scores["probabilities"][:, classes.index(wanted)]
 
+    def _logit_of(self, name: str, logits: np.ndarray) -> np.ndarray:
+        """As `_score_of`, the logit itself."""
+        self._score_of(name, logits[:0])
+        task, _, wanted = name.partition("/")
+        _, own = self._objective(task)
+        return logits[:, own.start + (self.classes(task).index(wanted) if wanted else 0)]
+
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         """[M, K] float32."""
         chunk = self._encode(contexts, candidates)
@@ -281,13 +336,7 @@ class Scorer:
 
     def _encode(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         chunk = self.encoder.encode_values(contexts, candidates)
-        for name, count in chunk.unknown.items():
-            if count:
-                warnings.warn(
-                    f"{count:,} of the keys are not in catalogue {name!r}: their features are missing; give new items "
-                    "by their own columns",
-                    stacklevel=4,
-                )
+        warn_unknown(chunk.unknown, stacklevel=4)
         return chunk
 
     def _is_single(self, pairs) -> bool:
@@ -304,6 +353,30 @@ class Scorer:
             if isinstance(pair, str | Mapping) or not isinstance(pair, Sequence) or len(pair) != 2:
                 raise InputError(f"pairs: found {pair!r} as number {number}, expected a pair (context, candidate)")
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def _lists(self, contexts: Sequence[Value], candidates: list) -> list[list[Value]]:
+        """A list of candidates for each context."""
+        if all(isinstance(each, str | Mapping) for each in candidates):
+            return [candidates] * len(contexts)
+        if len(candidates) != len(contexts):
+            raise InputError(
+                f"candidates: found {len(candidates)} lists for {len(contexts)} contexts, expected one for each, or "
+                "one list of candidates for all"
+            )
+        for number, each in enumerate(candidates, 1):
+            if isinstance(each, str | Mapping) or not isinstance(each, Sequence):
+                raise InputError(f"candidates: found {each!r} as number {number}, expected a list of candidates")
+        return [list(each) for each in candidates]
+
+
+def best_first(scores: np.ndarray, candidates: list[Value], top_k: int | None, return_documents: bool) -> list[dict]:
+    """What `rank` returns of the scores [M] of its candidates."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
+    if return_documents:
+        for entry in ranked:
+            entry["text"] = candidates[entry["corpus_id"]]
+    return ranked
 
 
 def scoring_mesh(config: TrainConfig, trained: TrainConfig) -> Mesh:

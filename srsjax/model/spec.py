@@ -105,7 +105,7 @@ class ModelSpec:
                 "combining": _combining(data.get("combining", {})),
                 "balance": tuple(data.get("balance", ())),
             }
-            if made["interaction"].apart and data.get("candidate_start"):
+            if INTERACTIONS[data["interaction"]].apart and data.get("candidate_start"):
                 raise KeyError("in towers a candidate is a sequence of its own")
             return cls(**data | made)
         except (KeyError, TypeError) as error:

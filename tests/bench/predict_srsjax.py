@@ -9,7 +9,8 @@ from speed_inputs import GATE_ROWS
 from speed_srsjax import matmul_peak
 from transformers import AutoTokenizer
 
-from srsjax.inference.classifier import load_classifier
+from srsjax.config import Mesh
+from srsjax.inference.cross_encoder import load_cross_encoder
 from srsjax.inference.scorer import Scorer
 
 
@@ -17,8 +18,9 @@ class Pairs:
     """The pairs of a mix, in one call of `predict`, texts included."""
 
     def __init__(self, folder: str, mix: str, contexts: int, dtype: str):
-        budgets = (MIXES[mix].context, MIXES[mix].candidate)
-        self.scorer = Scorer.of(load_classifier(folder, dtype=dtype, max_tokens=budgets))
+        longest = MIXES[mix].context + MIXES[mix].candidate + 3
+        made = load_cross_encoder(folder, Mesh(), longest, dtype=dtype)
+        self.scorer = Scorer(made.config, made.session, made.params, made.encoder, made.shape)
         context, candidates = read_pairs(mix, contexts, AutoTokenizer.from_pretrained(folder))
         self.pairs = [(text, each) for text, own in zip(context, candidates, strict=True) for each in own]
 

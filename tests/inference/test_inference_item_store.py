@@ -1,10 +1,13 @@
 """Stored items: scores by look-up are the scores of the whole model, for whatever devices and requests."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from compilations import compilations
 
 from srsjax.config import Mesh
 from srsjax.errors import InputError
@@ -70,6 +73,65 @@ def test_states_that_were_looked_up_are_used(folder, monkeypatch, log):
     object.__setattr__(stored, "states", stored.states.at[first:last].add(1.0))
     changed = np.abs(scorer.predict(pairs) - before) > 1e-5
     np.testing.assert_array_equal(changed, np.array(rows) == rows[0])
+
+
+def test_no_request_compiles_after_warm_up_with_stored_items(folder, monkeypatch, log):
+    scorer = load(folder, monkeypatch, "split", Mesh(8))
+    scorer.store_items()
+    scorer.warm_up()
+    rng = np.random.default_rng(0)
+    items = [{"item_id": row["item_id"]} for row in log[:500]]
+    words = ["red", "blue", "dress", "watch", "mum"]
+    with compilations() as compiled:
+        for size in (1, 10, 100, 500, 33):
+            for length in (0, 3, 12):  # also above the budget
+                context = {"query": " ".join(rng.choice(words, length)), "history": log[size]["history"][: length % 3]}
+                scorer.rank(context, items[:size])
+        scorer.rank(context, [{"title": "a coat", "description": "red"}])  # not of the catalogue
+    assert compiled == []
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("", 0), ("bfloat16", 2**-7), ("int8", 2**-6)])
+def test_kept_states_give_the_scores_and_only_new_items_are_computed(folder, monkeypatch, log, tmp_path, dtype, atol):
+    scorer, pairs = load(folder, monkeypatch, "split"), split_pairs(log[:100])
+    exact = scorer.predict(pairs)
+    place = tmp_path / "states"
+    assert scorer.store_items(place, dtype).computed == len(scorer.encoder.items.tokens)
+    first = scorer.predict(pairs)
+    # States of order 1 rounded by 2^-9 (bfloat16) or half of 1/127 of the largest: logits move by a few times that,
+    # probabilities by a quarter of it. What is not rounded differs by float32 alone.
+    np.testing.assert_allclose(first, exact, atol=atol + 1e-6)
+    again = load(folder, monkeypatch, "split")
+    stored = again.store_items(place, dtype)
+    assert stored.computed == 0
+    np.testing.assert_array_equal(again.predict(pairs), first)
+
+    items = pq.read_table("data/shop/items.parquet")
+    rows = items.to_pylist()[::-1][1:]  # another order, one gone, one changed, one new
+    rows[7] |= {"title": "another thing"}
+    rows.append(rows[0] | {"item_id": "new", "title": "a new thing"})
+    pq.write_table(items.from_pylist(rows, items.schema), tmp_path / "items.parquet")
+    config = again.config
+    catalogue = replace(config.data.catalogues[0], files=str(tmp_path / "items.parquet"))
+    other = Scorer.load("runs/split", config=replace(config, data=replace(config.data, catalogues=(catalogue,))))
+    made = other.store_items(place, dtype)
+    assert made.computed == 2
+    states = np.asarray(made.states)
+    other.store_items(dtype=dtype)
+    # Computed in other batches: to float32, or to a step of the rounding where it falls the other way.
+    np.testing.assert_allclose(states, np.asarray(other.stored.states), atol=atol * 4 + 1e-5)
+
+
+def test_states_of_another_model_are_refused(folder, monkeypatch, tmp_path):
+    load(folder, monkeypatch, "split").store_items(tmp_path / "states")
+    with pytest.raises(InputError, match=r"found item states of model .* another checkpoint computed them"):
+        load(folder, monkeypatch, "last").store_items(tmp_path / "states")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"no states.json"):
+        load(folder, monkeypatch, "split").store_items(tmp_path / "other")
+    with pytest.raises(InputError, match="dtype: found 'int4'"):
+        load(folder, monkeypatch, "split").store_items(dtype="int4")
 
 
 def test_a_model_without_item_states_says_so(folder, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -185,6 +186,82 @@ def test_no_request_compiles_after_warm_up(folder, monkeypatch):
             assert len(fresh.predict([("red coat", title) for title in titles[:count]])) == count
             fresh.rank("red coat", titles[:count])
     assert compiled == []
+
+
+def random_requests(count: int):
+    """Queries and lists of 1, 10, 100 and 500 titles, all of random lengths, also above the budget of 32 tokens."""
+    rng = np.random.default_rng(count)
+
+    def text(most: int) -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(0, most)))
+
+    sizes = [1, 10, 100, 500, *rng.integers(1, 500, 3).tolist()]
+    return [text(40) for _ in sizes], [[text(40) for _ in range(size)] for size in sizes]
+
+
+def test_random_requests_compile_nothing_after_warm_up(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    fresh = Scorer.load("runs/pairs", mesh=Mesh(2, 2, 2))
+    print("rows", fresh.warm_up())
+    queries, titles = random_requests(1)
+    with compilations() as compiled:
+        for query, own in zip(queries, titles, strict=True):
+            fresh.rank(query, own)
+        fresh.rank_many(queries, titles)
+        fresh.predict(list(zip(queries, [own[0] for own in titles], strict=True)), batch_size=2)
+    assert compiled == []
+
+
+def test_ranking_many_is_ranking_each(scorer):
+    queries, titles = random_requests(2)
+    titles[2] = []
+    options = {"top_k": 7, "return_documents": True, "task": {"click": 1.0, "buy": 2.0}}
+    for own, context, given in zip(scorer.rank_many(queries, titles, **options), queries, titles, strict=True):
+        alone = scorer.rank(context, given, **options)
+        # Scores up to 3 in float32, from logits that differ by which pairs stand in a matrix product together.
+        np.testing.assert_allclose([e["score"] for e in own], [e["score"] for e in alone], atol=1e-5)
+        assert all(entry["text"] == given[entry["corpus_id"]] for entry in own)
+    assert [len(own) for own in scorer.rank_many(queries, titles[1])] == [10] * len(queries)  # one list for all
+    assert scorer.rank_many(["red"], [[]]) == [[]] and scorer.rank_many([], []) == []
+
+
+def test_logits_are_returned_where_asked_for(scorer):
+    pairs = [("red coat", title) for title in make_log(12)["title"]]
+    logits, scores = scorer.predict(pairs, logits=True), scorer.predict(pairs)
+    assert logits.shape == scores.shape == (12, 2)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=1e-6)
+    np.testing.assert_array_equal(scorer.predict(pairs, task="buy", logits=True), logits[:, 1])
+    ranked = scorer.rank("red coat", [title for _, title in pairs], task="buy", logits=True)
+    found = {entry["corpus_id"]: entry["score"] for entry in ranked}
+    np.testing.assert_allclose([found[i] for i in range(12)], logits[:, 1], atol=1e-5)
+    assert isinstance(scorer.predict(pairs[0], task="buy", logits=True), float)
+
+
+def test_one_context_is_no_list_of_them(scorer):
+    with pytest.raises(InputError, match="contexts: found 'red', expected a list"):
+        scorer.rank_many("red", ["coat"])
+
+
+@pytest.mark.parametrize("candidates", [[["coat"]], [["coat"], None], ["coat", ["hat"]]])
+def test_lists_that_do_not_fit_the_contexts_are_refused(scorer, candidates):
+    with pytest.raises(InputError, match="candidates: found"):
+        scorer.rank_many(["red", "blue"], candidates)
+
+
+def test_threads_get_what_they_would_get_alone(scorer):
+    queries, titles = random_requests(3)
+    queries, titles = queries * 4, titles * 4
+
+    def request(number: int):
+        ranked = scorer.rank(queries[number], titles[number])
+        return ranked, scorer.predict([(queries[number], title) for title in titles[number][:9]])
+
+    alone = [request(number) for number in range(len(queries))]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(request, range(len(queries))))
+    for (ranked, scores), (other, others) in zip(alone, together, strict=True):
+        assert ranked == other  # the same batches of the same programs: bit for bit
+        np.testing.assert_array_equal(scores, others)
 
 
 def test_a_flat_log_is_compared_with_item_and_user_rates(folder, command):

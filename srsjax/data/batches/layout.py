@@ -116,7 +116,8 @@ def check_lengths(config: TrainConfig, layout: Layout, longest: int) -> None:
             f"batch.tokens: found {config.batch.tokens}, but the budgets of the schema allow pairs of {most} tokens "
             f"(special ones included); raise it, or lower max_tokens of Text and History features"
         )
-    last = max(context, layout.candidate_start + candidate) if layout.shares_context else most
+    start = layout.candidate_start
+    last = most if start is None else max(context, start + candidate)
     if last > longest:
         raise InputError(
             f"schema: the budgets allow pairs of {last} tokens (special ones included), but the encoder has {longest} "
