@@ -49,6 +49,8 @@ class Session:
     """Jitted (params, batch [R, ...]) -> logits."""
     attention: Choice
     """What computes attention, and why."""
+    compute: Compute
+    """How `graphdef` is computed."""
     frozen: frozenset[str] = frozenset()
     """Paths of parameters that are not trained."""
 
@@ -88,11 +90,12 @@ def open_session(
     attention = NONE
     if spec.reads_text:
         attention = choose(config.model.attention, attention_job(config, spec, mesh, training))
-    graphdef = ctr.build(spec, Compute.of(config.model, attention.attend))
+    compute = Compute.of(config.model, attention.attend)
+    graphdef = ctr.build(spec, compute)
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
     frozen = found_by(config.optimizer.frozen, shapes, "optimizer.frozen")
-    return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, frozen)
+    return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, compute, frozen)
 
 
 def attention_job(config: TrainConfig, spec: ModelSpec, mesh: jax.sharding.Mesh, training: bool) -> Job:
