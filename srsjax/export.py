@@ -31,7 +31,7 @@ from srsjax.jax_version import check_jax
 from srsjax.model import hf_card, hf_export
 from srsjax.portable import folder as portable
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import load_run
+from srsjax.runs.session import Quantize, load_run
 from srsjax.runs.spec import layout_of
 
 
@@ -45,6 +45,8 @@ class Arguments:
     """Folder to write; it must not exist."""
     format: Literal["huggingface", "stablehlo"] = "huggingface"
     """A folder for transformers or sentence-transformers, or the scores as a program that JAX alone runs."""
+    quantize: Quantize = "none"
+    """`int8` exports a program with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.format == "stablehlo" and importlib.util.find_spec("flatbuffers") is None:
         raise InputError("--format stablehlo: needs flatbuffers; pip install 'srsjax[stablehlo]'")
     folder = RunFolder(arguments.run)
-    session, params = load_run(folder, replace(config, mesh=Mesh()))
+    if arguments.format == "huggingface" and (arguments.quantize != "none" or folder.compressed.exists()):
+        raise InputError("--format huggingface: found 8-bit weights, which it does not hold; use --format stablehlo")
+    session, params = load_run(folder, replace(config, mesh=Mesh()), arguments.quantize)
     if not session.spec.reads_text and arguments.format == "huggingface":
         raise InputError(f"{folder.path}: a model without text, which neither library has; use --format stablehlo")
     text, fitted = load_tokenizer(folder.tokenizer), Fitted(**folder.read(folder.manifest_file)["fitted"])

@@ -31,7 +31,7 @@ from srsjax.objectives.objective import Objective
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import Session, load_run
+from srsjax.runs.session import Quantize, Session, load_run
 from srsjax.runs.sharding import put_batch, row_divisor
 from srsjax.runs.spec import layout_of
 
@@ -53,6 +53,7 @@ class Scorer:
         mesh: Mesh | None = None,
         config: TrainConfig | None = None,
         unknown: Unknown | None = None,
+        quantize: Quantize = "none",
     ) -> Scorer:
         """Loads a run folder.
 
@@ -62,6 +63,8 @@ class Scorer:
           unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
             new item is given by its own columns (`{"title": ...}`), which needs neither.
+          quantize: `int8` computes with 8-bit weights, all that may be; a run that `srsjax.compress` made is loaded as
+            it was chosen there.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
 
         Raises:
@@ -74,7 +77,7 @@ class Scorer:
             mesh = config.mesh if config is not None and config.mesh != trained.mesh else Mesh()
         config = replace(config or trained, mesh=mesh)
         encoder = load_encoder(config, folder.path, unknown)
-        session, params = load_run(folder, config)
+        session, params = load_run(folder, config, quantize)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
 

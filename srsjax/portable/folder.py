@@ -18,6 +18,7 @@ from srsjax.files import atomic_file, write_json, write_text
 from srsjax.model import hf_card
 from srsjax.model.compute import Compute
 from srsjax.model.hf_card import Described
+from srsjax.model.int8 import flat
 from srsjax.objectives import objectives
 from srsjax.portable import loader
 from srsjax.portable.program import DTYPES, PLATFORMS, exported, feature_shape, features_read
@@ -39,7 +40,7 @@ def save(folder: Path, params: Mapping[str, Any], compute: Compute, about: Descr
     with atomic_file(folder / PROGRAM) as partial:
         partial.write_bytes(program.serialize())
     with atomic_file(folder / WEIGHTS) as partial:
-        save_file({path: np.ascontiguousarray(array) for path, array in params.items()}, partial)
+        save_file({path: np.ascontiguousarray(array) for path, array in flat(params).items()}, partial)
     if about.spec.reads_text:
         write_text(folder / "tokenizer.json", about.text.tokenizer.to_str(pretty=True))
     described = description(about, fitted)

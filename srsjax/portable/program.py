@@ -23,6 +23,7 @@ from srsjax.data.kinds import KINDS, ArrayKind
 from srsjax.model import ctr
 from srsjax.model.attention import attend
 from srsjax.model.compute import Compute
+from srsjax.model.int8 import flat, from_flat
 from srsjax.model.spec import ModelSpec
 from srsjax.objectives.losses import Objectives
 
@@ -131,12 +132,12 @@ def exported(
 
     Args:
       compute: how the run computes; its attention is replaced by plain XLA.
-      params: as `ctr.init` names them, or their shapes; dtypes are those the program takes.
+      params: as `ctr.init` names them; dtypes are those the program takes, and quantised ones are two arrays.
     """
     graphdef = ctr.build(spec, replace(compute, attention=attend, remat="none"))
 
     def run(params, inputs):
-        return scores(graphdef, spec, layout, goals, params, inputs)
+        return scores(graphdef, spec, layout, goals, from_flat(params), inputs)
 
-    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(params))
+    given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), flat(params))
     return export.export(jax.jit(run), platforms=PLATFORMS)(given, shapes(spec))
