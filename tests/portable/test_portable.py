@@ -19,8 +19,11 @@ from portable_cases import bert_text, made
 
 from srsjax.config import Catalogue, Categorical, Data, History, Numeric, Schema, Task, Text, Vector
 from srsjax.data.preparing.statistics import Fitted
+from srsjax.inference.scorer import Scorer
 from srsjax.portable import folder as portable
 from srsjax.portable.program import PLATFORMS
+from srsjax.runs.quantization import quantized
+from srsjax.runs.session import with_params
 
 pytest.importorskip("flatbuffers", reason="needs flatbuffers: pip install -e '.[stablehlo]'")
 
@@ -207,6 +210,35 @@ def test_bfloat16_is_the_same_program_in_bfloat16(tmp_path, text):
     np.testing.assert_allclose(rounded, model.scorer.predict(PAIRS), atol=0.02)
     exact = made(text, SCHEMA).scorer.predict(PAIRS)
     assert 1e-4 < np.abs(rounded - exact).max() < 0.05
+
+
+def quantised(model):
+    """The same model with 8-bit weights."""
+    scorer = model.scorer
+    session, params = with_params(scorer.session, quantized(model.params))
+    scorer = Scorer(scorer.config, session, params, scorer.encoder, scorer.shape)
+    return replace(model, scorer=scorer, params=params)
+
+
+def test_8_bit_weights_are_in_the_program(tmp_path, text):
+    """Sums in another order may round an activation to the next of 255 numbers; a token has 16 of them, so that a score
+    moves by some 1e-3 at most."""
+    exact = made(text, SCHEMA)
+    model = quantised(exact)
+    found, expected = saved(model, tmp_path / "int8").score(PAIRS)["click"], model.scorer.predict(PAIRS)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert 1e-4 < np.abs(expected - exact.scorer.predict(PAIRS)).max() < 0.1
+    saved(exact, tmp_path / "float32")
+    before, after = ((tmp_path / name / "weights.safetensors").stat().st_size for name in ("float32", "int8"))
+    assert after < 0.7 * before
+
+
+@pytest.mark.parametrize("interaction", ["cross", "shared", "towers"])
+def test_8_bit_scores_do_not_depend_on_what_a_pair_is_packed_with(text, interaction):
+    scorer = quantised(made(text, SCHEMA, interaction=interaction)).scorer
+    alone = [scorer.predict(pair) for pair in PAIRS]
+    np.testing.assert_allclose(scorer.predict(PAIRS), alone, atol=2e-3)  # as above
+    assert np.ptp(alone) > 0.01
 
 
 def with_history(folder, text):
