@@ -16,14 +16,14 @@ from srsjax.config import TrainConfig
 from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
-from srsjax.data.preparing.shared import shared_store
 from srsjax.data.store.arrays import Split, Store
 from srsjax.errors import InputError
 from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import report
-from srsjax.runs.evaluation import class_reports, split_metrics, split_references
+from srsjax.runs.evaluation import class_reports, run_store, split_metrics, split_references
 from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.session import Quantize
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
@@ -50,6 +50,8 @@ class Arguments:
     """Path or glob of labelled rows to evaluate instead of a split."""
     output: str = ""
     """JSON file to write the metrics to."""
+    quantize: Quantize = "none"
+    """`int8` computes with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
 
 
 Results = tuple[dict[str, dict[str, float]], dict]
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     distributed.initialize()
     enable_cache()
     keep_freed_memory()
-    scorer = Scorer.load(arguments.run, config=config, unknown=None)
+    scorer = Scorer.load(arguments.run, config=config, unknown=None, quantize=arguments.quantize)
     if arguments.input:
         results, classes = on_files(scorer, config, arguments.input)
     else:
@@ -81,9 +83,7 @@ def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) 
 
     Raises InputError where the data are no longer those of the run: its splits would then be others.
     """
-    store = shared_store(config)
-    if store.manifest["fingerprint"] != folder.read(folder.manifest_file)["fingerprint"]:
-        raise InputError(f"{folder.path}: the data changed since the run; evaluate files with --input")
+    store = run_store(folder, config)
     split = store.split(name)
     if not len(split):
         raise InputError(f"{store.folder}: the {name} split is empty")

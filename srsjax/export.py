@@ -1,16 +1,21 @@
-"""Exports a run as a Hugging Face folder: `python -m srsjax.export --run runs/ctr --output exported/`.
+"""Exports a run: `python -m srsjax.export --run runs/ctr --output exported/`.
 
-Writes weights, tokenizer and a model card (`README.md`) with Python that gives the scores of the run. `cross` with the
-pooled read-out becomes a `...ForSequenceClassification` model of transformers; `towers` become a sentence-transformers
-model with a route to each side. Neither knows the other interactions: the folder then holds the bare encoder and the
-head, and the card says how to score.
+Writes weights, tokenizer and a model card (`README.md`) with Python that gives the scores of the run. As a Hugging Face
+folder `cross` with the pooled read-out becomes a `...ForSequenceClassification` model of transformers; `towers` become
+a sentence-transformers model with a route to each side. Neither knows the other interactions: the folder then holds the
+bare encoder and the head, and the card says how to score.
+
+`--format stablehlo` takes every model: the folder then holds its program (`jax.export`), for CPU, CUDA and TPU, and the
+card's Python needs jax, flatbuffers (JAX reads programs with it), numpy, safetensors and tokenizers alone.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -18,13 +23,15 @@ import numpy as np
 from srsjax import cli
 from srsjax.config import Mesh
 from srsjax.console import say
+from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
 from srsjax.model import hf_card, hf_export
+from srsjax.portable import folder as portable
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import load_run
+from srsjax.runs.session import Quantize, load_run
 from srsjax.runs.spec import layout_of
 
 
@@ -36,6 +43,10 @@ class Arguments:
     """Run folder written by srsjax.train."""
     output: str = "exported"
     """Folder to write; it must not exist."""
+    format: Literal["huggingface", "stablehlo"] = "huggingface"
+    """A folder for transformers or sentence-transformers, or the scores as a program that JAX alone runs."""
+    quantize: Quantize = "none"
+    """`int8` exports a program with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,11 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(arguments.output).absolute()
     if output.exists():
         raise InputError(f"{output}: exists already; choose another --output")
+    if arguments.format == "stablehlo" and importlib.util.find_spec("flatbuffers") is None:
+        raise InputError("--format stablehlo: needs flatbuffers; pip install 'srsjax[stablehlo]'")
     folder = RunFolder(arguments.run)
-    session, params = load_run(folder, replace(config, mesh=Mesh()))
-    if not session.spec.reads_text:
-        raise InputError(f"{folder.path}: a model without text, which neither library has; score with srsjax.score")
-    text = load_tokenizer(folder.tokenizer)
+    if arguments.format == "huggingface" and (arguments.quantize != "none" or folder.compressed.exists()):
+        raise InputError("--format huggingface: found 8-bit weights, which it does not hold; use --format stablehlo")
+    session, params = load_run(folder, replace(config, mesh=Mesh()), quantize=arguments.quantize)
+    if not session.spec.reads_text and arguments.format == "huggingface":
+        raise InputError(f"{folder.path}: a model without text, which neither library has; use --format stablehlo")
+    text, fitted = load_tokenizer(folder.tokenizer), Fitted(**folder.read(folder.manifest_file)["fitted"])
     about = hf_card.Described(
         name=folder.path.resolve().name,
         run=arguments.run,
@@ -57,10 +72,14 @@ def main(argv: list[str] | None = None) -> int:
         schema=config.schema,
         text=text,
         layout=layout_of(session.spec, text),
-        fills=folder.read(folder.manifest_file)["fitted"]["fills"],
+        fills=fitted.fills,
     )
+    params = jax.tree.map(np.asarray, params)
     with atomic_folder(output) as partial:
-        write(partial, jax.tree.map(np.asarray, params), about)
+        if arguments.format == "stablehlo":
+            portable.save(partial, params, session.compute, about, fitted)
+        else:
+            write(partial, params, about)
     say(f"exported: {output}")
     return 0
 

@@ -34,7 +34,7 @@ from srsjax.objectives.objective import Objective
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import Session, load_run
+from srsjax.runs.session import Quantize, Session, load_run
 from srsjax.runs.sharding import put_batch, row_divisor
 from srsjax.runs.spec import layout_of
 
@@ -64,6 +64,7 @@ class Scorer(Recommender):
         unknown: Unknown | None = None,
         devices: Sequence[jax.Device] | None = None,
         max_length: int = 0,
+        quantize: Quantize = "none",
     ) -> Scorer:
         """Loads a run folder, or a cross-encoder of Hugging Face.
 
@@ -74,6 +75,8 @@ class Scorer(Recommender):
           unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
             new item is given by its own columns (`{"title": ...}`), which needs neither.
+          quantize: `int8` computes with 8-bit weights, all that may be; a run that `srsjax.compress` made is loaded as
+            it was chosen there.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
           devices: those of the mesh; by default all, those of other processes included.
           max_length: of a Hugging Face model, most tokens of a pair and the tokens of a row: short rows make short
@@ -86,6 +89,8 @@ class Scorer(Recommender):
         if is_hugging_face(run):
             if config is not None or unknown:
                 raise InputError(f"{run}: a Hugging Face model, which has no config and no catalogues to change")
+            if quantize != "none":
+                raise InputError(f"quantize: found {quantize} and a Hugging Face model, expected a run folder")
             made = load_cross_encoder(str(run), mesh or Mesh(), max_length, devices)
             return cls(made.config, made.session, made.params, made.encoder, made.shape)
         if max_length:
@@ -94,7 +99,7 @@ class Scorer(Recommender):
         trained = folder.config()
         config = replace(config or trained, mesh=mesh or scoring_mesh(config or trained, trained))
         encoder = load_encoder(config, folder.path, unknown)
-        session, params = load_run(folder, config, devices)
+        session, params = load_run(folder, config, devices, quantize)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         return cls(config, session, params, encoder, shape)
 

@@ -14,6 +14,7 @@ from srsjax.errors import InputError
 from srsjax.model.attention import Attend, Visibility, attend
 from srsjax.model.dense import PRODUCT, Dense, Dot, contract, plain_dot, product
 from srsjax.model.dropout import dropout
+from srsjax.model.int8 import Quantized, lookup
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -185,7 +186,10 @@ class Table(nnx.Module):
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """[R, L] int32 -> [R, L, D] float32; NaN for an id outside the table, so that it cannot pass unseen."""
-        return jnp.take(self.embedding[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
+        table = self.embedding[...]
+        if isinstance(table, Quantized):
+            return lookup(table, ids)
+        return jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
 
 
 class LayerNorm(nnx.Module):

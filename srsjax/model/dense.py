@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from srsjax.cpu import on_cpu, small_first
+from srsjax.model.int8 import Dimensions, Quantized, int8_dot
 
 PRODUCT = "product"
 """Name of what `product` returns."""
-
-
-Dimensions = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
-"""Axes of both operands that a product sums over, and those of a batch, as `jax.lax.dot_general` has them."""
 
 
 class Dot(Protocol):
@@ -33,8 +30,7 @@ def plain_dot(a: jax.Array, b: jax.Array, dimensions: Dimensions, gradient: int 
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def contract(spec: str, a: jax.Array, b: jax.Array, dot: Dot = plain_dot) -> jax.Array:
+def contract(spec: str, a: jax.Array, b: jax.Array | Quantized, dot: Dot = plain_dot) -> jax.Array:
     """`einsum(spec, a, b)` with operands in `a.dtype`, accumulated and returned in float32.
 
     Its gradient is its own because the derivative of a product with a float32 result would multiply a float32
@@ -44,13 +40,20 @@ def contract(spec: str, a: jax.Array, b: jax.Array, dot: Dot = plain_dot) -> jax
     Args:
       spec: two operands with explicit letters, each letter of an operand in the other operand or the output.
       a: float32 or bfloat16.
-      b: any float dtype; cast to `a.dtype`.
+      b: any float dtype; cast to `a.dtype`. A quantised weight is multiplied in int8, and has no gradient.
       dot: what multiplies them, and a gradient with each of them.
     """
+    if isinstance(b, Quantized):
+        return _einsum(spec, a, b, lambda a, b, dimensions, gradient: int8_dot(a, b, dimensions))
+    return _contract(spec, a, b, dot)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _contract(spec: str, a: jax.Array, b: jax.Array, dot: Dot) -> jax.Array:
     return _einsum(spec, a, b.astype(a.dtype), dot)
 
 
-def _einsum(spec: str, a: jax.Array, b: jax.Array, dot: Dot = plain_dot, gradient: int | None = None) -> jax.Array:
+def _einsum(spec: str, a: jax.Array, b: Any, dot: Any = plain_dot, gradient: int | None = None) -> jax.Array:
     """`jnp.einsum` with float32 result that sums over axes in the order of `a`: jnp.einsum reverses them where there
     are two, which costs a transposed copy of both operands."""
     inputs, out = spec.split("->")
@@ -68,7 +71,7 @@ def _places(axes: list[str], of: str) -> tuple[int, ...]:
 
 
 def _contract_forward(spec, a, b, dot):
-    return contract(spec, a, b, dot), (a, b)
+    return _contract(spec, a, b, dot), (a, b)
 
 
 def _contract_backward(spec, dot, operands, gradient):
@@ -83,7 +86,7 @@ def _contract_backward(spec, dot, operands, gradient):
     return to_a.astype(a.dtype), to_b(a, gradient).astype(b.dtype)
 
 
-contract.defvjp(_contract_forward, _contract_backward)
+_contract.defvjp(_contract_forward, _contract_backward)
 
 
 def product(result: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -93,7 +96,8 @@ def product(result: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 class Dense(nnx.Module):
-    """y = x W + b; kernel [in, out] and bias [out] are float32, the product is that of `dot`."""
+    """y = x W + b; kernel [in, out] and bias [out] are float32, the product is that of `dot`. In scoring the kernel may
+    be `Quantized`."""
 
     def __init__(self, size_in: int, size_out: int, stddev: float, rngs: nnx.Rngs, dot: Dot = plain_dot):
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (size_in, size_out)))

@@ -33,6 +33,11 @@ Form = Literal["classifier", "encoder", "towers", "parts"]
 
 PROBLEMS = {"multiclass": "single_label_classification", "regression": "regression"}
 """What transformers calls a single task of these kinds; its pipelines then take the softmax, or the number itself."""
+ACTIVATIONS = {
+    "multi_label_classification": "torch.nn.modules.activation.Sigmoid",
+    "regression": "torch.nn.modules.linear.Identity",
+}
+"""From logits to scores, by what transformers calls the problem, where sentence-transformers must be told."""
 POOLING = {"pooled": "cls", "first": "cls", "mean": "mean"}
 """Pooling of sentence-transformers by `model.readout`; after `pooled` comes BERT's dense layer with tanh."""
 
@@ -182,6 +187,9 @@ def _labels_json(names: Sequence[str], outputs: Sequence[Outputs]) -> dict:
     elif outputs and not any(each.kind in PROBLEMS for each in outputs):
         # transformers' pipelines then score each label by its logistic, as we do, and not all by one softmax.
         made["problem_type"] = "multi_label_classification"
+    # sentence-transformers' CrossEncoder would take the logistic of a single number, and of several labels nothing.
+    if made.get("problem_type") in ACTIVATIONS:
+        made["sentence_transformers"] = {"activation_fn": ACTIVATIONS[made["problem_type"]]}
     return made
 
 

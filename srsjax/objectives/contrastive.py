@@ -46,6 +46,10 @@ class Contrastive(Listwise):
         all that are near."""
         return logits[..., 0].astype(np.float64)
 
+    def scores(self, logits: jax.Array) -> jax.Array:
+        """The logit."""
+        return logits[..., 0]
+
     def _in_batch(self, known: Labels) -> jax.Array:
         """Sum over positives i of w_i y_i [log(sum over j in A_i of exp(s_ij - log q_j)) - (s_ii - log q_i)], where
 

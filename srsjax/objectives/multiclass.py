@@ -62,6 +62,10 @@ class Multiclass(Objective):
         """All logits."""
         return logits
 
+    def scores(self, logits: jax.Array) -> jax.Array:
+        """The probabilities of all classes."""
+        return jax.nn.softmax(logits, axis=-1)
+
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """The probability of the most probable class."""
         return probabilities(logits).max(-1)

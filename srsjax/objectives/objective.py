@@ -96,6 +96,11 @@ class Objective(abc.ABC):
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """What is written as a score: [..., K] float32 -> [...] float64."""
 
+    def scores(self, logits: jax.Array) -> jax.Array:
+        """What is scored, inside of a program: [..., K] float32 -> [...] float32 as `predict` gives it, or [..., K] of
+        classes. By default the sigmoid of the logit."""
+        return jax.nn.sigmoid(logits[..., 0])
+
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
         """What a file of scores says: columns of M values by name, for logits [M, K] float32."""
         return {"score": self.predict(logits).astype(np.float32)}

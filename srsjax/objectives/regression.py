@@ -47,6 +47,11 @@ class Regression(Objective):
         mean, deviation = self._scale()
         return mean + deviation * logits[..., 0].astype(np.float64)
 
+    def scores(self, logits: jax.Array) -> jax.Array:
+        """The number, in the units of the label."""
+        mean, deviation = self._scale()
+        return mean + deviation * logits[..., 0]
+
     def measured(self, logits: np.ndarray) -> np.ndarray:
         """The predicted numbers."""
         return self.predict(logits)

@@ -13,12 +13,15 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import join_equal_contexts
 from srsjax.data.batches.layout import BatchShape, Layout
 from srsjax.data.batches.loader import Batches, eval_batches
+from srsjax.data.preparing.shared import shared_store
 from srsjax.data.preparing.sources import Sources
-from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.arrays import Items, Split, Store
+from srsjax.errors import InputError
 from srsjax.metrics import baselines, classes, report
 from srsjax.model.spec import ModelSpec, Outputs
 from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
+from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import row_divisor, row_share
 
 
@@ -31,6 +34,14 @@ def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
 def batch_shape(config: TrainConfig, spec: ModelSpec, layout: Layout, mesh: jax.sharding.Mesh) -> BatchShape:
     """The shape of a run's batches."""
     return BatchShape(layout, spec.tokens, spec.candidates, evaluation_rows(config, mesh), spec.num_outputs)
+
+
+def run_store(folder: RunFolder, config: TrainConfig) -> Store:
+    """The prepared data of a run, prepared again if need be. Raises InputError where they are no longer those."""
+    store = shared_store(config)
+    if store.manifest["fingerprint"] != folder.read(folder.manifest_file)["fingerprint"]:
+        raise InputError(f"{folder.path}: the data changed since the run; evaluate files with --input")
+    return store
 
 
 def scoring_batches(split: Split, items: Items, shape: BatchShape, share: tuple[int, int] = (0, 1)) -> Batches:

@@ -7,6 +7,8 @@ tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and cali
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
 report.json      final metrics; written last: with it the run is finished
 
+A run that srsjax.compress made has compressed.safetensors and compression.json instead of checkpoints and metrics.
+
 config.json also has, under `precision`, what `model.dtype auto` was and on what kind of device.
 """
 
@@ -53,6 +55,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.goodput_file = self.path / "goodput.jsonl"
         self.tokenizer = self.path / "tokenizer"
+        self.compressed = self.path / "compressed.safetensors"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
 

@@ -5,30 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file
 
 from srsjax.config import TrainConfig
 from srsjax.model import ctr
 from srsjax.model.attention_choice import NONE, Choice, Job, choose
 from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
+from srsjax.model.int8 import Quantized, from_flat
 from srsjax.model.spec import ModelSpec
 from srsjax.objectives import objectives
 from srsjax.objectives.losses import Objectives
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.precision import choose_precision, kept_precision
 from srsjax.runs.predict import jit_predict_step
+from srsjax.runs.quantization import quantized
 from srsjax.runs.rules import found_by
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.sharding import make_mesh, parameter_shardings, put_same, row_divisor, state_shardings
+from srsjax.runs.sharding import (
+    make_mesh,
+    parameter_shardings,
+    put_same,
+    quantized_sharding,
+    row_divisor,
+    state_shardings,
+)
 from srsjax.runs.state import TrainState
 from srsjax.runs.warm_start import read_spec
+
+Quantize = Literal["none", "int8"]
+"""What parameters become when a run is loaded."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,8 @@ class Session:
     """Jitted (params, batch [R, ...]) -> logits."""
     attention: Choice
     """What computes attention, and why."""
+    compute: Compute
+    """How `graphdef` is computed."""
     frozen: frozenset[str] = frozenset()
     """Paths of parameters that are not trained."""
 
@@ -88,11 +103,12 @@ def open_session(
     attention = NONE
     if spec.reads_text:
         attention = choose(config.model.attention, attention_job(config, spec, mesh, training))
-    graphdef = ctr.build(spec, Compute.of(config.model, attention.attend))
+    compute = Compute.of(config.model, attention.attend)
+    graphdef = ctr.build(spec, compute)
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
     frozen = found_by(config.optimizer.frozen, shapes, "optimizer.frozen")
-    return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, frozen)
+    return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, compute, frozen)
 
 
 def attention_job(config: TrainConfig, spec: ModelSpec, mesh: jax.sharding.Mesh, training: bool) -> Job:
@@ -132,9 +148,15 @@ def state_target(session: Session, optimizer: optax.GradientTransformation) -> T
 
 
 def load_run(
-    folder: RunFolder, config: TrainConfig, devices: Sequence[jax.Device] | None = None
-) -> tuple[Session, dict[str, jax.Array]]:
-    """The model of a finished run with its best parameters, on `devices` (default all).
+    folder: RunFolder,
+    config: TrainConfig,
+    devices: Sequence[jax.Device] | None = None,
+    quantize: Quantize = "none",
+) -> tuple[Session, dict[str, Any]]:
+    """The model of a finished run with its best parameters, on `devices` (default all); those of a compressed run as
+    they are.
+
+    With `quantize` all parameters that may be 8-bit are made so (`srsjax.runs.quantization`).
 
     Raises InputError where the run is not finished.
 
@@ -148,7 +170,24 @@ def load_run(
     kept = kept_precision(folder, resuming=False)
     config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
     session = open_session(config, spec, devices, training=False)
-    return session, load_params(folder.checkpoints, step, target(session))
+    if folder.compressed.exists():
+        params: dict[str, Any] = from_flat(load_file(folder.compressed))
+    else:
+        params = load_params(folder.checkpoints, step, target(session))
+    if quantize == "int8" or folder.compressed.exists():
+        return with_params(session, quantized(params) if quantize == "int8" else params)
+    return session, params
+
+
+def with_params(session: Session, params: Mapping[str, Any]) -> tuple[Session, dict[str, Any]]:
+    """A session for parameters some of which are `Quantized`, and these parameters on its devices."""
+    shardings: dict[str, Any] = {path: session.shardings[path] for path in params}
+    for path, value in params.items():
+        if isinstance(value, Quantized):
+            shardings[path] = quantized_sharding(session.mesh, shardings[path], value)
+    step = jit_predict_step(session.forward, session.mesh, shardings)
+    placed = jax.tree.map(put_same, dict(params), shardings)
+    return replace(session, shardings=shardings, predict_step=step), placed
 
 
 def initial_state(

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from srsjax.config import Mesh
 from srsjax.errors import InputError
+from srsjax.model.int8 import Quantized
 from srsjax.runs.rules import match
 
 # What of each parameter is divided over `fsdp` and `tensor` (Megatron-style: heads and feed-forward columns first,
@@ -98,6 +99,11 @@ def state_shardings(mesh: jax.sharding.Mesh, parameters: dict[str, NamedSharding
         return NamedSharding(mesh, _fit(mesh, sharding.spec, leaf.shape))
 
     return jax.tree_util.tree_map_with_path(place, state_shapes)
+
+
+def quantized_sharding(mesh: jax.sharding.Mesh, sharding: NamedSharding, weight: Quantized) -> Quantized:
+    """Where both arrays of a quantised parameter live: divided as the parameter is, as far as they can be."""
+    return Quantized(sharding, NamedSharding(mesh, _fit(mesh, sharding.spec, weight.scale.shape)))
 
 
 def row_divisor(mesh: jax.sharding.Mesh) -> int:

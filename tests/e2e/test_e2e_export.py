@@ -67,6 +67,25 @@ def test_the_code_of_the_card_gives_the_scores_of_the_run(exported, trained, com
     assert np.ptp(found) > 1e-3
 
 
+def test_a_program_gives_the_scores_of_the_run(trained, command):
+    pytest.importorskip("flatbuffers", reason="needs flatbuffers: pip install -e '.[stablehlo]'")
+    done = command("export", "--run", "runs/ctr", "--output", "program", "--format", "stablehlo", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    folder = trained / "program"
+    program = re.search(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(trained):
+        scorer = Scorer.load("runs/ctr", mesh=Mesh(8))
+    example = ({"query": "a query", "history": []}, {"title": "a title", "description": "a description"})
+    names: dict = {}
+    with contextlib.chdir(folder):
+        exec(compile(program, "README.md", "exec"), names)
+    # the same operations in float32 (the CPU that tests run on may have chosen bfloat16, which keeps 8 bits)
+    atol = 1e-6 if scorer.session.compute.dtype == "float32" else 0.01
+    np.testing.assert_allclose(names["score"]([example])["click"], [scorer.predict(example)], atol=atol)
+
+
 def test_an_output_that_exists_is_left_alone(exported, trained, command):
     folder, _ = exported
     before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))

@@ -315,6 +315,21 @@ def test_transformers_pipeline_gives_the_scores_under_the_names_of_the_tasks(tmp
     assert found == pytest.approx(expected, abs=ATOL)
 
 
+@pytest.mark.parametrize(
+    "tasks",
+    [(Task("click"),), (Task("click"), Task("buy", kind="listwise")), (Task("price", kind="regression"),)],
+    ids=["click", "two", "regression"],
+)
+def test_cross_encoder_gives_the_scores(tmp_path, bert_text, tasks):
+    library = pytest.importorskip("sentence_transformers", reason="needs pip install -e '.[reference]'")
+    schema = Schema(context=SCHEMA.context[:1], candidate=SCHEMA.candidate[:1], tasks=tasks)
+    made = exported(tmp_path / "out", bert_text, schema)
+    pairs = [(context["query"], candidate["title"]) for context in CONTEXTS[:2] for candidate in CANDIDATES[:3]]
+    pairs = [(query, title.replace("[SEP]", "").replace("</s>", "")) for query, title in pairs]
+    found = library.CrossEncoder(str(made.folder), device="cpu").predict(pairs)
+    np.testing.assert_allclose(found, made.scorer.predict(pairs), atol=ATOL)
+
+
 @pytest.mark.parametrize("interaction", ["shared", "split"])
 def test_what_transformers_cannot_compute_is_said(tmp_path, bert_text, interaction):
     folder = exported(tmp_path / "out", bert_text, interaction=interaction).folder

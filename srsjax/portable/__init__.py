@@ -1,0 +1,1 @@
+"""A model as a serialized program that needs JAX alone."""

@@ -1,0 +1,226 @@
+"""A folder that gives the scores of a run without srsjax: program, weights, tokenizer, and how inputs are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from srsjax import __version__
+from srsjax.config import Categorical, Feature, History, Schema, Text
+from srsjax.data.kinds import ArrayKind, of_kind
+from srsjax.data.preparing.statistics import Fitted
+from srsjax.files import atomic_file, write_json, write_text
+from srsjax.model import hf_card
+from srsjax.model.compute import Compute
+from srsjax.model.hf_card import Described
+from srsjax.model.int8 import flat
+from srsjax.objectives import objectives
+from srsjax.portable import loader
+from srsjax.portable.program import DTYPES, PLATFORMS, exported, feature_shape, features_read
+
+PROGRAM, WEIGHTS = "scores.jax", "weights.safetensors"
+
+
+def save(folder: Path, params: Mapping[str, Any], compute: Compute, about: Described, fitted: Fitted) -> None:
+    """Writes the folder, made if absent.
+
+    Args:
+      params: as `ctr.init` names them, as they are: their dtypes are those of the program.
+      compute: how the run computes.
+      fitted: fills and vocabularies of the run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    goals = objectives(about.schema.tasks, about.spec.outputs)
+    program = exported(about.spec, compute, about.layout, goals, params)
+    with atomic_file(folder / PROGRAM) as partial:
+        partial.write_bytes(program.serialize())
+    with atomic_file(folder / WEIGHTS) as partial:
+        save_file({path: np.ascontiguousarray(array) for path, array in flat(params).items()}, partial)
+    if about.spec.reads_text:
+        write_text(folder / "tokenizer.json", about.text.tokenizer.to_str(pretty=True))
+    described = description(about, fitted)
+    write_json(folder / "inputs.json", described)
+    used = {each["vocabulary"] for each in described["features"] if "vocabulary" in each}
+    if any(each["kind"] == "categorical" for each in described["features"]):
+        write_json(folder / "vocabularies.json", {name: fitted.vocabularies[name] for name in sorted(used)})
+    write_text(folder / "README.md", _readme(about, compute, described))
+
+
+def description(about: Described, fitted: Fitted) -> dict[str, Any]:
+    """What `inputs.json` says: arrays in and out, and how texts and values become them."""
+    spec, layout, template = about.spec, about.layout, about.layout.template
+    around = {"context": (template.prefix, layout.between), "candidate": (template.opening, template.suffix)}
+    sides = {
+        side: {
+            "before": [int(token) for token in before],
+            "after": [int(token) for token in after],
+            "texts": [_text(feature, fitted) for feature in getattr(about.schema, side) if _is_text(feature)],
+        }
+        for side, (before, after) in around.items()
+    }
+    texts = {"pad": int(about.text.pad_id), "separator": int(template.separator)} | sides
+    texts["max_tokens"] = sum(hf_card.lengths(about.schema, layout))
+    return {
+        "made_with": {"srsjax": __version__, "jax": jax.__version__},
+        "platforms": list(PLATFORMS),
+        **(texts if spec.reads_text else {}),
+        "features": _features(about, fitted),
+        "inputs": _arrays(about),
+        "outputs": {
+            "logits": {"shape": ["pairs", spec.num_outputs], "dtype": "float32"},
+            "scores": {each.task: _output(each) for each in spec.outputs},
+        },
+    }
+
+
+def _is_text(feature: Feature) -> bool:
+    return isinstance(feature, Text | History)
+
+
+def _text(feature: Any, fitted: Fitted) -> dict[str, Any]:
+    """How a text or a history is read."""
+    made = {"name": feature.name, "column": feature.column or feature.name, "max_tokens": feature.max_tokens}
+    if isinstance(feature, History):
+        fields = {"fields": list(feature.fields), "max_items": feature.max_items, "item_tokens": feature.item_tokens}
+        return made | fields
+    return made | {"missing": str(fitted.fills.get(feature.name, feature.fill))}
+
+
+def _features(about: Described, fitted: Fitted) -> list[dict[str, Any]]:
+    """How the values of features besides text are read."""
+    kinds = {kind.feature.name: kind for kind in of_kind(_all(about.schema), ArrayKind)}
+    made = []
+    for spec in features_read(about.spec):
+        kind = kinds[spec.name]
+        feature, fill = kind.feature, kind.fill(fitted)
+        missing: Any = None if spec.may_be_missing else fill
+        one: dict[str, Any] = {
+            "name": spec.name,
+            "side": spec.side,
+            "kind": spec.kind,
+            "shape": list(feature_shape(spec)),
+            "dtype": np.dtype(DTYPES[spec.kind]).name,
+            "missing": missing,
+        }
+        if isinstance(feature, Categorical):
+            one["missing"] = [] if spec.values > 1 and not fill else fill
+            if feature.hash_buckets:
+                one["buckets"] = feature.hash_buckets
+            else:
+                one["vocabulary"] = feature.like or feature.name
+        elif spec.kind == "numeric":
+            one |= {"period": spec.period, "since": kind.since}
+        made.append(one)
+    return made
+
+
+def _all(schema: Schema) -> tuple[Feature, ...]:
+    return (*schema.context, *schema.candidate)
+
+
+def _arrays(about: Described) -> dict[str, Any]:
+    """Names, shapes and dtypes of what the program takes besides weights."""
+    arrays: dict[str, Any] = {
+        "features": {
+            each.name: {"shape": ["pairs", *feature_shape(each)], "dtype": np.dtype(DTYPES[each.kind]).name}
+            for each in features_read(about.spec)
+        }
+    }
+    if about.spec.reads_text:
+        arrays["tokens"] = {"shape": ["pairs", "tokens"], "dtype": "int32"}
+        arrays |= {f"{side}_length": {"shape": ["pairs"], "dtype": "int32"} for side in ("context", "candidate")}
+    return arrays
+
+
+def _output(outputs: Any) -> dict[str, Any]:
+    shape = ["pairs", outputs.count] if outputs.classes else ["pairs"]
+    return {"kind": outputs.kind, "shape": shape, "dtype": "float32", "classes": list(outputs.classes)}
+
+
+# ---------------------------------------------------------------------------------------------- the README
+
+
+_KINDS = {
+    "binary": "the probability of a positive label",
+    "listwise": "an order of the candidates of one context, in (0, 1), and no probability",
+    "pairwise": "an order of the candidates of one context, in (0, 1), and no probability",
+    "contrastive": "a scaled product of both vectors: an order of candidates, and no probability",
+    "multiclass": "the probability of each class",
+    "regression": "the number, in the units of the label",
+}
+
+
+def _readme(about: Described, compute: Compute, described: dict[str, Any]) -> str:
+    spec, dtype = about.spec, compute.dtype.name
+    reads = f", interaction `{spec.interaction.name}`, read-out `{spec.readout}`" if spec.reads_text else ""
+    scores = ["| task | kind | score |", "|---|---|---|"]
+    scores += [f"| `{each.task}` | {each.kind} | {_KINDS[each.kind]}{_classes(each)} |" for each in spec.outputs]
+    fields = ["| side | field | what it is |", "|---|---|---|"]
+    for side in ("context", "candidate"):
+        fields += [
+            f"| {side} | `{each['name']}` | {_said(each)} |" for each in described.get(side, {}).get("texts", ())
+        ]
+        own = [each for each in described["features"] if each["side"] == side]
+        fields += [f"| {side} | `{each['name']}` | {_said(each)} |" for each in own]
+    example: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for side, values in zip(("context", "candidate"), example, strict=True):
+        values |= {each["name"]: _example(each) for each in described.get(side, {}).get("texts", ())}
+        values |= {each["name"]: None for each in described["features"] if each["side"] == side}
+    parts = [
+        f"# {about.name}",
+        f"A click model trained with srsjax {__version__} (`{about.run}`){reads}, as a program that JAX alone runs: on "
+        f"{', '.join(PLATFORMS)}, for any number of pairs. It computes in {dtype}; its scores are those of "
+        f"`srsjax.inference.scorer.Scorer` to the rounding of {dtype}.",
+        _FILES,
+        "## Scores",
+        "\n".join(scores),
+        "## Input",
+        "\n".join(fields),
+        "A history or a key of a catalogue is given as what the catalogue says of it, not as the key.",
+        "## Use",
+        "Run in this folder, with `pip install jax flatbuffers numpy safetensors tokenizers`. Each new number of "
+        "pairs, and each new width of tokens, is compiled when it first comes: keep to a few.",
+        f"```python\n{loader.code(about, example)}```",
+    ]
+    data = "library_name: jax\ntags:\n- srsjax\n- click-model\n- ranking\n- stablehlo"
+    return f"---\n{data}\n---\n\n" + "\n\n".join(parts) + "\n"
+
+
+_FILES = f"""* `{PROGRAM}`: the program, StableHLO serialized by `jax.export`. JAX promises that versions of the next
+  six months run it.
+* `{WEIGHTS}`: its parameters, by name.
+* `inputs.json`: its arrays, and how texts and values become them, with `tokenizer.json` and `vocabularies.json` where
+  there are texts and categories."""
+
+
+def _classes(outputs: Any) -> str:
+    return ", in the order " + ", ".join(f"`{name}`" for name in outputs.classes) if outputs.classes else ""
+
+
+def _said(field: dict[str, Any]) -> str:
+    """A field in words."""
+    if "max_items" in field:
+        of = " and ".join(f"`{name}`" for name in field["fields"])
+        return (
+            f"a list of items, newest first, each a list of its {of}: the newest {field['max_items']}, of each "
+            f"{field['item_tokens']} tokens, {field['max_tokens']} in all"
+        )
+    if "max_tokens" in field:
+        return f"a text, at most {field['max_tokens']} tokens; `{field['missing']}` where it is blank"
+    number = "a list of categories" if field["shape"] else "a category"
+    words = {"numeric": "a number", "vector": f"a vector {field['shape']}", "categorical": f"{number}, as text"}
+    since = f", less `{field['since']}`, in seconds" if field.get("since") else ""
+    missing = "may be missing" if field["missing"] is None else f"`{field['missing']}` where it is missing"
+    return f"{words[field['kind']]}{since}; {missing}"
+
+
+def _example(field: dict[str, Any]) -> Any:
+    words = field["name"].replace("_", " ")
+    if "max_items" in field:
+        return [[f"the {name} of {which} item" for name in field["fields"]] for which in ("the newest", "an older")]
+    return f"a {words}"

@@ -1,0 +1,55 @@
+"""`compress` as a user runs it: the folder is a run that other commands take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+
+from srsjax.config import Mesh
+from srsjax.inference.scorer import Scorer
+from srsjax.model.int8 import Quantized
+
+
+@pytest.fixture(scope="module")
+def compressed(trained, command):
+    """The folder of a compressed run."""
+    done = command("compress", "--run", "runs/ctr", "--output", "small", "--bound", 0.08, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "all in 8 bits" in done.stdout and "rank agreement" in done.stdout
+    return trained / "small"
+
+
+def test_a_compressed_run_is_scored_as_any_other(compressed, trained, command):
+    said = json.loads((compressed / "compression.json").read_text())
+    assert said["error"] <= said["bound"] == 0.08
+    table = said["table"]
+    assert table["int8"]["rank_agreement"] > 0.98 and table["float32"]["rank_agreement"] == pytest.approx(1)
+    assert table["int8"]["auc"] == pytest.approx(table["float32"]["auc"], abs=0.02)
+    assert table["int8"]["MiB"] < table["float32"]["MiB"]
+    pairs = [({"query": query, "history": []}, {"title": title, "description": ""})
+             for query in ("red", "a lamp") for title in ("coat", "desk lamp", "pan")]  # fmt: skip
+    with contextlib.chdir(trained):
+        whole, small = (Scorer.load(run, mesh=Mesh(8)) for run in ("runs/ctr", "small"))
+        every = Scorer.load("runs/ctr", mesh=Mesh(8), quantize="int8")
+    counts = [sum(isinstance(x, Quantized) for x in scorer.params.values()) for scorer in (whole, small, every)]
+    assert counts[0] == 0 < counts[1] <= counts[2] == 5
+    np.testing.assert_allclose(small.predict(pairs), whole.predict(pairs), atol=0.02)
+    done = command("evaluate", "--run", "small", "--output", "small.json", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((trained / "small.json").read_text())["model"]
+    assert found["auc"] == pytest.approx(table["int8"]["auc"], abs=1e-3)
+
+
+def test_what_cannot_be_done_with_it_is_said(compressed, trained, command):
+    for name, arguments, message in (
+        ("export", ("--run", "small", "--output", "x"), "found 8-bit weights"),
+        ("export", ("--run", "runs/ctr", "--output", "x", "--quantize", "int8"), "use --format stablehlo"),
+        ("compress", ("--run", "small", "--output", "x"), "compressed already"),
+        ("compress", ("--run", "runs/ctr", "--output", "small"), "exists already"),
+    ):
+        done = command(name, *arguments, cwd=trained)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (trained / "x").exists()
