@@ -16,10 +16,9 @@ import numpy as np
 
 from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import spans
-from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
 from srsjax.inference.fingerprint import HASH_BYTES, find_hashes, item_hashes, take_items
-from srsjax.inference.item_vectors import as_plain, read_manifest
+from srsjax.inference.item_vectors import as_plain, check_replaceable, read_manifest
 
 MANIFEST = "states.json"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
@@ -51,8 +50,7 @@ class ItemStates:
     def save(self, folder: str | Path) -> None:
         """Writes the folder whole, in the place of an earlier one of this kind."""
         folder = Path(folder)
-        if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder}: holds other files, expected a folder of item states or a new name")
+        check_replaceable(folder / MANIFEST, "item states")
         with atomic_folder(folder, exists="replace") as partial:
             np.save(partial / "states.npy", as_plain(self.states))
             for name in ("scales", "offsets", "hashes"):

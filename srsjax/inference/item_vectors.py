@@ -58,8 +58,7 @@ class ItemVectors:
     def save(self, folder: str | Path) -> None:
         """Writes the folder whole, in the place of an earlier one of this kind."""
         folder = Path(folder)
-        if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder}: holds other files, expected a folder of item vectors or a new name")
+        check_replaceable(folder / MANIFEST, "item vectors")
         about = {"fingerprint": self.fingerprint, "dtype": str(self.vectors.dtype), "items": len(self.vectors)}
         with atomic_folder(folder, exists="replace") as partial_folder:
             np.save(partial_folder / VECTORS, as_plain(self.vectors))
@@ -81,6 +80,13 @@ class ItemVectors:
 def as_plain(array: np.ndarray) -> np.ndarray:
     """bfloat16 as the uint16 of its bits, which `np.save` knows; other arrays as they are."""
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def check_replaceable(file: Path, what: str) -> None:
+    """Raises InputError where the folder of this manifest is there and holds other files."""
+    folder = file.parent
+    if folder.exists() and not file.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: holds other files, expected a folder of {what} or a new name")
 
 
 def read_manifest(file: Path, what: str, fingerprint: str) -> dict:
