@@ -23,6 +23,7 @@ from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
 from srsjax.model import hf_card, hf_export
+from srsjax.runs.calibration import Calibration
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import load_run
 from srsjax.runs.spec import layout_of
@@ -49,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     session, params = load_run(folder, replace(config, mesh=Mesh()))
     if not session.spec.reads_text:
         raise InputError(f"{folder.path}: a model without text, which neither library has; score with srsjax.score")
+    folded = Calibration.load(folder).folded(jax.tree.map(np.asarray, params), session.spec.outputs)
+    if folded is None:
+        say("note: the run's calibration fits in no linear head: the exported model gives uncalibrated logits")
     text = load_tokenizer(folder.tokenizer)
     about = hf_card.Described(
         name=folder.path.resolve().name,
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         fills=folder.read(folder.manifest_file)["fitted"]["fills"],
     )
     with atomic_folder(output) as partial:
-        write(partial, jax.tree.map(np.asarray, params), about)
+        write(partial, jax.tree.map(np.asarray, params) if folded is None else folded, about)
     say(f"exported: {output}")
     return 0
 

@@ -30,12 +30,13 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.inference.scorer import Scorer
-from srsjax.objectives import columns
+from srsjax.objectives import columns, logit_columns
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding)",
     r"data\.log\.(format|encoding)",
     r"data\.keys",
+    r"evaluate\.negatives_rate",
     r"batch\.eval_rows",
     r"mesh\..*",
     r"model\.(dtype|attention)",
@@ -58,6 +59,9 @@ class Arguments:
     unknown: Literal["missing", "error"] = "missing"
     """What becomes of a key that neither a catalogue nor the input's own columns describe: its features are missing,
     or scoring stops."""
+    raw: bool = False
+    """Write the scores of the model alone, without calibration and `evaluate.negatives_rate`, and its logits beside
+    them: `logit` (`logit_<task>` for further tasks; of classes one each)."""
     store_items: bool = True
     """Compute the lower layers of a `split` model once for each item of the catalogue, and keep the states in memory
     while scoring; the scores are the same."""
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     distributed.on_first(lambda: check_output(output, arguments.overwrite))
     enable_cache()
     keep_freed_memory()
-    scorer = Scorer.load(arguments.run, config=config, unknown=arguments.unknown)
+    scorer = Scorer.load(arguments.run, config=config, unknown=arguments.unknown, raw=arguments.raw)
     table = replace(config.data.log, files=arguments.input)
     scorer.encoder = scorer.encoder.with_new_rows(table)
     if arguments.store_items and scorer.can_store_items:
@@ -80,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         count = len(stored.offsets) - 1 - (arguments.unknown == "missing")  # one row is of no item
         say(f"{count:,} items stored, {size:,.0f} MiB")
     unknown: Counter[str] = Counter()
-    started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown)
+    started, tables = time.monotonic(), scores(scorer, config, arguments.input, unknown, arguments.raw)
     rows = write(tables, output, arguments.overwrite) if distributed.is_first() else sum(map(len, tables))
     distributed.on_first(lambda: None)  # no process ends before the files are complete
     seconds = time.monotonic() - started
@@ -112,20 +116,26 @@ def write(tables: Iterator[pa.Table], output: Path, overwrite: bool) -> int:
     return rows
 
 
-def scores(scorer: Scorer, config: TrainConfig, files: str, unknown: Counter[str]) -> Iterator[pa.Table]:
+def scores(
+    scorer: Scorer, config: TrainConfig, files: str, unknown: Counter[str], raw: bool = False
+) -> Iterator[pa.Table]:
     """Tables of columns of the input and scores, in input order, one for each chunk of rows read.
 
-    `unknown` counts the candidates whose key no catalogue has, by catalogue.
+    `unknown` counts the candidates whose key no catalogue has, by catalogue; `raw` adds columns of logits.
     """
     tasks, outputs = config.schema.tasks, scorer.session.spec.outputs
-    names = [*columns(tasks, outputs, np.zeros((0, scorer.session.spec.num_outputs), np.float32))]
+
+    def made_of(logits: np.ndarray) -> dict[str, np.ndarray]:
+        return columns(tasks, outputs, logits) | (logit_columns(tasks, outputs, logits) if raw else {})
+
+    names = [*made_of(np.zeros((0, scorer.session.spec.num_outputs), np.float32))]
     for chunk in scorer.encoder.encode_files(replace(config.data.log, files=files), labels=False):
         assert chunk.keys is not None  # `encode_files` makes them
         numbered = [] if config.data.keys else ["row"]
         clash = [name for name in [*numbered, *names] if name in chunk.keys.schema.names]
         if clash:
             raise InputError(f"{files}: column {clash[0]!r} has the name of a column of scores; set --data.keys")
-        made = columns(tasks, outputs, scorer.logits(chunk.split, chunk.items))
+        made = made_of(scorer.logits(chunk.split, chunk.items))
         unknown.update(chunk.unknown)
         table = pa.Table.from_batches([chunk.keys])
         if numbered:

@@ -28,6 +28,7 @@ from srsjax.model import ctr
 from srsjax.objectives import predict
 from srsjax.objectives.losses import Objectives
 from srsjax.objectives.objective import Objective
+from srsjax.runs.calibration import Calibration, for_all_negatives
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
@@ -40,9 +41,16 @@ class Scorer:
     """The best checkpoint of a run, its encoder of rows and its jitted batch function."""
 
     def __init__(
-        self, config: TrainConfig, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape
+        self,
+        config: TrainConfig,
+        session: Session,
+        params: dict[str, jax.Array],
+        encoder: Encoder,
+        shape: BatchShape,
+        calibration: Calibration = Calibration(),
     ):
         self.config, self.session, self.params, self.encoder, self.shape = config, session, params, encoder, shape
+        self.calibration = calibration
         self.stored: ItemStore | None = None
         """The items' states after the lower layers of `split`, once `store_items` has computed them."""
 
@@ -53,6 +61,7 @@ class Scorer:
         mesh: Mesh | None = None,
         config: TrainConfig | None = None,
         unknown: Unknown | None = None,
+        raw: bool = False,
     ) -> Scorer:
         """Loads a run folder.
 
@@ -63,6 +72,7 @@ class Scorer:
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
             new item is given by its own columns (`{"title": ...}`), which needs neither.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
+          raw: whether scores are those of the model alone, without the run's calibration and `negatives_rate`.
 
         Raises:
           InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
@@ -76,7 +86,11 @@ class Scorer:
         encoder = load_encoder(config, folder.path, unknown)
         session, params = load_run(folder, config)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
-        return cls(config, session, params, encoder, shape)
+        if raw:
+            config = replace(config, evaluate=replace(config.evaluate, negatives_rate=1.0))
+        calibration = Calibration() if raw else Calibration.load(folder)
+        for_all_negatives(config, calibration, session.spec.outputs, np.zeros((0, session.spec.num_outputs)))
+        return cls(config, session, params, encoder, shape, calibration)
 
     def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "") -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.
@@ -209,7 +223,16 @@ class Scorer:
         return rows
 
     def logits(self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Logits [M, K] float32 of the candidates of any split, in its order."""
+        """The logits [M, K] of the candidates of any split in its order, float32 or float64, from which all scores
+        are made: calibrated as the run says, and for all negatives (`evaluate.negatives_rate`)."""
+        raw, outputs = self.raw_logits(split, items, progress), self.session.spec.outputs
+        made = self.calibration.apply(self.config.schema, outputs, split, items, raw)
+        return for_all_negatives(self.config, self.calibration, outputs, made)
+
+    def raw_logits(
+        self, split: Split, items: Items, progress: Callable[[int], None] = lambda count: None
+    ) -> np.ndarray:
+        """Logits [M, K] float32 as the model computes them."""
         step, complete = self.session.predict_step, lambda batch, numbers: batch
         if self.stored is not None and items is self.encoder.items:
             step, complete = self.stored.step, partial(self.stored.complete, np.asarray(split.item))
@@ -259,7 +282,7 @@ class Scorer:
         return scores["probabilities"][:, classes.index(wanted)]
 
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
-        """[M, K] float32."""
+        """[M, K]."""
         chunk = self._encode(contexts, candidates)
         return self.logits(chunk.split, chunk.items)
 

@@ -12,6 +12,7 @@ from srsjax.data.store.arrays import Split
 from srsjax.errors import InputError, did_you_mean
 from srsjax.metrics.baselines import gap_closed, mean_scores, popularity_scores, user_item_scores
 from srsjax.metrics.calibration import logit
+from srsjax.metrics.classes import OfClass
 from srsjax.metrics.sorting import known
 from srsjax.metrics.table import METRICS, Candidates, find, row_of
 
@@ -154,13 +155,16 @@ def monitored(metrics: dict[str, float], name: str) -> float:
     )
 
 
-def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
+def table(
+    columns: Mapping[str, Mapping[str, float]], title: str = "", uncalibrated: Mapping[str, float] | None = None
+) -> Table:
     """Metrics side by side for people: the model first, then what it compares with.
 
     Args:
         columns: results of `evaluate` by name, such as `{"model": ..., **references(...)}`. With `popularity` and
             `oracle` among them, a last line says how much of the AUC between the two the model gains.
         title: printed above the table.
+        uncalibrated: metrics of the first column before its calibration, printed below each.
     """
     headings = {
         "popularity": "item popularity",
@@ -175,6 +179,8 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
         shown.add_column(headings.get(name, name), justify="right")
     for metric in _rows(columns):
         shown.add_row(metric, *(_cell(metric, values) for values in columns.values()))
+        if uncalibrated and metric in uncalibrated:
+            shown.add_row("  uncalibrated", _cell(metric, uncalibrated), *["-"] * (len(columns) - 1))
     model, *_ = columns.values()
     needed = [values.get("auc", np.nan) for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
     if not np.isnan(gap := gap_closed(*needed)):
@@ -186,7 +192,7 @@ MOST_CLASSES = 12
 """Classes of a table for people: of more, those with the lowest F1 are shown."""
 
 
-def class_table(task: str, of: Mapping[str, Mapping[str, float]]) -> Table:
+def class_table(task: str, of: Mapping[str, OfClass]) -> Table:
     """Precision, recall, F1 and support by class, from `classes.class_report`."""
     names = sorted(of, key=lambda name: of[name]["f1"])[:MOST_CLASSES] if len(of) > MOST_CLASSES else [*of]
     shown = Table(title=f"classes of {task}" + (f", the {MOST_CLASSES} of lowest F1" if len(names) < len(of) else ""))
@@ -201,7 +207,7 @@ def class_table(task: str, of: Mapping[str, Mapping[str, float]]) -> Table:
     return shown
 
 
-def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
+def _rows(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The metrics that some column has, those of the first task in order, with those a click report lacks in all."""
     names = [name for values in columns.values() for name in values if (row := find(name)) and row.shown != "hidden"]
     names = list(dict.fromkeys(names))
@@ -221,7 +227,7 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
     return first + [name for name in names if "/" in name]
 
 
-def _cell(name: str, values: dict[str, float]) -> str:
+def _cell(name: str, values: Mapping[str, float]) -> str:
     row = row_of(name)
     if name not in values:
         measured = _of_same_task(name, "candidates") in values  # references have metrics of the first task only

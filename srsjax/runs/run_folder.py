@@ -5,6 +5,7 @@ model.json       what the model is              tensorboard/     the same as sca
 manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
+calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
 report.json      final metrics; written last: with it the run is finished
 
 config.json also has, under `precision`, what `model.dtype auto` was and on what kind of device.
@@ -50,6 +51,7 @@ class RunFolder:
         self.model_file = self.path / "model.json"
         self.manifest_file = self.path / "manifest.json"
         self.report_file = self.path / "report.json"
+        self.calibration_file = self.path / "calibration.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.goodput_file = self.path / "goodput.jsonl"
         self.tokenizer = self.path / "tokenizer"
