@@ -67,9 +67,7 @@ def auc_by_group(
     return _areas(rows, positive, negative), rows.group_sums(positive + negative)
 
 
-def auc_components(
-    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
+def auc_components(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """AUC, and the parts of each row in it: for row i of positive mass p_i and negative mass n_i
 
         A_i = p_i / P (share of the negative mass that s_i outranks - AUC),  P = sum of p,

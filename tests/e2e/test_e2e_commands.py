@@ -61,8 +61,11 @@ def test_evaluate_repeats_the_report_on_a_split_and_on_files(trained, command):
     assert done.returncode == 0, done.stderr
     report = json.loads((trained / "runs/ctr/report.json").read_text())
     again = json.loads((trained / "again.json").read_text())
-    uncalibrated = {"uncalibrated": report["test_uncalibrated"]} if report["test_uncalibrated"] else {}
-    assert again == {"model": report["test"], **report["test_references"], **uncalibrated}
+    others = {part: report[f"test_{part}"] for part in ("uncalibrated", "intervals", "differences")}
+    others = {part: values for part, values in others.items() if values}
+    assert again == {"model": report["test"], **report["test_references"], **others}
+    low, high = report["test_intervals"]["auc"]
+    assert low < report["test"]["auc"] < high and f"{report['test']['auc']:.4f} [{low:.3f}, {high:.3f}]" in done.stdout
     done = command("evaluate", "--run", "runs/ctr", "--input", "data/shop/log-3.parquet", cwd=trained)
     assert done.returncode == 0 and "ndcg@10" in done.stdout, done.stderr
 

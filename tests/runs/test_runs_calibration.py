@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +11,14 @@ import pytest
 from batches import make_split
 
 from srsjax.config import Categorical, Data, Evaluate, Schema, Task, Text, TrainConfig
+from srsjax.console import Console
 from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.files import write_json
 from srsjax.metrics.calibration import sigmoid
 from srsjax.model.spec import Outputs
-from srsjax.runs.assessment import assess
+from srsjax.runs.assessment import Assessment, assess
 from srsjax.runs.calibration import (
     Calibration,
     check_calibration,
@@ -140,6 +143,30 @@ def test_classes_and_further_tasks_are_calibrated_each_by_its_own():
     for key in ("auc", "gauc", "ndcg@10", "mrr", "intent/accuracy", "stars/rmse"):
         assert found.model[key] == plain.model[key]
     assert not plain.uncalibrated
+
+
+def test_a_report_with_intervals_fits_80_columns_and_is_read_again():
+    config = replace(a_config(), data=Data(user="user"))
+    split, logits = a_case()
+    split = replace(split, oracle=sigmoid(0.4 * logits[:, 0] - 0.5).astype(np.float32))
+    made = fit_calibration(config, CLICK, split, ITEMS, logits, 7)
+    found = assess(config, CLICK, made, split, ITEMS, logits, train=a_case(1)[0])
+    assert set(found.references) == set(found.differences) == {"popularity", "user_item", "oracle"}
+    value, low, high = found.differences["popularity"]["auc"]
+    assert value == pytest.approx(found.model["auc"] - found.references["popularity"]["auc"]) and 0 < low < high
+    assert found.differences["oracle"]["auc"] == [0, 0, 0]  # calibration keeps the order, and the oracle has it too
+    again = Assessment.read(json.loads(json.dumps(found.of_split("test"))), "test")
+    printed = []
+    for each in (found, again):
+        out = io.StringIO()
+        for part in each.tables("test split"):
+            Console(file=out, width=80, soft_wrap=False).print(part)
+        printed.append(out.getvalue())
+    assert printed[0] == printed[1]
+    assert max(map(len, printed[0].splitlines())) <= 80
+    low, high = found.intervals["auc"]
+    assert f"{found.model['auc']:.4f} [{low:.3f}, {high:.3f}]" in printed[0]  # on one line
+    assert printed[0].count("  uncalibrated") == len(found.uncalibrated)
 
 
 def test_the_file_is_bound_to_its_checkpoint(tmp_path):
