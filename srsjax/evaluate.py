@@ -16,12 +16,11 @@ from srsjax.config import TrainConfig
 from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
-from srsjax.data.preparing.shared import shared_store
 from srsjax.data.store.arrays import Split, Store
-from srsjax.errors import InputError
 from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.runs.assessment import Assessment, assess
+from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder
 
 FIELDS = (
@@ -71,16 +70,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) -> Assessment:
-    """Metrics of the model and of what it compares with, on a split of the run's data (prepared again if need be).
+    """Metrics of the model and of what it compares with, on a split of the run's data.
 
-    Raises InputError where the data are no longer those of the run: its splits would then be others.
+    Raises InputError as `run_split` does.
     """
-    store = shared_store(config)
-    if store.manifest["fingerprint"] != folder.read(folder.manifest_file)["fingerprint"]:
-        raise InputError(f"{folder.path}: the data changed since the run; evaluate files with --input")
-    split = store.split(name)
-    if not len(split):
-        raise InputError(f"{store.folder}: the {name} split is empty")
+    store, split = run_split(folder, config, name)
     return _of_model(scorer, config, split, store, store.split("train"))
 
 

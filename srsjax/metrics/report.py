@@ -51,8 +51,8 @@ def evaluate(
         identity: [M] int64, equal for candidates with the same text (`Split.item`): `pairwise` leaves such pairs out.
         families: of metrics that apply to the task (`Objective.families`).
     """
-    weights, logits, labels, groups, users, identity = known(weights, logits, labels, groups, users, identity)
-    return measure(Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at), families)
+    columns = (logits, labels, weights, groups, users, identity)
+    return measure(gather(*columns, threshold=threshold, ndcg_at=ndcg_at), families)
 
 
 def measure(of: Candidates, families: Sequence[str] = FAMILIES) -> dict[str, float]:
@@ -84,10 +84,13 @@ def of_split(
 ) -> Candidates:
     """The candidates of a split with a known label, and logits [M] or [M, K] of one task for all in its order."""
     users = np.repeat(split.user, np.diff(split.candidates))
-    weights, *columns = known(
-        split.weights[:, task], logits, split.labels[:, task], split.impression, users, split.item
-    )
-    logits, labels, groups, users, identity = columns
+    columns = (logits, split.labels[:, task], split.weights[:, task], split.impression, users, split.item)
+    return gather(*columns, threshold=threshold, ndcg_at=ndcg_at)
+
+
+def gather(logits, labels, weights, groups, users, identity=None, *, threshold=0.5, ndcg_at=10) -> Candidates:
+    """The rows of weight above 0; arguments as in `evaluate`."""
+    weights, logits, labels, groups, users, identity = known(weights, logits, labels, groups, users, identity)
     return Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at)
 
 
@@ -200,8 +203,8 @@ def table(
     shown = Table(title=title or None, show_edge=False, pad_edge=False, collapse_padding=True)
     shown.add_column("metric", no_wrap=True)
     for at, name in enumerate(columns):
-        model = bool(intervals) and not at
-        shown.add_column(HEADINGS.get(name, name), justify="left" if model else "right", no_wrap=model)
+        long = bool(intervals) and not at
+        shown.add_column(HEADINGS.get(name, name), justify="left" if long else "right", no_wrap=long)
     for metric in _rows(columns):
         first, *others = (_cell(metric, values) for values in columns.values())
         if intervals and metric in intervals:

@@ -13,13 +13,16 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import join_equal_contexts
 from srsjax.data.batches.layout import BatchShape, Layout
 from srsjax.data.batches.loader import Batches, eval_batches
+from srsjax.data.preparing.shared import shared_store
 from srsjax.data.preparing.sources import Sources
-from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.arrays import Items, Split, Store
+from srsjax.errors import InputError
 from srsjax.metrics import baselines, classes, report
 from srsjax.metrics.table import Candidates
 from srsjax.model.spec import ModelSpec, Outputs
 from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
+from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import row_divisor, row_share
 
 
@@ -85,6 +88,21 @@ def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> 
     used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
     rows = next(rows for rows in row_counts(len(where), divisor) if rows >= used)
     return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
+
+
+def run_split(folder: RunFolder, config: TrainConfig, name: str) -> tuple[Store, Split]:
+    """A split of a run's data, prepared again if need be, and its store.
+
+    Raises InputError where the data are no longer those of the run, whose splits would then be others, and for a split
+    without an impression.
+    """
+    store = shared_store(config)
+    if store.manifest["fingerprint"] != folder.read(folder.manifest_file)["fingerprint"]:
+        raise InputError(f"{folder.path}: the data changed since the run; evaluate files with --input")
+    split = store.split(name)
+    if not len(split):
+        raise InputError(f"{store.folder}: the {name} split is empty")
+    return store, split
 
 
 def split_candidates(

@@ -124,6 +124,28 @@ def test_scores_are_calibrated_and_raw_ones_are_the_models(trained, tmp_path, mo
     np.testing.assert_allclose(Scorer.load(run, mesh=Mesh(8), config=rare).predict(pairs), expected, atol=1e-5)
 
 
+def test_compare_says_which_run_is_better_and_what_differs(trained, tmp_path, command):
+    run = tmp_path / "run"
+    shutil.copytree(trained / "runs/ctr", run, ignore=shutil.ignore_patterns("tensorboard"))
+    own = TaskCalibration("platt", Affine((0.5,), (-3.0,)))  # far too low
+    Calibration(RunFolder(run).best_step(), {"click": own}).save(RunFolder(run))
+    changed = json.loads((run / "config.json").read_text())
+    changed["optimizer"]["learning_rate"] = 0.5
+    (run / "config.json").write_text(json.dumps(changed))
+    output = tmp_path / "out/compared.json"
+    done = command("compare", "--runs", "runs/ctr", run, "--output", output, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert f"optimizer.learning_rate: 0.001 in runs/ctr, 0.5 in {run}" in done.stdout
+    found = json.loads(output.read_text())["compared"][str(run)]
+    report = json.loads((trained / "runs/ctr/report.json").read_text())
+    assert found["rows"] == report["test"]["candidates"]
+    loss, area = found["metrics"]["log_loss"], found["metrics"]["auc"]
+    assert loss["first"] == pytest.approx(report["test"]["log_loss"], rel=1e-6) and loss["better"] == "runs/ctr"
+    assert loss["interval"][0] > 0 and area["difference"] == 0 and area["better"] == ""
+    done = command("compare", "--runs", "runs/ctr", cwd=trained)
+    assert done.returncode == 2 and "expected two or more run folders" in done.stderr
+
+
 def test_predict_and_rank_follow_sentence_transformers(scorer, log):
     row = log.slice(0, 8).to_pylist()
     context = {"query": row[0]["query"], "history": row[0]["history"]}
