@@ -156,10 +156,11 @@ def _fit_binary(design: np.ndarray, labels: np.ndarray, weights: np.ndarray, sta
         slope = design.T @ (weights * (p - targets)) / total
         curve = (design * (weights * p * (1 - p))[:, None]).T @ design / total
         step = np.linalg.lstsq(curve, slope, rcond=None)[0]  # of equal logits there is no single best one
+        if slope @ step < 1e-12:  # twice what is left to gain; after one more step it is about the square of that
+            found = found - step
+            break
         while (after := loss(found - step)) > value and np.abs(step).max() > 1e-12:
             step /= 2
-        if after > value or np.abs(step).max() <= 1e-12:
-            break
         found, value = found - step, after
     if not (np.isfinite(found).all() and found[0] > 0):
         return None
