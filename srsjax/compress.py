@@ -97,7 +97,7 @@ def _sample(split: Split, pairs: int) -> Split:
 def _with_weights(scorer: Scorer, params: dict[str, Any]) -> Scorer:
     """The same scorer with other weights."""
     session, params = with_params(scorer.session, params)
-    return Scorer(scorer.config, session, params, scorer.encoder, scorer.shape)
+    return Scorer(scorer.config, session, params, scorer.encoder, scorer.shape, scorer.calibration)
 
 
 def _choose(scorer: Scorer, sample: Split, items: Items, bound: float) -> quantization.Choice:
@@ -106,9 +106,9 @@ def _choose(scorer: Scorer, sample: Split, items: Items, bound: float) -> quanti
         raise InputError("this model has neither an encoder nor tables of embeddings: there is nothing to compress")
 
     def logits(kept: tuple[str, ...]) -> np.ndarray:
-        return _with_weights(scorer, quantization.quantized(scorer.params, kept)).logits(sample, items)
+        return _with_weights(scorer, quantization.quantized(scorer.params, kept)).raw_logits(sample, items)
 
-    return quantization.choose(names, bound, logits, scorer.logits(sample, items))
+    return quantization.choose(names, bound, logits, scorer.raw_logits(sample, items))
 
 
 def _compare(variants: dict[str, Scorer], split: Split, items: Items) -> dict[str, dict[str, float]]:
@@ -139,6 +139,8 @@ def _write(folder: Path, run: RunFolder, scorer: Scorer, said: dict[str, Any]) -
     made = RunFolder(folder)
     for file in (run.config_file, run.model_file, run.manifest_file, run.report_file):
         shutil.copy(file, folder / file.name)
+    if run.calibration_file.exists():
+        shutil.copy(run.calibration_file, made.calibration_file)
     shutil.copytree(run.tokenizer, made.tokenizer)
     arrays = {name: np.ascontiguousarray(array) for name, array in flat(scorer.params).items()}
     save_file(arrays, made.compressed)

@@ -227,6 +227,17 @@ class Evaluate:
     """Threshold of accuracy, precision, recall and F1."""
     ndcg_at: AtLeast1 = 10
     """k of NDCG@k."""
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
+    """How scores of binary and multiclass tasks are calibrated, on the validation split with the best checkpoint: by
+    one number that divides the logits; a scale and an offset (of classes one each); or isotonic regression (binary
+    only). `auto` takes the one with the best cross-fitted log loss where it gains more than chance, else `none`."""
+    calibration_slice: str = ""
+    """A Categorical feature of one value: its categories get a scale and an offset of their own in binary tasks, where
+    they have enough rows and gain by it. Candidates of different categories may then change their order."""
+    negatives_rate: NotNegative = 1.0
+    """Share of all negatives that the rows have, where they were sampled: log(rate) is added to the log-odds that
+    `score` and `Scorer` give of binary tasks (not to those that are evaluated, on sampled rows). 0 is known of
+    `data.negatives` that are drawn all alike: negatives / items of the catalogue."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.store.arrays import Split, Store
-from srsjax.errors import InputError
 from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
-from srsjax.metrics import report
-from srsjax.runs.evaluation import class_reports, run_store, split_metrics, split_references
+from srsjax.runs.assessment import Assessment, assess
+from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize
 
@@ -54,10 +53,6 @@ class Arguments:
     """`int8` computes with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
 
 
-Results = tuple[dict[str, dict[str, float]], dict]
-"""Metrics of the model and of what it compares with by name, and the reports of classes by task."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__, FIELDS)
@@ -66,45 +61,41 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config, unknown=None, quantize=arguments.quantize)
     if arguments.input:
-        results, classes = on_files(scorer, config, arguments.input)
+        found = on_files(scorer, config, arguments.input)
     else:
-        results, classes = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
-    say(report.table(results, title=arguments.input or f"{arguments.split} split"))
-    for task, of in classes.items():
-        say(report.class_table(task, of))
+        found = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
+    for table in found.tables(arguments.input or f"{arguments.split} split"):
+        say(table)
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output), results | ({"classes": classes} if classes else {}))
+        write_json(Path(arguments.output), found.to_json())
     return 0
 
 
-def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) -> Results:
-    """Metrics of the model and of what it compares with, on a split of the run's data (prepared again if need be).
+def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) -> Assessment:
+    """Metrics of the model and of what it compares with, on a split of the run's data.
 
-    Raises InputError where the data are no longer those of the run: its splits would then be others.
+    Raises InputError as `run_split` does.
     """
-    store = run_store(folder, config)
-    split = store.split(name)
-    if not len(split):
-        raise InputError(f"{store.folder}: the {name} split is empty")
-    model, classes = _of_model(scorer, config, split, store)
-    return {"model": model, **split_references(config, store.split("train"), split, store.items, say)}, classes
+    store, split = run_split(folder, config, name)
+    return _of_model(scorer, config, split, store, store.split("train"))
 
 
-def on_files(scorer: Scorer, config: TrainConfig, files: str) -> Results:
+def on_files(scorer: Scorer, config: TrainConfig, files: str) -> Assessment:
     """Metrics of the model on labelled files, cleaned, joined and grouped as the run's data were."""
     with tempfile.TemporaryDirectory() as folder:
         store = labelled_store(scorer.encoder, replace(config.data.log, files=files), Path(folder) / "store")
         split = store.split("test")
         for task, count in store.manifest["unseen_classes"].items():
             say(f"{count:,} labels of {task} are of classes that no training row had: unknown, and left out")
-        model, classes = _of_model(scorer, config, split, store)
-        return {"model": model}, classes
+        return _of_model(scorer, config, split, store)
 
 
-def _of_model(scorer: Scorer, config: TrainConfig, split: Split, store: Store) -> tuple[dict[str, float], dict]:
-    outputs, logits = scorer.session.spec.outputs, scorer.logits(split, store.items)
-    return split_metrics(config, outputs, split, logits), class_reports(config, outputs, split, logits)
+def _of_model(
+    scorer: Scorer, config: TrainConfig, split: Split, store: Store, train: Split | None = None
+) -> Assessment:
+    logits = scorer.raw_logits(split, store.items)
+    return assess(config, scorer.session.spec.outputs, scorer.calibration, split, store.items, logits, train, say)
 
 
 if __name__ == "__main__":

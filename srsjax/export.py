@@ -30,6 +30,7 @@ from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
 from srsjax.model import hf_card, hf_export
 from srsjax.portable import folder as portable
+from srsjax.runs.calibration import Calibration
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize, load_run
 from srsjax.runs.spec import layout_of
@@ -64,6 +65,10 @@ def main(argv: list[str] | None = None) -> int:
     session, params = load_run(folder, replace(config, mesh=Mesh()), quantize=arguments.quantize)
     if not session.spec.reads_text and arguments.format == "huggingface":
         raise InputError(f"{folder.path}: a model without text, which neither library has; use --format stablehlo")
+    params = jax.tree.map(np.asarray, params)
+    folded = Calibration.load(folder).folded(params, session.spec.outputs)
+    if folded is None:
+        say("note: the run's calibration fits in no linear head: the exported model gives uncalibrated logits")
     text, fitted = load_tokenizer(folder.tokenizer), Fitted(**folder.read(folder.manifest_file)["fitted"])
     about = hf_card.Described(
         name=folder.path.resolve().name,
@@ -74,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         layout=layout_of(session.spec, text),
         fills=fitted.fills,
     )
-    params = jax.tree.map(np.asarray, params)
+    params = params if folded is None else folded
     with atomic_folder(output) as partial:
         if arguments.format == "stablehlo":
             portable.save(partial, params, session.compute, about, fitted)

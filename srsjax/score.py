@@ -41,12 +41,14 @@ from srsjax.inference.score_progress import ScoreProgress
 from srsjax.inference.scorer import Scorer, scoring_mesh
 from srsjax.locks import exclusive
 from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.session import Quantize
 from srsjax.stopping import STOPPED, Stopped, StopSignal
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding)",
     r"data\.log\.(format|encoding)",
     r"data\.(keys|on_bad_row)",
+    r"evaluate\.negatives_rate",
     r"batch\.eval_rows",
     r"mesh\..*",
     r"model\.(dtype|attention)",
@@ -82,6 +84,11 @@ class Arguments:
     unknown: Literal["missing", "error"] = "missing"
     """What becomes of a key that neither a catalogue nor the input's own columns describe: its features are missing,
     or scoring stops."""
+    raw: bool = False
+    """Write the scores of the model alone, without calibration and `evaluate.negatives_rate`, and its logits beside
+    them: `logit` (`logit_<task>` for further tasks; of classes one each)."""
+    quantize: Quantize = "none"
+    """`int8` computes with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
     store_items: bool = True
     """Compute the lower layers of a `split` model once for each item of the catalogue, and keep the states in memory
     while scoring; the scores are the same."""
@@ -130,6 +137,9 @@ def describe(run: RunFolder, config: TrainConfig, table: Table, arguments: Argum
             "keys": list(config.data.keys),
             "on_bad_row": config.data.on_bad_row,
             "unknown": arguments.unknown,
+            "raw": arguments.raw,
+            "negatives_rate": config.evaluate.negatives_rate,
+            "quantize": arguments.quantize,
             "part_rows": part_rows(config, arguments),
             "eval_rows": config.batch.eval_rows,
             "dtype": config.model.dtype,
@@ -153,7 +163,7 @@ def score(
     cleaner = scorer.encoder.scoring_cleaner(table, on_bad_row=config.data.on_bad_row)
     read, explodes = cleaner.stored_columns(table) or [], bool(config.data.explode)
     parts = InputParts(table, read, part_rows(config, arguments), PIECE * cleaner.batch_rows, explodes)
-    check_names(scorer, cleaner, ", ".join(columns(arguments.input)))
+    check_names(scorer, cleaner, ", ".join(columns(arguments.input)), arguments.raw)
 
     before = distributed.on_first(lambda: [asdict(part) for part in folder.made()])
     made = {each["number"]: Part(**each) for each in before}
@@ -167,7 +177,7 @@ def score(
     with StopSignal() as stop, ScoreProgress(main_console(), parts.rows, scorer.session.spec.reads_text) as progress:
         watch = Watching(stop, progress, alone)
         write = folder.write if writes else lambda *_: None
-        own = together(lambda: score_parts(scorer, cleaner, parts, wanted, made, write, watch))
+        own = together(lambda: score_parts(scorer, cleaner, parts, wanted, made, write, watch, arguments.raw))
     now = merged(own if alone else own[:1])
     everything = merged([as_json(Totals.of(part)) for part in made.values()] + [as_json(now)])
     distributed.on_first(lambda: folder.finish(as_json(everything)))
@@ -179,7 +189,14 @@ def load(
     run: RunFolder, config: TrainConfig, table: Table, arguments: Arguments, devices: list[jax.Device] | None
 ) -> Scorer:
     """The scorer of a run, with the items that the input has beyond the catalogues, and their states where stored."""
-    scorer = Scorer.load(run.path, config=config, unknown=arguments.unknown, devices=devices)
+    scorer = Scorer.load(
+        run.path,
+        config=config,
+        unknown=arguments.unknown,
+        devices=devices,
+        quantize=arguments.quantize,
+        raw=arguments.raw,
+    )
     scorer.encoder = scorer.encoder.with_new_rows(table)
     if arguments.store_items and scorer.can_store_items:
         stored = scorer.store_items()

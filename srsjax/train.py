@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,14 +17,16 @@ from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
 from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
-from srsjax.data.store.arrays import Store
+from srsjax.data.store.arrays import Split, Store
 from srsjax.files import write_json
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
 from srsjax.objectives import predict
+from srsjax.runs.assessment import Assessment, assess
+from srsjax.runs.calibration import Calibration, check_calibration, fit_calibration
 from srsjax.runs.checkpoints import load_params
-from srsjax.runs.evaluation import class_reports, predict_split, split_metrics, split_references
+from srsjax.runs.evaluation import predict_split, split_metrics
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
@@ -52,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = RunFolder(config.run_dir)
     # What the run folder records is the metric itself.
     config = replace(config, evaluate=replace(config.evaluate, monitor=resolve_monitor(config).key))
+    check_calibration(config)
     profiled_steps(config.profile.steps)
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():
@@ -141,29 +145,37 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
 
     All processes compute the logits; the first one the metrics and the files.
     """
-    params = load_params(folder.checkpoints, progress.best_step, target(session))
+    params, outputs = load_params(folder.checkpoints, progress.best_step, target(session)), session.spec.outputs
     result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
-    for name in ("valid", "test"):
-        result[name], result[f"{name}_references"] = {}, {}
-        if has_split(store, name):
-            split = store.split(name)
-            logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
-            if not distributed.is_first():
-                continue
-            result[name] = split_metrics(config, session.spec.outputs, split, logits)
-            result[f"{name}_references"] = split_references(
-                config,
-                store.split("train"),
-                split,
-                store.items,
-                partial(_say_of, name),
-            )
-            result[f"{name}_classes"] = class_reports(config, session.spec.outputs, split, logits)
-            if "auc" in result[name]:
-                scores = predict(config.schema.tasks, session.spec.outputs, logits)[:, 0]
-                curves = (scores, split.labels[:, 0], split.weights[:, 0])
-                save_curves(folder.path / f"{name}.png", *curves)
+    calibration = Calibration(progress.best_step)
+    for name in ("valid", "test"):  # the first decides on the calibration: what is reported of test chose nothing
+        if not has_split(store, name):
+            result |= Assessment({}).of_split(name)
+            continue
+        split = store.split(name)
+        logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
+        if not distributed.is_first():
+            continue
+        if name == "valid":
+            calibration = fit_calibration(config, outputs, split, store.items, logits, progress.best_step)
+        of = (config, outputs, calibration, split, store.items, logits)
+        assessment = assess(*of, store.split("train"), partial(_say_of, name))
+        result |= assessment.of_split(name)
+        if "auc" in assessment.model:
+            draw_curves(folder.path / f"{name}.png", *of)
+    distributed.on_first(lambda: calibration.save(folder))
     distributed.on_first(lambda: write_json(folder.report_file, result))
+
+
+def draw_curves(
+    path: Path, config: TrainConfig, outputs, calibration: Calibration, split: Split, items, logits
+) -> None:
+    """The picture of the first task's probabilities, before and after calibration."""
+    task = config.schema.tasks[0]
+    made = calibration.apply(config.schema, outputs, split, items, logits)
+    after, before = (predict(config.schema.tasks, outputs, each)[:, 0] for each in (made, logits))
+    labels, weights = split.labels[:, 0], split.weights[:, 0]
+    save_curves(path, after, labels, weights, before if calibration.changes(task.name) else None)
 
 
 def _say_of(split: str, line: str) -> None:

@@ -158,6 +158,7 @@ def describe_run(folder: RunFolder) -> dict[str, Any]:
     step = folder.best_step()
     weights = folder.checkpoints / str(step)
     read = [folder.config_file, folder.model_file, folder.manifest_file, *_files(folder.tokenizer), *_files(weights)]
+    read += [file for file in (folder.compressed, folder.calibration_file) if file.exists()]
     digest = hashlib.sha256()
     for file in read:
         digest.update(json.dumps([str(file.relative_to(folder.path)), describe_ends(file)]).encode())

@@ -17,7 +17,7 @@ from srsjax.data.reading.cells import Problem
 from srsjax.errors import InputError
 from srsjax.inference.input_parts import InputParts, Part, Piece
 from srsjax.inference.scorer import Scorer
-from srsjax.objectives import columns
+from srsjax.objectives import columns, logit_columns
 
 ROW = "row"
 """The column that numbers the rows of the input, where `data.keys` names no columns."""
@@ -67,10 +67,10 @@ class Watch:
         """So many candidates, those of a batch, are done."""
 
 
-def check_names(scorer: Scorer, cleaner: Cleaner, files: str) -> None:
+def check_names(scorer: Scorer, cleaner: Cleaner, files: str, raw: bool = False) -> None:
     """Raises InputError where a column of the input has the name of a column of scores."""
     numbered = [] if scorer.config.data.keys else [ROW]
-    names = [*numbered, *_columns(scorer, np.zeros((0, scorer.session.spec.num_outputs), np.float32))]
+    names = [*numbered, *_columns(scorer, np.zeros((0, scorer.session.spec.num_outputs), np.float32), raw)]
     if clash := [name for name in names if name in cleaner.keep]:
         raise InputError(f"{files}: column {clash[0]!r} has the name of a column of scores; set --data.keys")
 
@@ -83,11 +83,13 @@ def score_parts(
     made: dict[int, Part],
     write: Callable[[Part, pa.Table, list[Problem]], None],
     watch: Watch,
+    raw: bool = False,
 ) -> Totals:
     """Scores the wanted parts and hands each to `write`, complete: where it is in the input, its table of the columns
     that are kept and the scores, one row a candidate in input order, and the problems of bad rows.
 
-    `made` are parts that are complete, by number. Returns the totals of the parts written.
+    `made` are parts that are complete, by number; `raw` adds columns of logits. Returns the totals of the
+    parts written.
 
     Raises InputError for bad input, NonFiniteScore, and whatever `watch` raises.
     """
@@ -105,7 +107,7 @@ def score_parts(
     for piece, examples, cleaned, encoded in in_order(prepare, parts.read(wanted, made), AHEAD):
         watch.read(piece)
         if cleaned is not None and encoded is not None:
-            open_part.add(piece, cleaned, encoded, _table(scorer, cleaned, encoded, first, watch))
+            open_part.add(piece, cleaned, encoded, _table(scorer, cleaned, encoded, first, watch, raw))
             if piece.ends_part:
                 part, table, problems = open_part.close()
                 open_part = _OpenPart()
@@ -149,13 +151,13 @@ class _OpenPart:
         return part, table, list(self.problems)
 
 
-def _table(scorer: Scorer, cleaned: Cleaned, encoded: Encoded, first: int, watch: Watch) -> pa.Table:
+def _table(scorer: Scorer, cleaned: Cleaned, encoded: Encoded, first: int, watch: Watch, raw: bool) -> pa.Table:
     """The columns that are kept and the scores of a piece; `first` is the number of its first candidate."""
     if len(encoded.split.item):
         logits = scorer.logits(encoded.split, encoded.items, watch.scored, watch.assembled)
     else:
         logits = np.zeros((0, scorer.session.spec.num_outputs), np.float32)
-    made = _columns(scorer, logits)
+    made = _columns(scorer, logits, raw)
     _check_finite(cleaned, encoded, {"logit": logits} | made)
     assert encoded.keys is not None  # `encode_chunk` makes them
     table = pa.Table.from_batches([encoded.keys])
@@ -168,8 +170,9 @@ def _table(scorer: Scorer, cleaned: Cleaned, encoded: Encoded, first: int, watch
     return table
 
 
-def _columns(scorer: Scorer, logits: np.ndarray) -> dict[str, np.ndarray]:
-    return columns(scorer.config.schema.tasks, scorer.session.spec.outputs, logits)
+def _columns(scorer: Scorer, logits: np.ndarray, raw: bool) -> dict[str, np.ndarray]:
+    of = (scorer.config.schema.tasks, scorer.session.spec.outputs, logits)
+    return columns(*of) | (logit_columns(*of) if raw else {})
 
 
 def _check_finite(cleaned: Cleaned, encoded: Encoded, made: dict[str, np.ndarray]) -> None:

@@ -31,6 +31,7 @@ from srsjax.model import ctr
 from srsjax.objectives import predict
 from srsjax.objectives.losses import Objectives
 from srsjax.objectives.objective import Objective
+from srsjax.runs.calibration import Calibration, for_all_negatives
 from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
@@ -48,10 +49,17 @@ class Scorer(Recommender):
     """
 
     def __init__(
-        self, config: TrainConfig, session: Session, params: dict[str, jax.Array], encoder: Encoder, shape: BatchShape
+        self,
+        config: TrainConfig,
+        session: Session,
+        params: dict[str, jax.Array],
+        encoder: Encoder,
+        shape: BatchShape,
+        calibration: Calibration = Calibration(),
     ):
         super().__init__()
         self.config, self.session, self.params, self.encoder, self.shape = config, session, params, encoder, shape
+        self.calibration = calibration
         self.stored: ItemStore | None = None
         """The items' states after the lower layers of `split`, once `store_items` has computed them."""
 
@@ -65,6 +73,7 @@ class Scorer(Recommender):
         devices: Sequence[jax.Device] | None = None,
         max_length: int = 0,
         quantize: Quantize = "none",
+        raw: bool = False,
     ) -> Scorer:
         """Loads a run folder, or a cross-encoder of Hugging Face.
 
@@ -81,6 +90,7 @@ class Scorer(Recommender):
           devices: those of the mesh; by default all, those of other processes included.
           max_length: of a Hugging Face model, most tokens of a pair and the tokens of a row: short rows make short
             pairs fast. 0 means what the tokenizer and the positions allow.
+          raw: whether scores are those of the model alone, without the run's calibration and `negatives_rate`.
 
         Raises:
           InputError: not a run folder, a run that is not finished, or catalogue files that are not there.
@@ -101,7 +111,11 @@ class Scorer(Recommender):
         encoder = load_encoder(config, folder.path, unknown)
         session, params = load_run(folder, config, devices, quantize)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
-        return cls(config, session, params, encoder, shape)
+        if raw:
+            config = replace(config, evaluate=replace(config.evaluate, negatives_rate=1.0))
+        calibration = Calibration() if raw else Calibration.load(folder)
+        for_all_negatives(config, calibration, session.spec.outputs, np.zeros((0, session.spec.num_outputs)))
+        return cls(config, session, params, encoder, shape, calibration)
 
     def predict(self, pairs: Sequence, batch_size: int = 0, task: str = "", logits: bool = False) -> np.ndarray | float:
         """Probabilities of the first task, or of every task where there are several.
@@ -263,11 +277,24 @@ class Scorer(Recommender):
         progress: Callable[[int], None] = lambda count: None,
         assembled: Callable[[PackedBatch], None] = lambda batch: None,
     ) -> np.ndarray:
-        """Logits [M, K] float32 of the candidates of any split, in its order.
+        """The logits [M, K] of the candidates of any split in its order, float32 or float64, from which all scores
+        are made: calibrated as the run says, and for all negatives (`evaluate.negatives_rate`).
 
         `progress` is called with the number of candidates of each batch that is done, `assembled` with each batch
         [R, ...] of this host before it is dispatched.
         """
+        raw, outputs = self.raw_logits(split, items, progress, assembled), self.session.spec.outputs
+        made = self.calibration.apply(self.config.schema, outputs, split, items, raw)
+        return for_all_negatives(self.config, self.calibration, outputs, made)
+
+    def raw_logits(
+        self,
+        split: Split,
+        items: Items,
+        progress: Callable[[int], None] = lambda count: None,
+        assembled: Callable[[PackedBatch], None] = lambda batch: None,
+    ) -> np.ndarray:
+        """Logits [M, K] float32 as the model computes them; the arguments are those of `logits`."""
         step, complete = self.session.predict_step, lambda batch, numbers: batch
         if self.stored is not None and items is self.encoder.items:
             step, complete = self.stored.step, partial(self.stored.complete, np.asarray(split.item))
@@ -335,7 +362,7 @@ class Scorer(Recommender):
         return logits[:, own.start + (self.classes(task).index(wanted) if wanted else 0)]
 
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
-        """[M, K] float32."""
+        """[M, K]."""
         chunk = self._encode(contexts, candidates)
         return self.logits(chunk.split, chunk.items)
 

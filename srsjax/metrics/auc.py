@@ -45,16 +45,48 @@ def gauc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np
     Returns:
         Value, groups with both classes, and their share of all weight.
     """
-    weights, scores, labels, groups = known(weights, scores, labels, groups)
-    if not len(scores):
+    areas, sizes = auc_by_group(scores, labels, weights, groups)
+    if not len(areas):
         return GroupMean(float("nan"), 0, float("nan"))
-    rows = sort_rows(scores, groups)
-    positive, negative = _masses(rows, labels, weights)
-    areas, sizes = _areas(rows, positive, negative), rows.group_sums(positive + negative)
     both = ~np.isnan(areas)
     covered = sizes[both].sum()
     value = float(areas[both] @ sizes[both] / covered) if both.any() else float("nan")
     return GroupMean(value, int(both.sum()), float(covered / sizes.sum()))
+
+
+def auc_by_group(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUC and weight of each group with a candidate of weight above 0, [G] float64 by ascending group number; NaN where
+    it has one class. Arguments as in `gauc`."""
+    weights, scores, labels, groups = known(weights, scores, labels, groups)
+    if not len(scores):
+        return np.zeros(0), np.zeros(0)
+    rows = sort_rows(scores, groups)
+    positive, negative = _masses(rows, labels, weights)
+    return _areas(rows, positive, negative), rows.group_sums(positive + negative)
+
+
+def auc_components(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """AUC, and the parts of each row in it: for row i of positive mass p_i and negative mass n_i
+
+        A_i = p_i / P (share of the negative mass that s_i outranks - AUC),  P = sum of p,
+        B_i = n_i / N (share of the positive mass that outranks s_i - AUC),  N = sum of n
+
+    a tie counting half: the structural components of DeLong et al. 1988, "Comparing the Areas under Two or More
+    Correlated Receiver Operating Characteristic Curves", found by one sort as in Sun and Xu 2014, "Fast Implementation
+    of DeLong's Algorithm". Arguments as in `auc`, of both classes and weights above 0; the parts are [M] float64 each.
+    """
+    rows = sort_rows(scores)
+    positive, negative = _masses(rows, labels, weights)
+    all_positive, all_negative = positive.sum(), negative.sum()
+    below = (np.cumsum(negative) - negative / 2) / all_negative
+    above = 1 - (np.cumsum(positive) - positive / 2) / all_positive
+    area = float(positive @ below / all_positive)
+    tie = np.empty(len(scores), np.int64)
+    tie[rows.order] = np.repeat(np.arange(len(rows.ties)), rows.tie_sizes)
+    parts = weights * labels / all_positive * (below - area)[tie]
+    return area, parts, weights * (1 - labels) / all_negative * (above - area)[tie]
 
 
 def roc_curve(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -60,6 +60,12 @@ def top_accuracy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, to
     return float(weights @ (ahead.sum(-1) < top) / weights.sum())
 
 
+def confidence(logits: np.ndarray) -> np.ndarray:
+    """The largest softmax probability of each row, [M, K] -> [M] float64."""
+    shifted = np.asarray(logits, np.float64) - logits.max(1, keepdims=True)
+    return 1 / np.exp(shifted).sum(1)
+
+
 def cross_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
     """Mean of -log softmax(logits) of the class of each candidate, in nats. Shapes as in `confusion_matrix`."""
     top = logits.max(-1)

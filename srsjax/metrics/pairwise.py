@@ -35,18 +35,30 @@ def pairwise_accuracy(
         groups: [M] int64 group numbers, in any order.
         identity: [M] int64, equal for candidates that look alike to the model; None keeps all pairs.
     """
+    return _accuracy(*pairwise_by_group(scores, labels, weights, groups, identity))
+
+
+def pairwise_by_group(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray, identity: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Twice the pairs in the right order (a tie is one half), and the pairs, of each group with a candidate of weight
+    above 0: [G] int64 by ascending group number. Arguments as in `pairwise_accuracy`."""
     _, scores, labels, groups, identity = known(weights, scores, labels, groups, identity)
     if not len(scores):
-        return Pairs(float("nan"), 0)
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     halves, pairs = _ordered_halves(scores, labels, groups)
     if identity is not None:
         by_identity = sort_rows(identity, groups)
         alike = np.repeat(by_identity.tie_sizes > 1, by_identity.tie_sizes)
         if alike.any():
             again = by_identity.order[alike]
-            same_halves, same_pairs = _ordered_halves(scores[again], labels[again], _tie_of_row(by_identity)[again])
-            halves, pairs = halves - same_halves, pairs - same_pairs
-    return Pairs(halves / 2 / pairs if pairs else float("nan"), pairs)
+            tie = _tie_of_row(by_identity)[again]
+            found = _ordered_halves(scores[again], labels[again], tie)
+            # A tie of one group and identity is a group here: back to the groups that the ties lie in.
+            group = np.searchsorted(by_identity.first_tie, np.unique(tie), side="right") - 1
+            for counts, same in zip((halves, pairs), found, strict=True):
+                np.subtract.at(counts, group, same)
+    return halves, pairs
 
 
 def significant_pairwise_accuracy(
@@ -58,8 +70,15 @@ def significant_pairwise_accuracy(
 
     Labels are rates in [0, 1] and weights the counts they were measured on. Visits every pair of a group.
     """
+    return _accuracy(*significant_pairwise_by_group(scores, labels, weights, groups, identity))
+
+
+def significant_pairwise_by_group(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray, identity: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `pairwise_by_group`, of the pairs of `significant_pairwise_accuracy`."""
     counts, scores, rates, groups, identity = known(weights, scores, labels, groups, identity)
-    halves = pairs = 0
+    halves, pairs = np.zeros((2, len(counts)), np.int64)  # of the pairs whose first row it is
     # z^2 <= w_a + w_b, so rows of small counts (plain clicks, weight 1) have no significant pair and none is visited.
     if len(counts) and 2 * counts.max() > Z**2:
         for a, b in _pairs_by_distance(sort_rows(groups)):
@@ -69,25 +88,38 @@ def significant_pairwise_accuracy(
             if identity is not None:
                 counted &= identity[a] != identity[b]
             sides = np.sign(difference[counted]) * np.sign(scores[a[counted]] - scores[b[counted]])
-            halves += int((sides + 1).sum())
-            pairs += int(counted.sum())
-    return Pairs(halves / 2 / pairs if pairs else float("nan"), pairs)
+            first = a[counted]  # every row is first in at most one pair of a distance
+            halves[first] += (sides + 1).astype(np.int64)
+            pairs[first] += 1
+    number = np.unique(groups, return_inverse=True)[1]
+    of_group = (np.bincount(number, each).astype(np.int64) for each in (halves, pairs))
+    return next(of_group), next(of_group)
 
 
-def _ordered_halves(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[int, int]:
-    """Twice the pairs in the right order (a tie is one half), and the pairs with different labels."""
+def _accuracy(halves: np.ndarray, pairs: np.ndarray) -> Pairs:
+    """Of counts by group."""
+    total = int(pairs.sum())
+    return Pairs(int(halves.sum()) / 2 / total if total else float("nan"), total)
+
+
+def _ordered_halves(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Twice the pairs in the right order (a tie is one half), and the pairs with different labels, [G] int64 each."""
     size = len(scores)
     by_score, by_label = sort_rows(scores, groups), sort_rows(labels, groups)
     score = _tie_of_row(by_score)
     both = sort_rows(_tie_of_row(by_label) * size - score)  # by group, then label, then score from high to low
-    pairs = _pairs(by_label.groups, size) - _pairs(by_label.ties, size)
-    tied = _pairs(by_score.ties, size) - _pairs(both.ties, size)
+
+    def in_ties(rows: SortedRows) -> np.ndarray:  # all three sorts keep a group at the same places
+        return np.add.reduceat(_pairs(rows.ties, size), np.searchsorted(rows.ties, by_score.groups))
+
+    pairs = _pairs(by_label.groups, size) - in_ties(by_label)
+    tied = in_ties(by_score) - in_ties(both)
     ranks = score[both.order] - np.repeat(by_score.first_tie, by_score.group_sizes)
     return 2 * _increasing_pairs(ranks, by_score.groups) + tied, pairs
 
 
-def _increasing_pairs(values: np.ndarray, starts: np.ndarray) -> int:
-    """Pairs of places i < j of one segment with values[i] < values[j].
+def _increasing_pairs(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Pairs of places i < j of one segment with values[i] < values[j], [S] int64 by segment.
 
     From the highest bit down: among values with equal higher bits, each 1 makes a pair with every 0 before it; then the
     0s and the 1s part, keeping their order, into segments of their own. That is one pass over the rows for each bit.
@@ -96,7 +128,8 @@ def _increasing_pairs(values: np.ndarray, starts: np.ndarray) -> int:
         values: [M] int64 >= 0.
         starts: [S] int64, first place of each segment, ascending from 0.
     """
-    count = 0
+    segments = starts  # those that they part into lie where they lay
+    count = np.zeros(len(starts), np.int64)
     places = np.arange(len(values))
     for bit in reversed(range(int(values.max()).bit_length())):
         ones = (values >> bit & 1).astype(bool)
@@ -104,7 +137,7 @@ def _increasing_pairs(values: np.ndarray, starts: np.ndarray) -> int:
         zeros = np.add.reduceat(~ones, starts, dtype=np.int64)
         before = np.cumsum(~ones) - ~ones
         before -= np.repeat(before[starts], sizes)  # zeros before each place in its segment
-        count += int(before[ones].sum())
+        count += np.add.reduceat(np.where(ones, before, 0), segments)
         start = np.repeat(starts, sizes)
         moved = np.where(ones, places + np.repeat(zeros, sizes) - before, start + before)
         parted = np.empty_like(values)
@@ -129,10 +162,10 @@ def _pairs_by_distance(rows: SortedRows) -> Iterator[tuple[np.ndarray, np.ndarra
         yield rows.order[first], rows.order[first + distance]
 
 
-def _pairs(starts: np.ndarray, total: int) -> int:
-    """Pairs of places within segments that start here and cover `total` places."""
+def _pairs(starts: np.ndarray, total: int) -> np.ndarray:
+    """Pairs of places within each segment, [S] int64, of segments that start here and cover `total` places."""
     sizes = np.diff(starts, append=total)
-    return int((sizes * (sizes - 1) // 2).sum())
+    return sizes * (sizes - 1) // 2
 
 
 def _tie_of_row(rows: SortedRows) -> np.ndarray:

@@ -11,7 +11,13 @@ from srsjax.metrics.auc import auc, roc_curve
 from srsjax.metrics.calibration import calibration_bins, ece
 
 
-def save_curves(path: str | Path, probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
+def save_curves(
+    path: str | Path,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    uncalibrated: np.ndarray | None = None,
+) -> None:
     """Writes a PNG with the ROC curve and the calibration curve, under a temporary name first.
 
     Args:
@@ -19,6 +25,7 @@ def save_curves(path: str | Path, probabilities: np.ndarray, labels: np.ndarray,
         probabilities: [M] in [0, 1].
         labels: [M] in [0, 1], of both classes.
         weights: [M] >= 0; 0 leaves a candidate out.
+        uncalibrated: [M] probabilities before calibration, whose curve is drawn beside; None where there is none.
     """
     from matplotlib.figure import Figure  # half a second to import, and few commands draw
 
@@ -34,10 +41,18 @@ def save_curves(path: str | Path, probabilities: np.ndarray, labels: np.ndarray,
         ylabel="true positive rate",
         title=f"AUC {area:.4f}",
     )
-    bins = calibration_bins(probabilities, labels, weights)
-    top = 1.05 * max(bins.predicted.max(), bins.observed.max())
-    calibration.plot(bins.predicted, bins.observed, marker="o")
+    title, top = f"ECE {error:.4f}", 0.0
+    drawn = {"calibrated": probabilities}
+    if uncalibrated is not None:
+        drawn["before"] = uncalibrated
+        title += f", before calibration {ece(uncalibrated, labels, weights):.4f}"
+    for (name, each), marker in zip(drawn.items(), "ox", strict=False):
+        bins = calibration_bins(each, labels, weights)
+        top = max(top, 1.05 * bins.predicted.max(), 1.05 * bins.observed.max())
+        calibration.plot(bins.predicted, bins.observed, marker=marker, label=name)
     calibration.plot([0, top], [0, top], color="grey", linewidth=0.8)
-    calibration.set(xlabel="mean predicted probability", ylabel="mean label", title=f"ECE {error:.4f}")
+    calibration.set(xlabel="mean predicted probability", ylabel="mean label", title=title)
+    if uncalibrated is not None:
+        calibration.legend()
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150)

@@ -32,13 +32,20 @@ def ndcg(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np
     Returns:
         Value in [0, 1], groups averaged, and their share of all groups.
     """
+    return _mean(ndcg_by_group(scores, labels, weights, groups, k))
+
+
+def ndcg_by_group(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray, k: int
+) -> np.ndarray:
+    """`ndcg` of each group with a candidate of weight above 0, [G] float64 by ascending group number; NaN where it is
+    undefined."""
     weights, scores, labels, groups = known(weights, scores, labels, groups)
     if not len(scores):
-        return GroupMean(float("nan"), 0, float("nan"))
+        return np.zeros(0)
     gains = np.exp2(labels) - 1
     reached, best = _dcg(scores, gains, groups, k), _dcg(gains, gains, groups, k)
-    some = best > 0
-    return _mean_over(reached[some] / best[some], len(best))
+    return np.divide(reached, best, out=np.full(len(best), np.nan), where=best > 0)
 
 
 def _dcg(scores: np.ndarray, gains: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
@@ -65,6 +72,11 @@ def mrr(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.
     Returns:
         Value in [0, 1], groups averaged, and their share of all groups.
     """
+    return _mean(mrr_by_group(scores, labels, weights, groups))
+
+
+def mrr_by_group(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """`mrr` of each group, as `ndcg_by_group`."""
     return _of_first(scores, labels, weights, groups, _expected_reciprocal)
 
 
@@ -73,21 +85,29 @@ def top_1(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: n
     for the first place is drawn. With one positive of n candidates it is R_n@1 (Lowe et al. 2015, "The Ubuntu Dialogue
     Corpus"). Arguments and result as in `mrr`.
     """
+    return _mean(top_1_by_group(scores, labels, weights, groups))
+
+
+def top_1_by_group(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """`top_1` of each group, as `ndcg_by_group`."""
     return _of_first(
         scores, labels, weights, groups, lambda above, tied, relevant: np.where(above == 0, relevant / tied, 0.0)
     )
 
 
-def _of_first(scores, labels, weights, groups, value: Callable[..., np.ndarray]) -> GroupMean:
-    """The mean over groups with a relevant candidate of `value(above, tied, relevant)`, of the first tie that holds
-    one: candidates ranked above it, in it, and relevant ones in it, [G] int64 each."""
+def _of_first(scores, labels, weights, groups, value: Callable[..., np.ndarray]) -> np.ndarray:
+    """[G] float64 of `value(above, tied, relevant)`, of the first tie of each group that holds a relevant candidate:
+    candidates ranked above it, in it, and relevant ones in it, int64 each; NaN where a group has none."""
     weights, scores, labels, groups = known(weights, scores, labels, groups)
     if not len(scores):
-        return GroupMean(float("nan"), 0, float("nan"))
+        return np.zeros(0)
     rows = sort_rows(-scores, groups)
     relevant = rows.tie_sums((labels >= 0.5).astype(np.int64))
     first = (relevant > 0) & (rows.sums_before(relevant) == 0)
-    return _mean_over(value(rows.tie_ranks[first], rows.tie_sizes[first], relevant[first]), len(rows.groups))
+    group = np.repeat(np.arange(len(rows.groups)), np.diff(rows.first_tie, append=len(rows.ties)))
+    found = np.full(len(rows.groups), np.nan)
+    found[group[first]] = value(rows.tie_ranks[first], rows.tie_sizes[first], relevant[first])
+    return found
 
 
 def _expected_reciprocal(above: np.ndarray, tied: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -107,7 +127,9 @@ def _expected_reciprocal(above: np.ndarray, tied: np.ndarray, relevant: np.ndarr
     return np.add.reduceat(chance / (above + j), starts)
 
 
-def _mean_over(values: np.ndarray, groups: int) -> GroupMean:
-    """The mean of the groups in which a metric is defined, of `groups` altogether."""
-    value = float(values.mean()) if len(values) else float("nan")
-    return GroupMean(value, len(values), len(values) / groups)
+def _mean(of_groups: np.ndarray) -> GroupMean:
+    """The mean of the groups in which a metric is defined."""
+    values = of_groups[~np.isnan(of_groups)]
+    if not len(of_groups):
+        return GroupMean(float("nan"), 0, float("nan"))
+    return GroupMean(float(values.mean()) if len(values) else float("nan"), len(values), len(values) / len(of_groups))

@@ -12,6 +12,7 @@ from srsjax.data.store.arrays import Split
 from srsjax.errors import InputError, did_you_mean
 from srsjax.metrics.baselines import gap_closed, mean_scores, popularity_scores, user_item_scores
 from srsjax.metrics.calibration import logit
+from srsjax.metrics.classes import OfClass
 from srsjax.metrics.sorting import known
 from srsjax.metrics.table import METRICS, Candidates, find, row_of
 
@@ -50,10 +51,15 @@ def evaluate(
         identity: [M] int64, equal for candidates with the same text (`Split.item`): `pairwise` leaves such pairs out.
         families: of metrics that apply to the task (`Objective.families`).
     """
-    weights, logits, labels, groups, users, identity = known(weights, logits, labels, groups, users, identity)
-    if not len(logits):
+    columns = (logits, labels, weights, groups, users, identity)
+    return measure(gather(*columns, threshold=threshold, ndcg_at=ndcg_at), families)
+
+
+def measure(of: Candidates, families: Sequence[str] = FAMILIES) -> dict[str, float]:
+    """`evaluate` for candidates that are gathered already, all of weight above 0."""
+    ndcg_at = of.ndcg_at
+    if not len(of.logits):
         return {metric.key(ndcg_at): 0.0 for metric in METRICS if metric.family == "count"}
-    of = Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at)
     lacking = {"click": of.graded, "ranking": of.sizes.max() == 1, "retrieval": of.sizes.max() == 1}
     having = [family for family in families if not lacking.get(family)]
     values = {metric.key(ndcg_at): metric.value(of) for metric in METRICS if metric.applies(having)}
@@ -70,17 +76,22 @@ def evaluate_split(
     families: Sequence[str] = FAMILIES,
 ) -> dict[str, float]:
     """`evaluate` for the candidates of a split, in its order: logits [M] or [M, K] of one task."""
-    return evaluate(
-        logits,
-        split.labels[:, task],
-        split.weights[:, task],
-        split.impression,
-        np.repeat(split.user, np.diff(split.candidates)),
-        threshold=threshold,
-        ndcg_at=ndcg_at,
-        identity=split.item,
-        families=families,
-    )
+    return measure(of_split(logits, split, task, threshold=threshold, ndcg_at=ndcg_at), families)
+
+
+def of_split(
+    logits: np.ndarray, split: Split, task: int = 0, *, threshold: float = 0.5, ndcg_at: int = 10
+) -> Candidates:
+    """The candidates of a split with a known label, and logits [M] or [M, K] of one task for all in its order."""
+    users = np.repeat(split.user, np.diff(split.candidates))
+    columns = (logits, split.labels[:, task], split.weights[:, task], split.impression, users, split.item)
+    return gather(*columns, threshold=threshold, ndcg_at=ndcg_at)
+
+
+def gather(logits, labels, weights, groups, users, identity=None, *, threshold=0.5, ndcg_at=10) -> Candidates:
+    """The rows of weight above 0; arguments as in `evaluate`."""
+    weights, logits, labels, groups, users, identity = known(weights, logits, labels, groups, users, identity)
+    return Candidates(logits, labels, weights, groups, users, identity, threshold, ndcg_at)
 
 
 def references(
@@ -94,33 +105,42 @@ def references(
     names: Collection[str] = ("popularity", "oracle"),
     numbered: tuple[Split, Split, int] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """What the first task's metrics on a split compare with: `popularity` and `user_item` (`srsjax.metrics.baselines`),
-    and `oracle` where its probability is known, as far as `names` has them.
+    """The metrics of `reference_logits`, with its arguments and those of `evaluate_split`."""
+    made = reference_logits(train, split, n_items, families=families, names=names, numbered=numbered)
+    return {
+        name: evaluate_split(logits, split, threshold=threshold, ndcg_at=ndcg_at, families=families)
+        for name, logits in made.items()
+    }
+
+
+def reference_logits(
+    train: Split,
+    split: Split,
+    n_items: int,
+    *,
+    families: Sequence[str] = FAMILIES,
+    names: Collection[str] = ("popularity", "oracle"),
+    numbered: tuple[Split, Split, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """What the first task's metrics on a split compare with, [M] logits or numbers each: `popularity` and `user_item`
+    (`srsjax.metrics.baselines`), and `oracle` where its probability is known, as far as `names` has them.
 
     All are constants of the data, for labels in [0, 1]; graded labels and classes have none. Of numbers they are
     `item_mean` and `bias_model` (`baselines.mean_scores`). `n_items` is V, rows of `Items`;
     `numbered` are both splits with other numbers of items for the rates, and V (`baselines.number_items`); `families`
     are those of the first task, so that the columns of a table hold the same metrics.
     """
+    given = numbered or (train, split, n_items)
     if "value" in families:
-        return _number_references(train, split, names, numbered or (train, split, n_items), families)
+        predicted = {"popularity": "item_mean", "user_item": "bias_model"}
+        return {predicted[name]: mean_scores(*given, users=name == "user_item") for name in names if name in predicted}
     if ("click" not in families and "ranking" not in families) or train.labels[:, 0].max(initial=0) > 1:
         return {}
     rates = {"popularity": popularity_scores, "user_item": user_item_scores}
-    given = numbered or (train, split, n_items)
     scores = {name: scored(*given) for name, scored in rates.items() if name in names}
     if split.oracle is not None and "oracle" in names:
         scores["oracle"] = split.oracle
-    return {
-        name: evaluate_split(logit(probabilities), split, threshold=threshold, ndcg_at=ndcg_at, families=families)
-        for name, probabilities in scores.items()
-    }
-
-
-def _number_references(train, split, names, numbered, families) -> dict[str, dict[str, float]]:
-    predicted = {"popularity": "item_mean", "user_item": "bias_model"}
-    made = {predicted[name]: mean_scores(*numbered, users=name == "user_item") for name in names if name in predicted}
-    return {name: evaluate_split(numbers, split, families=families) for name, numbers in made.items()}
+    return {name: logit(probabilities) for name, probabilities in scores.items()}
 
 
 def mode(name: str, ndcg_at: int = 10) -> Literal["max", "min"]:
@@ -154,27 +174,44 @@ def monitored(metrics: dict[str, float], name: str) -> float:
     )
 
 
-def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
+HEADINGS = {
+    "popularity": "item popularity",
+    "user_item": "item x user",
+    "oracle": "best attainable",
+    "item_mean": "item mean",
+    "bias_model": "item + user bias",
+}
+"""What a person reads for the name of a reference."""
+
+
+def table(
+    columns: Mapping[str, Mapping[str, float]],
+    title: str = "",
+    uncalibrated: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Sequence[float]] | None = None,
+) -> Table:
     """Metrics side by side for people: the model first, then what it compares with.
 
     Args:
         columns: results of `evaluate` by name, such as `{"model": ..., **references(...)}`. With `popularity` and
             `oracle` among them, a last line says how much of the AUC between the two the model gains.
         title: printed above the table.
+        uncalibrated: metrics of the first column before its calibration, printed below each.
+        intervals: low and high ends of the 95 % intervals of the first column, printed behind each.
     """
-    headings = {
-        "popularity": "item popularity",
-        "user_item": "item x user",
-        "oracle": "best attainable",
-        "item_mean": "item mean",
-        "bias_model": "item + user bias",
-    }
-    shown = Table(title=title or None)
-    shown.add_column("metric")
-    for name in columns:
-        shown.add_column(headings.get(name, name), justify="right")
+    # As narrow as it can be: 80 columns hold a model with its intervals and three references.
+    shown = Table(title=title or None, show_edge=False, pad_edge=False, collapse_padding=True)
+    shown.add_column("metric", no_wrap=True)
+    for at, name in enumerate(columns):
+        long = bool(intervals) and not at
+        shown.add_column(HEADINGS.get(name, name), justify="left" if long else "right", no_wrap=long)
     for metric in _rows(columns):
-        shown.add_row(metric, *(_cell(metric, values) for values in columns.values()))
+        first, *others = (_cell(metric, values) for values in columns.values())
+        if intervals and metric in intervals:
+            first += f" {interval_text(*intervals[metric])}"
+        shown.add_row(metric, first, *others)
+        if uncalibrated and metric in uncalibrated:
+            shown.add_row("  uncalibrated", _cell(metric, uncalibrated), *["-"] * (len(columns) - 1))
     model, *_ = columns.values()
     needed = [values.get("auc", np.nan) for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
     if not np.isnan(gap := gap_closed(*needed)):
@@ -182,11 +219,17 @@ def table(columns: dict[str, dict[str, float]], title: str = "") -> Table:
     return shown
 
 
+def interval_text(low: float, high: float) -> str:
+    """`[0.825, 0.834]`: three decimals, or four where the ends would hardly differ."""
+    decimals = 3 if high - low >= 0.003 else 4
+    return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
 MOST_CLASSES = 12
 """Classes of a table for people: of more, those with the lowest F1 are shown."""
 
 
-def class_table(task: str, of: Mapping[str, Mapping[str, float]]) -> Table:
+def class_table(task: str, of: Mapping[str, OfClass]) -> Table:
     """Precision, recall, F1 and support by class, from `classes.class_report`."""
     names = sorted(of, key=lambda name: of[name]["f1"])[:MOST_CLASSES] if len(of) > MOST_CLASSES else [*of]
     shown = Table(title=f"classes of {task}" + (f", the {MOST_CLASSES} of lowest F1" if len(names) < len(of) else ""))
@@ -201,7 +244,7 @@ def class_table(task: str, of: Mapping[str, Mapping[str, float]]) -> Table:
     return shown
 
 
-def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
+def _rows(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The metrics that some column has, those of the first task in order, with those a click report lacks in all."""
     names = [name for values in columns.values() for name in values if (row := find(name)) and row.shown != "hidden"]
     names = list(dict.fromkeys(names))
@@ -221,7 +264,7 @@ def _rows(columns: dict[str, dict[str, float]]) -> list[str]:
     return first + [name for name in names if "/" in name]
 
 
-def _cell(name: str, values: dict[str, float]) -> str:
+def _cell(name: str, values: Mapping[str, float]) -> str:
     row = row_of(name)
     if name not in values:
         measured = _of_same_task(name, "candidates") in values  # references have metrics of the first task only

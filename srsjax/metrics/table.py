@@ -59,6 +59,14 @@ class Candidates:
         return sigmoid(self.logits)
 
     @cached_property
+    def claimed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities [M] float64 and the labels [M] they are of: of a positive label; of classes that of the most
+        probable one, and whether it is the right one (Guo et al. 2017, section 2)."""
+        if self.logits.ndim == 1:
+            return self.probabilities, self.labels
+        return classes.confidence(self.logits), (self.logits.argmax(1) == self.labels).astype(np.float64)
+
+    @cached_property
     def sizes(self) -> np.ndarray:
         """Candidates of each impression, [G] int64."""
         return group_sizes(self.groups)
@@ -133,6 +141,8 @@ class Metric:
     """Whether the line of a validation names it."""
     also: tuple[str, ...] = ()
     """Further families that have it."""
+    of_probabilities: bool = False
+    """Whether it measures how good probabilities are, which calibration changes, and not an order or a choice."""
 
     def applies(self, families: Collection[str]) -> bool:
         """Whether a task with these families has it."""
@@ -158,17 +168,36 @@ METRICS = (
     Metric("gauc", "click", lambda c: c.by_user.value, "max", "no user with both classes", headline=True),
     Metric("gauc_covered", "click", lambda c: c.by_user.covered, shown="hidden"),
     Metric("auc_ceiling", "click", _ceiling, shown="bound"),
-    Metric("log_loss", "click", lambda c: log_loss(c.logits, c.labels, c.weights), "min", headline=True),
+    Metric("log_loss", "click", lambda c: log_loss(*c.triple), "min", headline=True, of_probabilities=True),
     Metric(
-        "normalized_entropy", "click", lambda c: normalized_entropy(c.logits, c.labels, c.weights), "min", "one class"
+        "normalized_entropy",
+        "click",
+        lambda c: normalized_entropy(*c.triple),
+        "min",
+        "one class",
+        of_probabilities=True,
     ),
-    Metric("ece", "click", lambda c: ece(c.probabilities, c.labels, c.weights), "min", headline=True),
+    Metric(
+        "ece",
+        "click",
+        lambda c: ece(*c.claimed, c.weights),
+        "min",
+        headline=True,
+        also=("class",),
+        of_probabilities=True,
+    ),
     Metric("accuracy", "click", lambda c: c.accuracy, "max", also=("class",)),
     Metric("precision", "click", lambda c: c.decided.precision, "max", "none predicted positive"),
     Metric("recall", "click", lambda c: c.decided.recall, "max", "no positives"),
     Metric("f1", "click", lambda c: c.decided.f1, "max", "no positives"),
     Metric("label_rate", "click", lambda c: c.weights @ c.labels / c.weights.sum(), shown="rate"),
-    Metric("predicted_rate", "click", lambda c: c.weights @ c.probabilities / c.weights.sum(), shown="rate"),
+    Metric(
+        "predicted_rate",
+        "click",
+        lambda c: c.weights @ c.probabilities / c.weights.sum(),
+        shown="rate",
+        of_probabilities=True,
+    ),
     Metric("ndcg", "ranking", lambda c: c.gain.value, "max", _no_order("no label above 0"), headline=True),
     Metric("ndcg_groups", "ranking", lambda c: c.gain.groups, shown="hidden"),
     Metric("mrr", "ranking", lambda c: c.first.value, "max", _no_order("no label of 0.5 or more")),
@@ -186,7 +215,14 @@ METRICS = (
     Metric("pairwise_significant_pairs", "ranking", lambda c: c.significant and c.significant.pairs, shown="hidden"),
     Metric("macro_f1", "class", lambda c: classes.macro_f1(c.confusion), "max", headline=True),
     Metric("top_5", "class", lambda c: classes.top_accuracy(*c.triple, 5), "max", "five classes or fewer"),
-    Metric("cross_entropy", "class", lambda c: classes.cross_entropy(*c.triple), "min", headline=True),
+    Metric(
+        "cross_entropy",
+        "class",
+        lambda c: classes.cross_entropy(*c.triple),
+        "min",
+        headline=True,
+        of_probabilities=True,
+    ),
     Metric("rmse", "value", lambda c: values.rmse(*c.triple), "min", headline=True),
     Metric("mae", "value", lambda c: values.mae(*c.triple), "min", headline=True),
     Metric("r2", "value", lambda c: values.r2(*c.triple), "max", "all labels equal", headline=True),

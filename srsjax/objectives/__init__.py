@@ -47,6 +47,16 @@ def columns(tasks: tuple[Task, ...], outputs: Sequence[Outputs], logits: np.ndar
     return found
 
 
+def logit_columns(tasks: tuple[Task, ...], outputs: Sequence[Outputs], logits: np.ndarray) -> dict[str, np.ndarray]:
+    """The logits of every task as `columns` names them: [M] float32, or [M, K] of classes."""
+    return {
+        "logit" + (f"_{made.task.name}" if own.start else ""): logits[:, own]
+        if made.kind == "multiclass"
+        else logits[:, own.start]
+        for made, own in objectives(tasks, outputs)
+    }
+
+
 def predict(tasks: tuple[Task, ...], outputs: Sequence[Outputs], logits: np.ndarray) -> np.ndarray:
     """The scores of every task, [M, T] float64, from the logits of all of them, [M, K] float32."""
     return np.stack([made.predict(logits[..., own]) for made, own in objectives(tasks, outputs)], axis=-1)

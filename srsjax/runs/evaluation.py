@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split, Store
 from srsjax.errors import InputError
 from srsjax.metrics import baselines, classes, report
+from srsjax.metrics.table import Candidates
 from srsjax.model.spec import ModelSpec, Outputs
 from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
@@ -97,19 +98,39 @@ def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> 
     return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 
+def run_split(folder: RunFolder, config: TrainConfig, name: str) -> tuple[Store, Split]:
+    """A split of a run's data, prepared again if need be, and its store.
+
+    Raises InputError where the data are no longer those of the run, whose splits would then be others, and for a split
+    without an impression.
+    """
+    store = run_store(folder, config)
+    split = store.split(name)
+    if not len(split):
+        raise InputError(f"{store.folder}: the {name} split is empty")
+    return store, split
+
+
+def split_candidates(
+    config: TrainConfig, outputs: Sequence[Outputs], split: Split, logits: np.ndarray
+) -> Iterator[tuple[str, Sequence[str], Candidates]]:
+    """Of every task: what its metrics are named with (`task/`, empty for the first), the families that it has, and the
+    candidates with a known label."""
+    threshold, ndcg_at = config.evaluate.threshold, config.evaluate.ndcg_at
+    for t, (made, own) in enumerate(objectives(config.schema.tasks, outputs)):
+        of = report.of_split(made.measured(logits[:, own]), split, t, threshold=threshold, ndcg_at=ndcg_at)
+        yield f"{made.task.name}/" if t else "", made.families, of
+
+
 def split_metrics(
     config: TrainConfig, outputs: Sequence[Outputs], split: Split, logits: np.ndarray
 ) -> dict[str, float]:
     """The report of every task: the first task's metrics by name, those of further tasks as `task/metric`."""
-    threshold, ndcg_at = config.evaluate.threshold, config.evaluate.ndcg_at
-    metrics: dict[str, float] = {}
-    for t, (made, own) in enumerate(objectives(config.schema.tasks, outputs)):
-        task = made.task
-        values = report.evaluate_split(
-            made.measured(logits[:, own]), split, t, families=made.families, threshold=threshold, ndcg_at=ndcg_at
-        )
-        metrics |= values if t == 0 else {f"{task.name}/{name}": value for name, value in values.items()}
-    return metrics
+    return {
+        prefix + name: value
+        for prefix, families, of in split_candidates(config, outputs, split, logits)
+        for name, value in report.measure(of, families).items()
+    }
 
 
 def class_reports(
@@ -127,9 +148,9 @@ def class_reports(
 
 def split_references(
     config: TrainConfig, train: Split, split: Split, items: Items, say: Callable[[str], None] = lambda line: None
-) -> dict[str, dict[str, float]]:
-    """What the model is compared with on a split: item popularity, with `data.user` item and user rates, and the best
-    attainable where it is known.
+) -> dict[str, np.ndarray]:
+    """What the model is compared with on a split, logits [M] by name: item popularity, with `data.user` item and user
+    rates, and the best attainable where it is known.
 
     Rates need items (users) that recur: those of training must have half of the split's weight (`baselines.SEEN`); for
     the rows of a catalogue popularity is always given. `say` is called with what is left out, and why.
@@ -148,13 +169,11 @@ def split_references(
             names.append("user_item")
         else:
             say(f"item and user rates are left out: {share:.0%} of the weight is on users that training has")
-    return report.references(
+    return report.reference_logits(
         train,
         split,
         len(items.tokens),
         names=names,
         numbered=numbered,
         families=families,
-        threshold=config.evaluate.threshold,
-        ndcg_at=config.evaluate.ndcg_at,
     )

@@ -5,6 +5,7 @@ model.json       what the model is              tensorboard/     the same as sca
 manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
+calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
 report.json      final metrics; written last: with it the run is finished
 
 A run that srsjax.compress made has compressed.safetensors and compression.json instead of checkpoints and metrics.
@@ -17,7 +18,9 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from srsjax.config import TrainConfig
 from srsjax.config_io import from_json, to_json
@@ -52,6 +55,7 @@ class RunFolder:
         self.model_file = self.path / "model.json"
         self.manifest_file = self.path / "manifest.json"
         self.report_file = self.path / "report.json"
+        self.calibration_file = self.path / "calibration.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.goodput_file = self.path / "goodput.jsonl"
         self.tokenizer = self.path / "tokenizer"
@@ -148,15 +152,18 @@ def _asked(config: TrainConfig) -> dict:
     return data
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+def differences(old: dict, new: dict) -> list[str]:
     """Fields that differ and change the result, each as `batch.rows 32 there, 64 here`."""
-    found = []
+    return [f"{name} {there!r} there, {here!r} here" for name, there, here in changed_fields(old, new)]
+
+
+def changed_fields(old: dict, new: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Fields of two configs as JSON that differ and change the result: dotted name, and both values."""
     for key in dict.fromkeys([*old, *new]):
         name = prefix + key
         if name in FREE or old.get(key) == new.get(key):
             continue
         if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
-            found += differences(old[key], new[key], name + ".")
+            yield from changed_fields(old[key], new[key], name + ".")
         else:
-            found.append(f"{name} {old.get(key)!r} there, {new.get(key)!r} here")
-    return found
+            yield name, old.get(key), new.get(key)

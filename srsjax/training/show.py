@@ -17,8 +17,8 @@ from srsjax.console import Console
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.kinds import is_text
 from srsjax.distributed import devices_in_use
-from srsjax.metrics import report
 from srsjax.objectives import losses
+from srsjax.runs.assessment import Assessment
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session
 
@@ -77,9 +77,8 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
     )
     for name in ("test", "valid"):
         if result[name]:
-            console.print(report.table({"model": result[name], **result[f"{name}_references"]}, title=f"{name} split"))
-            for task, of in result.get(f"{name}_classes", {}).items():
-                console.print(report.class_table(task, of))
+            for table in Assessment.read(result, name).tables(f"{name} split"):
+                console.print(table)
             break
     new = config.data.log.files if isinstance(config.data.log.files, str) else config.data.log.files[0]
     run = shlex.quote(str(folder.path))

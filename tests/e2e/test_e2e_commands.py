@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -12,6 +14,9 @@ import pytest
 from srsjax.config import Mesh
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
+from srsjax.metrics.recalibration import Affine
+from srsjax.runs.calibration import Calibration, TaskCalibration
+from srsjax.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     run = trained / "runs/ctr"
     files = {path.name for path in run.iterdir()}
     assert {"config.json", "model.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
-            "goodput.jsonl", "checkpoints", "valid.png", "test.png"} == files  # fmt: skip
+            "goodput.jsonl", "checkpoints", "valid.png", "test.png", "calibration.json"} == files  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
         assert expected in printed
@@ -56,7 +61,11 @@ def test_evaluate_repeats_the_report_on_a_split_and_on_files(trained, command):
     assert done.returncode == 0, done.stderr
     report = json.loads((trained / "runs/ctr/report.json").read_text())
     again = json.loads((trained / "again.json").read_text())
-    assert again == {"model": report["test"], **report["test_references"]}
+    others = {part: report[f"test_{part}"] for part in ("uncalibrated", "intervals", "differences")}
+    others = {part: values for part, values in others.items() if values}
+    assert again == {"model": report["test"], **report["test_references"], **others}
+    low, high = report["test_intervals"]["auc"]
+    assert low < report["test"]["auc"] < high and f"{report['test']['auc']:.4f} [{low:.3f}, {high:.3f}]" in done.stdout
     done = command("evaluate", "--run", "runs/ctr", "--input", "data/shop/log-3.parquet", cwd=trained)
     assert done.returncode == 0 and "ndcg@10" in done.stdout, done.stderr
 
@@ -91,6 +100,50 @@ def test_score_refuses_a_folder_with_files_and_leaves_nothing_behind_when_it_fai
     )
     assert done.returncode == 2 and "query" in done.stderr and done.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "full"]
+
+
+def test_scores_are_calibrated_and_raw_ones_are_the_models(trained, tmp_path, monkeypatch, log, command):
+    monkeypatch.chdir(trained)
+    run = tmp_path / "run"
+    shutil.copytree("runs/ctr", run, ignore=shutil.ignore_patterns("tensorboard"))
+    own = TaskCalibration("platt", Affine((0.5,), (-1.0,)))
+    Calibration(RunFolder(run).best_step(), {"click": own}).save(RunFolder(run))
+    options = ("--input", "data/shop/log-0.parquet", "--output", tmp_path / "raw", "--raw")
+    assert command("score", "--run", run, *options, cwd=trained).returncode == 0
+    raw = ds.dataset(tmp_path / "raw").to_table().slice(0, 16)
+    logits = raw["logit"].to_numpy().astype(float)
+    np.testing.assert_allclose(raw["score"], 1 / (1 + np.exp(-logits)), rtol=1e-6)  # float32 of float64
+    rows = log.slice(0, 16).to_pylist()
+    pairs = [({"query": row["query"], "history": row["history"]}, {"item_id": row["item_id"]}) for row in rows]
+    # Other batches and devices, as above.
+    expected = 1 / (1 + np.exp(1.0 - 0.5 * logits))
+    np.testing.assert_allclose(Scorer.load(run, mesh=Mesh(8)).predict(pairs), expected, atol=1e-5)
+    config = RunFolder(run).config()
+    rare = replace(config, evaluate=replace(config.evaluate, negatives_rate=0.01))
+    expected = 1 / (1 + 100 * np.exp(1.0 - 0.5 * logits))
+    np.testing.assert_allclose(Scorer.load(run, mesh=Mesh(8), config=rare).predict(pairs), expected, atol=1e-5)
+
+
+def test_compare_says_which_run_is_better_and_what_differs(trained, tmp_path, command):
+    run = tmp_path / "run"
+    shutil.copytree(trained / "runs/ctr", run, ignore=shutil.ignore_patterns("tensorboard"))
+    own = TaskCalibration("platt", Affine((0.5,), (-3.0,)))  # far too low
+    Calibration(RunFolder(run).best_step(), {"click": own}).save(RunFolder(run))
+    changed = json.loads((run / "config.json").read_text())
+    changed["optimizer"]["learning_rate"] = 0.5
+    (run / "config.json").write_text(json.dumps(changed))
+    output = tmp_path / "out/compared.json"
+    done = command("compare", "--runs", "runs/ctr", run, "--output", output, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert f"optimizer.learning_rate: 0.001 in runs/ctr, 0.5 in {run}" in done.stdout
+    found = json.loads(output.read_text())["compared"][str(run)]
+    report = json.loads((trained / "runs/ctr/report.json").read_text())
+    assert found["rows"] == report["test"]["candidates"]
+    loss, area = found["metrics"]["log_loss"], found["metrics"]["auc"]
+    assert loss["first"] == pytest.approx(report["test"]["log_loss"], rel=1e-6) and loss["better"] == "runs/ctr"
+    assert loss["interval"][0] > 0 and area["difference"] == 0 and area["better"] == ""
+    done = command("compare", "--runs", "runs/ctr", cwd=trained)
+    assert done.returncode == 2 and "expected two or more run folders" in done.stderr
 
 
 def test_predict_and_rank_follow_sentence_transformers(scorer, log):
