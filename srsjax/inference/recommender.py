@@ -50,13 +50,20 @@ class Recommender(abc.ABC):
 
     @abc.abstractmethod
     def logits(self, split: Split, items: Items) -> np.ndarray:
-        """Logits [M, K] float32 of the candidates of any split, in its order."""
+        """Logits [M, K] of the candidates of any split in its order, calibrated as the run says."""
 
     @abc.abstractmethod
     def _objective(self, name: str) -> tuple[Objective, slice]: ...
 
     @abc.abstractmethod
     def _score_of(self, name: str, logits: np.ndarray) -> np.ndarray: ...
+
+    @property
+    @abc.abstractmethod
+    def _calibrates_slices(self) -> bool: ...
+
+    @abc.abstractmethod
+    def _calibrated(self, task: str, logits: np.ndarray) -> np.ndarray: ...
 
     @abc.abstractmethod
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray: ...
@@ -81,7 +88,7 @@ class Recommender(abc.ABC):
 
     def context_vectors(self, contexts: Sequence[Value], task: str = "") -> np.ndarray:
         """The vector of each context (towers) for one task, [N, D] float32, with the head's scales taken in: its inner
-        product with an item's of `item_vectors`, plus `output_bias(task)`, is the logit of the pair.
+        product with an item's of `item_vectors`, plus `output_bias(task)`, is the logit of the pair before calibration.
 
         Raises InputError where the model is no towers, for a multiclass task or one that comes after another.
         """
@@ -181,6 +188,8 @@ class Recommender(abc.ABC):
             found = column_of(given, catalogue, name) if given is not None else self._catalogue().column(name)
             return [tuple(value) if isinstance(value, list) else value for value in found]
 
+        if ranker is None and given is None and self._calibrates_slices:
+            ranker = self  # other maps for other items: the vectors' order is not that of the scores
         filters = Filters(wanted, excluded, values)
         out = []
         for number, ranked in enumerate(self._ranked(all_contexts, given, task, filters, wanted)):
@@ -207,7 +216,9 @@ class Recommender(abc.ABC):
                 yield filters.apply(number, order(utility, np.arange(len(given))))
         elif self.session.spec.interaction.reads_context:
             retriever, output = self._retriever(), self._output(task)
-            yield from retrieve(retriever, retriever.queries(contexts, output), output, filters, wanted.pool)
+            queries = retriever.queries(contexts, output)
+            for ranked in retrieve(retriever, queries, output, filters, wanted.pool):
+                yield replace(ranked, utility=self._calibrated(task, ranked.utility))
         else:
             count = len(self._catalogue())
             step = max(1, PAIRS_AT_ONCE // count)

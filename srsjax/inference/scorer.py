@@ -306,6 +306,19 @@ class Scorer(Recommender):
         return predict_split(step, self.params, split, items, self.shape, self.session.mesh, progress, counted)
 
     @property
+    def _calibrates_slices(self) -> bool:
+        """Whether the calibration of some task depends on more than the logits."""
+        return any(own.slices for own in self.calibration.tasks.values())
+
+    def _calibrated(self, task: str, logits: np.ndarray) -> np.ndarray:
+        """Logits [M] of a task with one output as `logits` gives them, but for the maps of slices."""
+        made, own = self._objective(task)
+        outputs, found = self.session.spec.outputs, self.calibration.tasks.get(made.task.name)
+        nothing = np.zeros((1, self.session.spec.num_outputs))
+        added = for_all_negatives(self.config, self.calibration, outputs, nothing)[0, own.start]
+        return (found(logits, None) if found else logits) + added
+
+    @property
     def can_store_items(self) -> bool:
         """Whether the model computes candidates alone at first, and they are the rows of a catalogue."""
         return self.session.spec.interaction.stores_items and self.encoder.items is not None

@@ -12,6 +12,8 @@ from srsjax.config import Mesh
 from srsjax.errors import InputError
 from srsjax.inference.rerank import DPP, MMR, EpsilonGreedy, PlackettLuce
 from srsjax.inference.scorer import Scorer
+from srsjax.metrics.recalibration import Affine
+from srsjax.runs.calibration import Calibration, TaskCalibration
 
 SMALL = (
     *("--data.shop.impressions", 300, "--data.shop.items", 400, "--data.shop.users", 30),
@@ -109,6 +111,20 @@ def test_towers_of_ids_alone_retrieve_too(scorers, folder, items, monkeypatch):
         scores = scorer.predict([(context, {"item_id": item["item_id"]}) for item in items])
         np.testing.assert_allclose([e["score"] for e in found], np.sort(scores)[::-1][:7], atol=1e-5)
         np.testing.assert_allclose([e["score"] for e in found], scores[ids(found)], atol=1e-5)
+
+
+@pytest.mark.parametrize("slices", [{}, {3: Affine((1.0,), (0.3,)), 5: Affine((0.5,), (0.0,))}])
+def test_what_is_retrieved_has_the_calibrated_scores(scorers, folder, items, monkeypatch, slices):
+    """Maps of slices differ between items, so that the order of the vectors is not that of the scores."""
+    monkeypatch.chdir(folder)
+    scorer, context = Scorer.load("runs/ids", mesh=Mesh(8)), {"user_id": "u000001"}
+    (task,) = (each.name for each in scorer.config.schema.tasks)
+    own = TaskCalibration("platt", Affine((0.6,), (-1.0,)), slices)
+    scorer.calibration = Calibration(0, {task: own}, "item" if slices else "")
+    (found,) = scorer.retrieve([context], 7)
+    scores = scorer.predict([(context, {"item_id": item["item_id"]}) for item in items])
+    np.testing.assert_allclose([e["score"] for e in found], scores[ids(found)], atol=1e-5)
+    assert [e["score"] for e in found] == sorted((e["score"] for e in found), reverse=True)
 
 
 def test_threads_retrieve_what_they_would_alone(scorers, folder, monkeypatch):
