@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -75,9 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     sample, split = _sample(store.split("valid"), arguments.pairs), store.split(arguments.split)
     if not len(sample) or not len(split):
         raise InputError(f"{folder.path}: no rows in the valid or {arguments.split} split to compare scores on")
-    choice = _choose(scorer, sample, store.items, arguments.bound)
-    smaller = _with_weights(scorer, quantization.quantized(scorer.params, choice.kept))
     exact = Scorer.load(folder.path, config=replace(config, model=replace(config.model, dtype="float32")))
+    choice = _choose(scorer, exact.params, sample, store.items, arguments.bound)
+    smaller = _with_weights(scorer, quantization.quantized(exact.params, choice.kept))
     variants = {"float32": exact, scorer.session.compute.dtype.name: scorer, arguments.method: smaller}
     table = _compare(variants, split, store.items)
     with atomic_folder(output) as partial:
@@ -100,13 +101,16 @@ def _with_weights(scorer: Scorer, params: dict[str, Any]) -> Scorer:
     return Scorer(scorer.config, session, params, scorer.encoder, scorer.shape, scorer.calibration)
 
 
-def _choose(scorer: Scorer, sample: Split, items: Items, bound: float) -> quantization.Choice:
-    names = quantization.groups(scorer.params)
+def _choose(
+    scorer: Scorer, params: Mapping[str, Any], sample: Split, items: Items, bound: float
+) -> quantization.Choice:
+    """`params` are float32."""
+    names = quantization.groups(params)
     if not names:
         raise InputError("this model has neither an encoder nor tables of embeddings: there is nothing to compress")
 
     def logits(kept: tuple[str, ...]) -> np.ndarray:
-        return _with_weights(scorer, quantization.quantized(scorer.params, kept)).raw_logits(sample, items)
+        return _with_weights(scorer, quantization.quantized(params, kept)).raw_logits(sample, items)
 
     return quantization.choose(names, bound, logits, scorer.raw_logits(sample, items))
 

@@ -151,7 +151,8 @@ class Batch:
     """Parts the step is computed in, to save memory; the result is the same but for dropout's random bits, and but for
     contrastive tasks and `model.task_weights gradients`, which compare the candidates of one part."""
     eval_rows: AtLeast0 = 0
-    """Rows of an evaluation or scoring batch; 0 means as many as one micro-batch."""
+    """Rows of an evaluation or scoring batch; 0 means as many as one micro-batch and, where a CPU encodes text, at most
+    1,024 tokens: its caches hold no more."""
     workers: AtLeast0 = 0
     """Grain worker processes that assemble batches; 0 assembles them in threads of this process."""
 

@@ -28,10 +28,11 @@ from srsjax.hub import model_folder, read_json
 from srsjax.model import hf
 from srsjax.model.spec import ModelSpec
 from srsjax.objectives import objective
-from srsjax.runs.evaluation import batch_shape
 from srsjax.runs.precision import choose_precision
+from srsjax.runs.quantization import quantized
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import Session, open_session
+from srsjax.runs.session import Quantize, Session, for_scoring, open_session, with_params
+from srsjax.runs.shapes import batch_shape
 from srsjax.runs.sharding import put_same
 from srsjax.runs.spec import layout_of
 
@@ -70,6 +71,7 @@ def load_cross_encoder(
     max_length: int = 0,
     devices: Sequence[jax.Device] | None = None,
     dtype: Dtype = "float32",
+    quantize: Quantize = "none",
 ) -> Loaded:
     """Reads weights, tokenizer and tasks.
 
@@ -79,6 +81,7 @@ def load_cross_encoder(
         pair is cut first, as transformers does. 0 means what the tokenizer and the positions allow.
       devices: those of the mesh; by default all.
       dtype: as `model.dtype`.
+      quantize: as in `load_run`.
 
     Raises:
       InputError: not a model of these families, no head or pooler, or a `max_length` that does not fit.
@@ -110,6 +113,9 @@ def load_cross_encoder(
     session = open_session(config, spec, devices, training=False)
     weights, _ = hf.load_weights(folder, bert, spec.num_outputs)
     params = {path: put_same(weights[path], session.shardings[path]) for path in session.shapes}
+    if quantize == "int8":
+        session, params = with_params(session, quantized(params))
+    params = for_scoring(session, params)
     encoder = PairEncoder(Sources(schema, config.data), text, fitted, budget)
     return Loaded(config, session, params, encoder, batch_shape(config, spec, layout_of(spec, text), session.mesh))
 

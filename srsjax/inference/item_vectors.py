@@ -32,9 +32,11 @@ from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
 from srsjax.inference.fingerprint import HASH_BYTES, find_hashes, item_hashes, take_items
 from srsjax.model import ctr
+from srsjax.model.attention_choice import NONE
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.session import Session
+from srsjax.runs.shapes import request_shapes
 from srsjax.runs.sharding import ROWS, put_batch
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -118,6 +120,7 @@ class Towers:
         self.width, self.count = width, count
         self.item_shape = replace(shape, layout=alone, outputs=width)
         self.query_shape = replace(shape, outputs=width * count)
+        self.shapes = request_shapes(shape, session.mesh, session.attention.name in (NONE.name, "xla"))
         self._item_step, self._query_step = self._jit(_item_vectors), self._jit(_queries)
 
     def items(self, items: Items) -> np.ndarray:
@@ -167,7 +170,7 @@ class Towers:
     def _run(self, step: Callable, split: Split, items: Items, shape: BatchShape) -> np.ndarray:
         if not len(split):
             return np.zeros((0, shape.outputs), np.float32)
-        return predict_split(step, self.params, split, items, shape, self.session.mesh)
+        return predict_split(step, self.params, split, items, shape, self.session.mesh, shapes=self.shapes)
 
     def _jit(self, function: Callable) -> Callable:
         mesh = self.session.mesh

@@ -28,6 +28,7 @@ from srsjax.inference.retriever import Retriever
 from srsjax.inference.warm_up import padding
 from srsjax.objectives.objective import Objective
 from srsjax.runs.session import Session
+from srsjax.runs.shapes import Shape
 
 WARM_TOP = 256
 """Items retrieved at a time up to which `warm_up` compiles: a pool of 100 and as many items excluded."""
@@ -307,12 +308,12 @@ class Recommender(abc.ABC):
                 self._made = encoder, retriever, catalogue
             return retriever
 
-    def _warm_up_retrieval(self, rows: Sequence[int]) -> None:
+    def _warm_up_retrieval(self, shapes: Sequence[Shape]) -> None:
         """Compiles what retrieval runs, where the vectors of items are there."""
         retriever = self._current()[1]
         if retriever is not None and retriever.vectors is not None:
-            for count in rows:
-                retriever.towers.warm_up(padding(self.config.schema, self.shape, count))
+            for rows, tokens in shapes:
+                retriever.towers.warm_up(padding(self.config.schema, self.shape, rows, tokens))
             if isinstance(retriever.index, ExactIndex):
                 retriever.index.warm_up(WARM_TOP)
 

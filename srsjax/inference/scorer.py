@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from srsjax.config import Mesh, TrainConfig, Unknown
+from srsjax.config import Dtype, Mesh, TrainConfig, Unknown
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoded, Encoder, Value, load_encoder
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
+from srsjax.inference import requests
 from srsjax.inference.catalogue_items import listed, warn_unknown
 from srsjax.inference.cross_encoder import is_hugging_face, load_cross_encoder
 from srsjax.inference.item_store import ItemStore, build_item_store
@@ -28,15 +28,17 @@ from srsjax.inference.recommender import Recommender
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
 from srsjax.model import ctr
+from srsjax.model.attention_choice import NONE
 from srsjax.objectives import predict
 from srsjax.objectives.losses import Objectives
 from srsjax.objectives.objective import Objective
 from srsjax.runs.calibration import Calibration, for_all_negatives
-from srsjax.runs.evaluation import batch_shape, predict_split, row_counts
+from srsjax.runs.evaluation import predict_split
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import Quantize, Session, load_run
-from srsjax.runs.sharding import put_batch, row_divisor
+from srsjax.runs.session import Quantize, Session, for_scoring, load_run
+from srsjax.runs.shapes import Shape, batch_shape, request_shapes
+from srsjax.runs.sharding import put_batch
 from srsjax.runs.spec import layout_of
 
 
@@ -72,6 +74,7 @@ class Scorer(Recommender):
         unknown: Unknown | None = None,
         devices: Sequence[jax.Device] | None = None,
         max_length: int = 0,
+        dtype: Dtype | None = None,
         quantize: Quantize = "none",
         raw: bool = False,
     ) -> Scorer:
@@ -79,7 +82,7 @@ class Scorer(Recommender):
 
         Args:
           run: folder written by `srsjax.train`; or a folder or hub name of a `...ForSequenceClassification` model of
-            BERT's or RoBERTa's family, for pairs of texts (`query`, `document`), computed in float32.
+            BERT's or RoBERTa's family, for pairs of texts (`query`, `document`).
           mesh: devices to score on; by default all of them, rows divided (`Mesh()`), whatever the run was trained on.
           unknown: what becomes of a key that is not in its catalogue: `error`, `missing` (its features are filled as
             missing ones are, with a warning), or None for what the run's config says, where `error` is the default. A
@@ -90,6 +93,7 @@ class Scorer(Recommender):
           devices: those of the mesh; by default all, those of other processes included.
           max_length: of a Hugging Face model, most tokens of a pair and the tokens of a row: short rows make short
             pairs fast. 0 means what the tokenizer and the positions allow.
+          dtype: of a Hugging Face model, as `model.dtype`; by default float32.
           raw: whether scores are those of the model alone, without the run's calibration and `negatives_rate`.
 
         Raises:
@@ -99,17 +103,18 @@ class Scorer(Recommender):
         if is_hugging_face(run):
             if config is not None or unknown:
                 raise InputError(f"{run}: a Hugging Face model, which has no config and no catalogues to change")
-            if quantize != "none":
-                raise InputError(f"quantize: found {quantize} and a Hugging Face model, expected a run folder")
-            made = load_cross_encoder(str(run), mesh or Mesh(), max_length, devices)
+            made = load_cross_encoder(str(run), mesh or Mesh(), max_length, devices, dtype or "float32", quantize)
             return cls(made.config, made.session, made.params, made.encoder, made.shape)
         if max_length:
             raise InputError("max_length: found a run, expected a Hugging Face model; a run's is that of its schema")
+        if dtype:
+            raise InputError("dtype: found a run, expected a Hugging Face model; a run's is model.dtype of `config`")
         folder = RunFolder(run)
         trained = folder.config()
         config = replace(config or trained, mesh=mesh or scoring_mesh(config or trained, trained))
         encoder = load_encoder(config, folder.path, unknown)
         session, params = load_run(folder, config, devices, quantize)
+        params = for_scoring(session, params)
         shape = batch_shape(config, session.spec, layout_of(session.spec, encoder.text), session.mesh)
         if raw:
             config = replace(config, evaluate=replace(config.evaluate, negatives_rate=1.0))
@@ -137,9 +142,9 @@ class Scorer(Recommender):
         Raises:
           InputError: a missing column, an unknown key or task.
         """
-        single = self._is_single(pairs)
+        single = requests.is_single(self.config.schema, pairs)
         pairs = [pairs] if single else list(pairs)
-        contexts, candidates = self._sides(pairs)
+        contexts, candidates = requests.sides(self.config.schema, pairs)
         size = batch_size or max(len(pairs), 1)
         parts = [
             self._logits(contexts[at : at + size], [[c] for c in candidates[at : at + size]])
@@ -208,7 +213,7 @@ class Scorer(Recommender):
         as in `rank`.
         """
         contexts = listed(contexts)
-        lists = self._lists(contexts, list(candidates))
+        lists = requests.lists(contexts, list(candidates))
         blend = {task: 1.0} if isinstance(task, str) else dict(task)
         for name in blend:
             self._score_of(name, np.zeros((0, self.session.spec.num_outputs), np.float32))
@@ -223,7 +228,7 @@ class Scorer(Recommender):
         score_of = self._logit_of if logits else self._score_of
         scores = np.sum([weight * score_of(name, found) for name, weight in blend.items()], axis=0)
         parts = iter(np.split(scores, np.cumsum([len(own) for _, own in asked])[:-1]))
-        return [best_first(next(parts), own, top_k, return_documents) if own else [] for own in lists]
+        return [requests.best_first(next(parts), own, top_k, return_documents) if own else [] for own in lists]
 
     def weights(self, pairs: Sequence) -> list[dict[str, float]] | dict[str, float]:
         """How much a model with `model.combine attention` takes of the text and of each feature, for every pair:
@@ -236,12 +241,13 @@ class Scorer(Recommender):
         session, spec = self.session, self.session.spec
         if spec.combine != "attention" or not spec.features:
             raise InputError(f"weights: found model.combine {spec.combine!r}, expected attention over features")
-        single = self._is_single(pairs)
-        contexts, candidates = self._sides([pairs] if single else list(pairs))
+        single = requests.is_single(self.config.schema, pairs)
+        contexts, candidates = requests.sides(self.config.schema, [pairs] if single else list(pairs))
         chunk = self._encode(contexts, [[c] for c in candidates])
         names = ctr.modalities(spec)
         shape = replace(self.shape, outputs=len(names))
-        found = predict_split(self._weights_step, self.params, chunk.split, chunk.items, shape, session.mesh)
+        of = (chunk.split, chunk.items, shape, session.mesh)
+        found = predict_split(self._weights_step, self.params, *of, shapes=self.shapes)
         rows = [dict(zip(names, map(float, row), strict=True)) for row in found]
         return rows[0] if single else rows
 
@@ -251,24 +257,31 @@ class Scorer(Recommender):
             partial(ctr.modality_weights, self.session.graphdef), self.session.mesh, self.session.shardings
         )
 
-    def warm_up(self, said: Callable[[str], None] = print) -> list[int]:
-        """Compiles what requests run, so that none waits for the compiler; returns the numbers of rows.
+    @property
+    def shapes(self) -> list[Shape]:
+        """Rows and tokens that the batches of a request may have, the smallest first. With stored items no row is
+        short: each length has programs of its own, by the longest context of a batch."""
+        short = self.stored is None and self.session.attention.name in (NONE.name, "xla")
+        return request_shapes(self.shape, self.session.mesh, short)
 
-        A request is packed in rows; its batch has a power of two times the rows that the mesh divides, up to the rows
-        of an evaluation batch (`batch.eval_rows`), and a larger request is several of those. With stored items the
-        program depends on the longest context of a batch too: call this after `store_items`, and all are compiled,
-        some dozens; after `item_vectors` those of retrieval of up to 256 items too. `said` is given the list.
+    def warm_up(self, said: Callable[[str], None] = print) -> list[Shape]:
+        """Compiles what requests run, so that none waits for the compiler; returns the shapes of batches.
+
+        A request is packed in rows, and its batches are cut to the smallest of a few shapes (`shapes`) that holds them.
+        With stored items the program depends on the longest context of a batch too: call this after `store_items`, and
+        all are compiled, some dozens; after `item_vectors` those of retrieval of up to 256 items too. `said` is told
+        the shapes.
         """
-        mesh, rows = self.session.mesh, row_counts(self.shape.eval_rows, row_divisor(self.session.mesh))
-        said(f"compiling for {', '.join(map(str, rows))} rows x {self.shape.tokens} tokens")
-        for count in rows:
-            batch = padding(self.config.schema, self.shape, count)
+        mesh, shapes = self.session.mesh, self.shapes
+        said(f"compiling for {', '.join(f'{rows} x {tokens}' for rows, tokens in shapes)} tokens")
+        for rows, tokens in shapes:
+            batch = padding(self.config.schema, self.shape, rows, tokens)
             jax.block_until_ready(self.session.predict_step(self.params, put_batch(mesh, batch, row_axis=0)))
             if self.stored is not None:
-                for places in self.stored.empty_places(count, self.shape.tokens):
+                for places in self.stored.empty_places(rows, tokens):
                     jax.block_until_ready(self.stored.step(self.params, put_batch(mesh, (batch, places), row_axis=0)))
-        self._warm_up_retrieval(rows)
-        return rows
+        self._warm_up_retrieval(shapes)
+        return shapes
 
     def logits(
         self,
@@ -303,7 +316,8 @@ class Scorer(Recommender):
             assembled(batch)
             return complete(batch, numbers)
 
-        return predict_split(step, self.params, split, items, self.shape, self.session.mesh, progress, counted)
+        of = (split, items, self.shape, self.session.mesh)
+        return predict_split(step, self.params, *of, progress, counted, self.shapes)
 
     @property
     def _calibrates_slices(self) -> bool:
@@ -383,45 +397,6 @@ class Scorer(Recommender):
         chunk = self.encoder.encode_values(contexts, candidates)
         warn_unknown(chunk.unknown, stacklevel=4)
         return chunk
-
-    def _is_single(self, pairs) -> bool:
-        """A single pair holds its two sides, not pairs (without context features it is one candidate)."""
-        if not self.config.schema.context:
-            return isinstance(pairs, str | Mapping)
-        sides = str | Mapping | None  # None is refused where the side is read
-        return len(pairs) == 2 and all(isinstance(side, sides) for side in pairs)
-
-    def _sides(self, pairs: list) -> tuple[list[Value], list[Value]]:
-        if not self.config.schema.context:
-            return [{}] * len(pairs), pairs
-        for number, pair in enumerate(pairs, 1):
-            if isinstance(pair, str | Mapping) or not isinstance(pair, Sequence) or len(pair) != 2:
-                raise InputError(f"pairs: found {pair!r} as number {number}, expected a pair (context, candidate)")
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-    def _lists(self, contexts: Sequence[Value], candidates: list) -> list[list[Value]]:
-        """A list of candidates for each context."""
-        if all(isinstance(each, str | Mapping) for each in candidates):
-            return [candidates] * len(contexts)
-        if len(candidates) != len(contexts):
-            raise InputError(
-                f"candidates: found {len(candidates)} lists for {len(contexts)} contexts, expected one for each, or "
-                "one list of candidates for all"
-            )
-        for number, each in enumerate(candidates, 1):
-            if isinstance(each, str | Mapping) or not isinstance(each, Sequence):
-                raise InputError(f"candidates: found {each!r} as number {number}, expected a list of candidates")
-        return [list(each) for each in candidates]
-
-
-def best_first(scores: np.ndarray, candidates: list[Value], top_k: int | None, return_documents: bool) -> list[dict]:
-    """What `rank` returns of the scores [M] of its candidates."""
-    order = np.argsort(-scores, kind="stable")[:top_k]
-    ranked: list[dict[str, Any]] = [{"corpus_id": int(i), "score": float(scores[i])} for i in order]
-    if return_documents:
-        for entry in ranked:
-            entry["text"] = candidates[entry["corpus_id"]]
-    return ranked
 
 
 def scoring_mesh(config: TrainConfig, trained: TrainConfig) -> Mesh:

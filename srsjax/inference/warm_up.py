@@ -10,13 +10,13 @@ from srsjax.data.batches.layout import BatchShape
 from srsjax.data.kinds import ArrayKind, of_kind
 
 
-def padding(schema: Schema, shape: BatchShape, rows: int) -> PackedBatch:
-    """A batch of empty rows with the shapes and dtypes of the run's own."""
-    text, slot = (rows, shape.tokens), (rows, shape.candidates)
-    tokens, zero = np.full(text, shape.layout.pad_id, np.int32), np.zeros(text, np.int32)
+def padding(schema: Schema, shape: BatchShape, rows: int, tokens: int = 0) -> PackedBatch:
+    """A batch of empty rows with the shapes and dtypes of the run's own; `tokens` is L where it is not the run's."""
+    text, slot = (rows, tokens or shape.tokens), (rows, shape.candidates)
+    ids, zero = np.full(text, shape.layout.pad_id, np.int32), np.zeros(text, np.int32)
     empty, numbers = np.zeros(slot, np.int32), np.zeros((*slot, len(schema.tasks)), np.float32)
     return PackedBatch(
-        tokens=tokens,
+        tokens=ids,
         positions=zero,
         token_types=zero,
         segment=zero,

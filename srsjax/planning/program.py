@@ -24,9 +24,10 @@ from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.runs import session as sessions
-from srsjax.runs.evaluation import batch_shape, scoring_batches
+from srsjax.runs.evaluation import scoring_batches
 from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import Session, open_session, state_target
+from srsjax.runs.shapes import batch_shape
 from srsjax.runs.sharding import batch_target, row_divisor
 from srsjax.runs.spec import layout_of, make_spec
 from srsjax.runs.steps import check_rows, training_batches, training_step, with_rows

@@ -11,7 +11,7 @@ import numpy as np
 from srsjax.config import TrainConfig
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import join_equal_contexts
-from srsjax.data.batches.layout import BatchShape, Layout
+from srsjax.data.batches.layout import BatchShape
 from srsjax.data.batches.loader import Batches, eval_batches
 from srsjax.data.preparing.shared import shared_store
 from srsjax.data.preparing.sources import Sources
@@ -19,22 +19,12 @@ from srsjax.data.store.arrays import Items, Split, Store
 from srsjax.errors import InputError
 from srsjax.metrics import baselines, classes, report
 from srsjax.metrics.table import Candidates
-from srsjax.model.spec import ModelSpec, Outputs
+from srsjax.model.spec import Outputs
 from srsjax.objectives import objective, objectives
 from srsjax.runs.predict import predict
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.sharding import row_divisor, row_share
-
-
-def evaluation_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> int:
-    """Rows of an evaluation batch: `batch.eval_rows` or one micro-batch, rounded up to what the mesh divides."""
-    rows = config.batch.eval_rows or config.batch.rows // config.batch.micro_batches
-    return -(-rows // row_divisor(mesh)) * row_divisor(mesh)
-
-
-def batch_shape(config: TrainConfig, spec: ModelSpec, layout: Layout, mesh: jax.sharding.Mesh) -> BatchShape:
-    """The shape of a run's batches."""
-    return BatchShape(layout, spec.tokens, spec.candidates, evaluation_rows(config, mesh), spec.num_outputs)
+from srsjax.runs.shapes import Shape, cut
+from srsjax.runs.sharding import row_share
 
 
 def run_store(folder: RunFolder, config: TrainConfig) -> Store:
@@ -68,34 +58,19 @@ def predict_split(
     mesh: jax.sharding.Mesh,
     progress: Callable[[int], None] = lambda candidates: None,
     complete: Callable[[PackedBatch, np.ndarray], Any] = lambda batch, numbers: batch,
+    shapes: Sequence[Shape] = (),
 ) -> np.ndarray:
     """Logits [M, K] float32 of every candidate of a split.
 
     Args:
       step: (params, batch) -> logits, from `jit_predict_step`.
       complete: makes what `step` takes of a batch on the host and the candidate numbers [R, C] in its slots.
+      shapes: what batches may be cut to (`request_shapes`); by default all have the shape of the run.
     """
     batches = scoring_batches(split, items, shape, row_share(mesh))
-    small = len(batches) == 1 and not mesh.is_multi_process
-    given = (_without_empty_rows(*batch, row_divisor(mesh)) for batch in batches) if small else batches
+    given = (cut(*batch, shapes) for batch in batches) if shapes else batches
     completed = ((complete(batch, numbers), numbers) for batch, numbers in given)
     return predict(step, params, completed, mesh, (len(split.item), shape.outputs), progress)
-
-
-def row_counts(eval_rows: int, divisor: int) -> list[int]:
-    """Rows of a small request's batch: powers of two times `divisor`, and at most those of an evaluation batch."""
-    counts, rows = [], divisor
-    while rows < eval_rows:
-        counts.append(rows)
-        rows *= 2
-    return [*counts, eval_rows]
-
-
-def _without_empty_rows(batch: PackedBatch, where: np.ndarray, divisor: int) -> tuple[PackedBatch, np.ndarray]:
-    """Cuts empty rows off the end, down to one of `row_counts`: a small request is fast, shapes are few."""
-    used = int(np.flatnonzero((where >= 0).any(axis=1)).max(initial=0)) + 1
-    rows = next(rows for rows in row_counts(len(where), divisor) if rows >= used)
-    return jax.tree.map(lambda array: array[:rows], batch), where[:rows]
 
 
 def run_split(folder: RunFolder, config: TrainConfig, name: str) -> tuple[Store, Split]:

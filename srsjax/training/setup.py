@@ -19,9 +19,10 @@ from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs import optimizers
-from srsjax.runs.evaluation import batch_shape, predict_split
+from srsjax.runs.evaluation import predict_split
 from srsjax.runs.precision import Precision, choose_precision
 from srsjax.runs.session import Session, initial_state, open_session, state_target
+from srsjax.runs.shapes import batch_shape
 from srsjax.runs.sharding import batch_target, put_same, row_share
 from srsjax.runs.spec import layout_of, make_spec
 from srsjax.runs.state import TrainState

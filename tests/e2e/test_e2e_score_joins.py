@@ -151,7 +151,7 @@ def test_a_shape_that_was_warmed_up_is_not_compiled_again(shop, monkeypatch):
     monkeypatch.chdir(shop)
     scorer = Scorer.load("runs/two")
     shapes = scorer.warm_up()
-    assert shapes == sorted(set(shapes)) and shapes[-1] == scorer.shape.eval_rows
+    assert shapes == sorted(set(shapes)) and shapes[-1] == (scorer.shape.eval_rows, scorer.shape.tokens)
     heard: list[float] = []
     Compilations(heard.append)
     for count in (1, 100, 500):

@@ -178,7 +178,8 @@ def test_no_request_compiles_after_warm_up(folder, monkeypatch):
     fresh = Scorer.load("runs/pairs", mesh=Mesh(8))
     with compilations() as compiled:
         sizes = fresh.warm_up(said.append)
-    assert sizes == [8, 16, 32] and said == ["compiling for 8, 16, 32 rows x 96 tokens"]
+    assert sizes == [(8, 32), (8, 48), (8, 96), (16, 96), (24, 96), (32, 96)]
+    assert said == ["compiling for 8 x 32, 8 x 48, 8 x 96, 16 x 96, 24 x 96, 32 x 96 tokens"]
     assert len(compiled) >= len(sizes)
     titles = make_log(500)["title"]
     with compilations() as compiled:

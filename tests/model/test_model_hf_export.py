@@ -31,8 +31,8 @@ from srsjax.inference.scorer import Scorer
 from srsjax.model import hf, hf_card, hf_export
 from srsjax.model.bert import BertConfig
 from srsjax.model.spec import encoder_config
-from srsjax.runs.evaluation import batch_shape
 from srsjax.runs.session import open_session
+from srsjax.runs.shapes import batch_shape
 
 WORDS = "red blue green wool coat shoe shoes winter rain norvik simple warm for the a of"
 CONTEXTS = [

@@ -15,8 +15,8 @@ from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.tokenizer import TextEncoder, train_tokenizer
 from srsjax.inference.scorer import Scorer
 from srsjax.model.hf_card import Described
-from srsjax.runs.evaluation import batch_shape
 from srsjax.runs.session import open_session
+from srsjax.runs.shapes import batch_shape
 from srsjax.runs.spec import layout_of, make_spec
 
 WORDS = "red blue green wool coat shoe shoes winter rain norvik simple warm for the a of"
