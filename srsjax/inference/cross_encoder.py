@@ -38,6 +38,8 @@ from srsjax.runs.spec import layout_of
 
 ROWS = 32
 """Rows of a batch, rounded up to what the mesh divides."""
+ROW_TOKENS = 128
+"""The tokens of a row are a multiple of it: several short pairs fill a row, and kernels like it."""
 TOKENS_A_PAIR = 8
 """A row of L tokens holds L / 8 pairs at most."""
 ST_SETTINGS = "config_sentence_transformers.json"
@@ -77,8 +79,8 @@ def load_cross_encoder(
 
     Args:
       source: folder or hub name.
-      max_length: most tokens of a pair, special ones included, and the tokens of a row; the longer text of a longer
-        pair is cut first, as transformers does. 0 means what the tokenizer and the positions allow.
+      max_length: most tokens of a pair, special ones included; the longer text of a longer pair is cut first, as
+        transformers does. 0 means what the tokenizer and the positions allow.
       devices: those of the mesh; by default all.
       dtype: as `model.dtype`.
       quantize: as in `load_run`.
@@ -98,18 +100,18 @@ def load_cross_encoder(
     special = len(text.template.prefix + text.template.between + text.template.suffix)
     if longest < special + 2:
         raise InputError(f"max_length: found {longest}, expected at least {special + 2}: {special} tokens are special")
-    budget = longest - special
+    budget, tokens = longest - special, -(-longest // ROW_TOKENS) * ROW_TOKENS
     schema = Schema(
         context=(Text("query", max_tokens=budget),), candidate=(Text("document", max_tokens=budget),), tasks=tasks
     )
     config = TrainConfig(
         schema=schema,
         model=Model(pretrained=source, interaction="cross", readout="pooled", dtype=dtype),
-        batch=Batch(rows=ROWS, tokens=longest, candidates=max(1, longest // TOKENS_A_PAIR)),
+        batch=Batch(rows=ROWS, tokens=tokens, candidates=tokens // TOKENS_A_PAIR),
         mesh=mesh,
     )
     config = choose_precision(config.model, bert, training=False).apply(config)
-    spec = replace(spec, tokens=longest, candidates=config.batch.candidates, longest_part=longest)
+    spec = replace(spec, tokens=tokens, candidates=config.batch.candidates, longest_part=longest)
     session = open_session(config, spec, devices, training=False)
     weights, _ = hf.load_weights(folder, bert, spec.num_outputs)
     params = {path: put_same(weights[path], session.shardings[path]) for path in session.shapes}

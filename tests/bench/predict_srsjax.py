@@ -1,4 +1,5 @@
-"""Worker of `speed.py predict`: srsjax's `Scorer` with the weights of a Hugging Face classifier."""
+"""Worker of `speed.py predict`: srsjax's `Scorer` with the weights of a Hugging Face classifier. `int8` computes the
+rest in bfloat16."""
 
 from __future__ import annotations
 
@@ -9,8 +10,6 @@ from speed_inputs import GATE_ROWS
 from speed_srsjax import matmul_peak
 from transformers import AutoTokenizer
 
-from srsjax.config import Mesh
-from srsjax.inference.cross_encoder import load_cross_encoder
 from srsjax.inference.scorer import Scorer
 
 
@@ -19,13 +18,15 @@ class Pairs:
 
     def __init__(self, folder: str, mix: str, contexts: int, dtype: str):
         longest = MIXES[mix].context + MIXES[mix].candidate + 3
-        made = load_cross_encoder(folder, Mesh(), longest, dtype=dtype)
-        self.scorer = Scorer(made.config, made.session, made.params, made.encoder, made.shape)
+        small, self.dtype = dtype == "int8", dtype
+        self.scorer = Scorer.load(
+            folder, max_length=longest, dtype="bfloat16" if small else dtype, quantize="int8" if small else "none"
+        )
         context, candidates = read_pairs(mix, contexts, AutoTokenizer.from_pretrained(folder))
         self.pairs = [(text, each) for text, own in zip(context, candidates, strict=True) for each in own]
 
     def precision(self) -> str:
-        return self.scorer.config.model.dtype
+        return self.dtype if self.dtype == "int8" else self.scorer.session.compute.dtype.name
 
     def gate(self) -> dict[str, list[float]]:
         scores = np.asarray(self.scorer.predict(self.pairs[:GATE_ROWS]), np.float64)

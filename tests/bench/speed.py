@@ -273,7 +273,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed"), help="folder of tables, times and model folders")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores of every system")
-    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="of every system")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "int8"],
+        default="auto",
+        help="of every system; int8 of srsjax only",
+    )
     parser.add_argument("--against", type=Path, help="another checkout of srsjax, the peer of the step table")
     parser.add_argument("--without", nargs="+", default=[], help="peers of the predict table to leave out")
     parser.add_argument("--rows", type=int, default=16, help="rows of the step table")
@@ -282,6 +287,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.against and args.table != "step":
         parser.error("--against: only for the step table")
+    if args.dtype == "int8" and args.table != "predict":
+        parser.error("--dtype int8: only for the predict table")
     args.out.mkdir(parents=True, exist_ok=True)
     results = [run(case, args.rounds, args.threads) for case in TABLES[args.table](args)]
     (args.out / f"{args.table}.json").write_text(json.dumps(results, indent=2) + "\n")
