@@ -63,7 +63,7 @@ class Assessment:
                 heading = report.HEADINGS.get(name, name)
                 yield f"{key} less that of {heading}: {value:+.4f} {report.interval_text(*ends)}, paired"
         if self.intervals:
-            yield "[low, high]: 95 % intervals for other users of the same kind"
+            yield "[low, high]: 95 % intervals for other users of the same kind; that of ece is corrected for its bias"
         for task, of in self.classes.items():
             yield report.class_table(task, of)
 
