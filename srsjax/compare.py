@@ -33,9 +33,9 @@ from srsjax.metrics.intervals import Interval, Spread
 from srsjax.metrics.table import Candidates, row_of
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives
-from srsjax.runs.calibration import slice_of
 from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder, changed_fields
+from srsjax.runs.slices import Frame, feature_groups
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Arguments:
     split: str = "test"
     """Split of the runs' data: train, valid or test."""
     slices: tuple[str, ...] = ()
-    """Categorical features of the first run: the first task is also compared within their largest categories."""
+    """Categorical or Numeric features of the first run: the first task is also compared within their largest
+    categories, or within quarters of a number."""
     categories: int = 8
     """Largest categories of each feature."""
     output: str = ""
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     enable_cache()
     keep_freed_memory()
     first, *others = [scored(run, arguments.split) for run in arguments.runs]
-    slices = [each for name in arguments.slices for each in categories(first, name, arguments.categories)]
+    slices = [each for name in arguments.slices for each in groups(first, name, arguments.categories)]
     found = {other.name: compare(first, other, slices) for other in others}
     for name, of in found.items():
         say(table(first.name, name, of["metrics"], f"{arguments.split} split, {of['rows']:,} rows"))
@@ -170,16 +171,11 @@ def shared_rows(first: Scored, other: Scored) -> tuple[np.ndarray, np.ndarray]:
     return rows, of_other
 
 
-def categories(of: Scored, name: str, most: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The largest categories of a feature: what a person calls each, and its rows [M] bool."""
-    values = slice_of(of.config.schema, name, of.split, of.store.items)
-    if values.ndim > 1 or values.dtype.kind != "i":
-        raise InputError(f"--slices: found {name!r}, expected a Categorical feature of one value")
-    vocabulary = of.store.manifest["fitted"]["vocabularies"].get(name)
-    numbers, counts = np.unique(values, return_counts=True)
-    for number in numbers[np.argsort(-counts, kind="stable")[:most]]:
-        label = "unknown" if number == 0 else vocabulary[number - 1] if vocabulary else f"#{number}"
-        yield f"{name}={label}", values == number
+def groups(of: Scored, name: str, most: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The groups of a feature (`feature_groups`): what a person calls each, and its rows [M] bool."""
+    vocabularies = of.store.manifest["fitted"]["vocabularies"]
+    for group in feature_groups(Frame(of.config, of.split, of.store.items, None, vocabularies), name, most):
+        yield f"{name}={group.name}", group.rows
 
 
 def table(first: str, other: str, metrics: Mapping[str, Mapping[str, Any]], title: str) -> Table:

@@ -23,13 +23,14 @@ from srsjax.runs.assessment import Assessment, assess
 from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize
+from srsjax.runs.slices import check_slices
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding|unknown)",
     r"data\.log\..*",
     r"data\.(store|engine|workers|shop\.folder)",
     r"tokenizer\.source",
-    r"evaluate\.(threshold|ndcg_at)",
+    r"evaluate\.(threshold|ndcg_at|slices)",
     r"batch\.eval_rows",
     r"mesh\..*",
     r"model\.(dtype|attention)",
@@ -56,6 +57,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__, FIELDS)
+    check_slices(config)
     distributed.initialize()
     enable_cache()
     keep_freed_memory()
@@ -65,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         found = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
     for table in found.tables(arguments.input or f"{arguments.split} split"):
+        say(table)
+    for table in found.slice_tables():
         say(table)
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +99,8 @@ def _of_model(
     scorer: Scorer, config: TrainConfig, split: Split, store: Store, train: Split | None = None
 ) -> Assessment:
     logits = scorer.raw_logits(split, store.items)
-    return assess(config, scorer.session.spec.outputs, scorer.calibration, split, store.items, logits, train, say)
+    of = (config, scorer.session.spec.outputs, scorer.calibration, split, store.items, logits)
+    return assess(*of, train, say, scorer.encoder.fitted.vocabularies)
 
 
 if __name__ == "__main__":

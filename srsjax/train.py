@@ -31,6 +31,7 @@ from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
+from srsjax.runs.slices import check_slices
 from srsjax.stopping import STOPPED, Stopped
 from srsjax.training import show
 from srsjax.training.goodput import Goodput
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     # What the run folder records is the metric itself.
     config = replace(config, evaluate=replace(config.evaluate, monitor=resolve_monitor(config).key))
     check_calibration(config)
+    check_slices(config)
     profiled_steps(config.profile.steps)
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():
@@ -159,7 +161,8 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
         if name == "valid":
             calibration = fit_calibration(config, outputs, split, store.items, logits, progress.best_step)
         of = (config, outputs, calibration, split, store.items, logits)
-        assessment = assess(*of, store.split("train"), partial(_say_of, name))
+        vocabularies = store.manifest["fitted"]["vocabularies"]
+        assessment = assess(*of, store.split("train"), partial(_say_of, name), vocabularies)
         result |= assessment.of_split(name)
         if "auc" in assessment.model:
             draw_curves(folder.path / f"{name}.png", *of)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from batches import make_split
 
-from srsjax.compare import Scored, categories, compare, shared_rows, slice_table, table
+from srsjax.compare import Scored, compare, groups, shared_rows, slice_table, table
 from srsjax.config import Batch, Categorical, Data, Evaluate, Schema, Task, Text, TrainConfig
 from srsjax.data.store.arrays import Items, Split, Store
 from srsjax.data.store.ragged import Ragged
@@ -67,16 +67,20 @@ def test_slices_say_where_a_run_is_better():
     split, truth = a_split(2000)
     own = ITEMS.features["brand"][split.item] == 2
     first, other = a_run("first", split, truth), a_run("other", split, np.where(own, -truth, truth))
-    slices = list(categories(first, "brand", 3))
-    assert len(slices) == 3 and all(label.startswith("brand=") for label, _ in slices)
-    found = compare(first, other, list(categories(first, "brand", 4)))["slices"]
+    slices = list(groups(first, "brand", 3))
+    assert (
+        len(slices) == 4
+        and slices[3][0] == "brand=all others"
+        and all(label.startswith("brand=") for label, _ in slices)
+    )
+    found = compare(first, other, list(groups(first, "brand", 4)))["slices"]
     assert set(found) == {"brand=unknown", "brand=one", "brand=two", "brand=three"}
     assert found["brand=two"]["metrics"]["auc"]["better"] == "first"
     assert all(found[f"brand={name}"]["metrics"]["auc"]["difference"] == 0 for name in ("one", "three", "unknown"))
     assert slice_table("other", found).row_count == sum(len(of["metrics"]) for of in found.values())
     assert table("first", "other", compare(first, other, [])["metrics"], "").row_count
     with pytest.raises(InputError, match="found 'brnd', expected a Categorical feature of the schema: brand"):
-        list(categories(first, "brnd", 3))
+        list(groups(first, "brnd", 3))
 
 
 def test_rows_are_matched_by_their_number_in_the_log():

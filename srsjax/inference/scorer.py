@@ -91,7 +91,7 @@ class Scorer(Recommender):
             it was chosen there.
           config: the run's config with changes, such as other catalogue files or another mesh; by default as it is.
           devices: those of the mesh; by default all, those of other processes included.
-          max_length: of a Hugging Face model, most tokens of a pair. 0 means what the tokenizer and the positions allow.
+          max_length: of a Hugging Face model, most tokens of a pair; 0 is what its tokenizer and positions allow.
           dtype: of a Hugging Face model, as `model.dtype`; by default float32.
           raw: whether scores are those of the model alone, without the run's calibration and `negatives_rate`.
 

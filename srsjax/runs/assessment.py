@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from srsjax.model.spec import Outputs
 from srsjax.objectives import objective
 from srsjax.runs.calibration import Calibration
 from srsjax.runs.evaluation import class_reports, split_candidates, split_metrics, split_references
+from srsjax.runs.slices import Frame, measure_slices, slice_table
 
-PARTS = ("references", "uncalibrated", "classes", "intervals", "differences")
+PARTS = ("references", "uncalibrated", "classes", "intervals", "differences", "slices")
 """Of `Assessment`, besides the model's metrics."""
 
 
@@ -39,6 +41,9 @@ class Assessment:
     differences: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     """By what the model is compared with: the model's metric less the other's, and the ends of its interval."""
 
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    """By slice, from `srsjax.runs.slices.measure_slices`."""
+
     def to_json(self) -> dict[str, Any]:
         """Metrics by whose they are (`model`, `popularity`, ...), and what else there is."""
         others = {part: getattr(self, part) for part in PARTS if part != "references"}
@@ -52,6 +57,11 @@ class Assessment:
     def read(cls, result: Mapping[str, Any], name: str) -> Assessment:
         """The inverse of `of_split`; reports of earlier versions have fewer entries."""
         return cls(result[name], **{part: result.get(f"{name}_{part}", {}) for part in PARTS})
+
+    def slice_tables(self) -> Iterator[Table]:
+        """Metrics by slice, which are too many for the end of a training."""
+        for name, of in self.slices.items():
+            yield slice_table(name, of)
 
     def tables(self, title: str) -> Iterator[Table | str]:
         """What a person reads."""
@@ -77,6 +87,7 @@ def assess(
     logits: np.ndarray,
     train: Split | None = None,
     say: Callable[[str], None] = lambda line: None,
+    vocabularies: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Assessment:
     """The report of a split.
 
@@ -86,6 +97,7 @@ def assess(
       logits: [M, K] float32 of the model itself.
       train: the training split that references are taken from; None compares with none.
       say: called with what is left out of the references, and why.
+      vocabularies: category names by feature, for slices.
     """
     calibrated = calibration.apply(config.schema, outputs, split, items, logits)
     before = {} if calibrated is logits else split_metrics(config, outputs, split, logits)
@@ -104,6 +116,7 @@ def assess(
         class_reports(config, outputs, split, calibrated),
         {key: [each.low, each.high] for key, each in intervals.intervals(spread).items()},
         {name: {key: list(each) for key, each in apart.items()} for name, apart in differences.items()},
+        measure_slices(Frame(config, split, items, train, vocabularies), outputs, calibrated),
     )
 
 

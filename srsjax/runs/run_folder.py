@@ -38,6 +38,7 @@ FREE = (
     "batch.workers",
     "batch.micro_batches",
     "batch.eval_rows",
+    "evaluate.slices",
     "model.remat",
     "profile",
 )
