@@ -35,6 +35,8 @@ class Text:
     row out, `error` stops. `mean` and `median` are refused for text."""
     fill: str = ""
     """The text that `missing="constant"` puts in."""
+    private: bool = False
+    """Whether its values stay out of reports (`report.html`, slices)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class History:
     """Token budget of one item."""
     max_tokens: AtLeast1 = 64
     """Token budget of the whole history; the oldest items are cut first."""
+    private: bool = False
+    """Whether its values stay out of reports (`report.html`, slices)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Categorical:
     training_only: bool = False
     """Whether it says how the candidate was shown (position, device) and not what it is: training reads it, evaluation
     and scoring put what a missing value becomes in its place (`fill`), and its column need not be there."""
+    private: bool = False
+    """Whether its values stay out of reports (`report.html`, slices)."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class Numeric:
     training_only: bool = False
     """Whether it says how the candidate was shown (position) and not what it is: training reads it, evaluation and
     scoring put what a missing value becomes in its place (`fill`), and its column need not be there."""
+    private: bool = False
+    """Whether its values stay out of reports (`report.html`, slices)."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from srsjax.config import TrainConfig
 from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
+from srsjax.data.reading.tables import expand
 from srsjax.data.store.arrays import Split, Store
 from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
-from srsjax.runs.assessment import Assessment, assess
+from srsjax.reporting.page import SplitPart, split_part, write_page
+from srsjax.runs.assessment import assess
 from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize
@@ -50,6 +52,8 @@ class Arguments:
     """Path or glob of labelled rows to evaluate instead of a split."""
     output: str = ""
     """JSON file to write the metrics to."""
+    report: str = ""
+    """HTML file to write a report to, as `report.html` of the run."""
     quantize: Quantize = "none"
     """`int8` computes with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
 
@@ -62,45 +66,52 @@ def main(argv: list[str] | None = None) -> int:
     enable_cache()
     keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config, unknown=None, quantize=arguments.quantize)
+    title = arguments.input or f"{arguments.split} split"
     if arguments.input:
-        found = on_files(scorer, config, arguments.input)
+        manifest, part = on_files(scorer, config, arguments.input)
     else:
-        found = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
-    for table in found.tables(arguments.input or f"{arguments.split} split"):
-        say(table)
-    for table in found.slice_tables():
+        manifest, part = on_split(scorer, RunFolder(arguments.run), config, arguments.split)
+    found = part.assessment
+    for table in (*found.tables(title), *found.slice_tables()):
         say(table)
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), found.to_json())
+    if arguments.report and distributed.is_first():
+        Path(arguments.report).parent.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(arguments.run)
+        write_page(Path(arguments.report), folder, config, manifest, [part], folder.best_step())
+        say(f"report: {arguments.report}")
     return 0
 
 
-def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) -> Assessment:
-    """Metrics of the model and of what it compares with, on a split of the run's data.
+def on_split(scorer: Scorer, folder: RunFolder, config: TrainConfig, name: str) -> tuple[dict, SplitPart]:
+    """The manifest of a run's data, and what is to be said of the model and of what it compares with on a split.
 
     Raises InputError as `run_split` does.
     """
     store, split = run_split(folder, config, name)
-    return _of_model(scorer, config, split, store, store.split("train"))
+    return store.manifest, _of_model(scorer, config, name, split, store, store.split("train"))
 
 
-def on_files(scorer: Scorer, config: TrainConfig, files: str) -> Assessment:
-    """Metrics of the model on labelled files, cleaned, joined and grouped as the run's data were."""
+def on_files(scorer: Scorer, config: TrainConfig, files: str) -> tuple[dict, SplitPart]:
+    """As `on_split`, on labelled files, cleaned, joined and grouped as the run's data were."""
     with tempfile.TemporaryDirectory() as folder:
         store = labelled_store(scorer.encoder, replace(config.data.log, files=files), Path(folder) / "store")
         split = store.split("test")
         for task, count in store.manifest["unseen_classes"].items():
             say(f"{count:,} labels of {task} are of classes that no training row had: unknown, and left out")
-        return _of_model(scorer, config, split, store)
+        log = {"files": [{"name": path.name} for path in expand(files)]}
+        return store.manifest | {"input": {"log": log}}, _of_model(scorer, config, "evaluated", split, store)
 
 
 def _of_model(
-    scorer: Scorer, config: TrainConfig, split: Split, store: Store, train: Split | None = None
-) -> Assessment:
-    logits = scorer.raw_logits(split, store.items)
+    scorer: Scorer, config: TrainConfig, name: str, split: Split, store: Store, train: Split | None = None
+) -> SplitPart:
+    logits, encoder = scorer.raw_logits(split, store.items), scorer.encoder
     of = (config, scorer.session.spec.outputs, scorer.calibration, split, store.items, logits)
-    return assess(*of, train, say, scorer.encoder.fitted.vocabularies)
+    assessment = assess(*of, train, say, encoder.fitted.vocabularies)
+    return split_part(name, *of, assessment, encoder.text, encoder.fitted.vocabularies)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ from srsjax.config import TrainConfig
 from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Split, Store
+from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.files import write_json
 from srsjax.jax_version import check_jax
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
 from srsjax.objectives import predict
+from srsjax.reporting.page import split_part, write_page
 from srsjax.runs.assessment import Assessment, assess
 from srsjax.runs.calibration import Calibration, check_calibration, fit_calibration
 from srsjax.runs.checkpoints import load_params
@@ -149,7 +151,8 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
     """
     params, outputs = load_params(folder.checkpoints, progress.best_step, target(session)), session.spec.outputs
     result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
-    calibration = Calibration(progress.best_step)
+    calibration, parts = Calibration(progress.best_step), []
+    text, vocabularies = load_tokenizer(folder.tokenizer), store.manifest["fitted"]["vocabularies"]
     for name in ("valid", "test"):  # the first decides on the calibration: what is reported of test chose nothing
         if not has_split(store, name):
             result |= Assessment({}).of_split(name)
@@ -161,12 +164,14 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
         if name == "valid":
             calibration = fit_calibration(config, outputs, split, store.items, logits, progress.best_step)
         of = (config, outputs, calibration, split, store.items, logits)
-        vocabularies = store.manifest["fitted"]["vocabularies"]
         assessment = assess(*of, store.split("train"), partial(_say_of, name), vocabularies)
         result |= assessment.of_split(name)
+        parts.append(split_part(name, *of, assessment, text, vocabularies))
         if "auc" in assessment.model:
             draw_curves(folder.path / f"{name}.png", *of)
     distributed.on_first(lambda: calibration.save(folder))
+    page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
+    distributed.on_first(lambda: write_page(*page))
     distributed.on_first(lambda: write_json(folder.report_file, result))
 
 

@@ -101,6 +101,19 @@ def roc_curve(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tu
     return np.concatenate([[0], false / false[-1]]), np.concatenate([[0], true / true[-1]])
 
 
+def precision_recall_curve(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall, each [B] float64, at every threshold from high to low.
+
+    Rows as in `auc`, of both classes.
+    """
+    weights, scores, labels = known(weights, scores, labels)
+    positive, negative = _masses(sort_rows(scores), labels, weights)
+    true, false = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
+    return true / (true + false), true / true[-1]
+
+
 def _masses(rows: SortedRows, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positive and negative mass of each tie, [B] float64."""
     return rows.tie_sums(weights * labels), rows.tie_sums(weights * (1 - labels))

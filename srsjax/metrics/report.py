@@ -205,13 +205,13 @@ def table(
     for at, name in enumerate(columns):
         long = bool(intervals) and not at
         shown.add_column(HEADINGS.get(name, name), justify="left" if long else "right", no_wrap=long)
-    for metric in _rows(columns):
-        first, *others = (_cell(metric, values) for values in columns.values())
+    for metric in metric_names(columns):
+        first, *others = (cell(metric, values) for values in columns.values())
         if intervals and metric in intervals:
             first += f" {interval_text(*intervals[metric])}"
         shown.add_row(metric, first, *others)
         if uncalibrated and metric in uncalibrated:
-            shown.add_row("  uncalibrated", _cell(metric, uncalibrated), *["-"] * (len(columns) - 1))
+            shown.add_row("  uncalibrated", cell(metric, uncalibrated), *["-"] * (len(columns) - 1))
     model, *_ = columns.values()
     needed = [values.get("auc", np.nan) for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
     if not np.isnan(gap := gap_closed(*needed)):
@@ -244,8 +244,8 @@ def class_table(task: str, of: Mapping[str, OfClass]) -> Table:
     return shown
 
 
-def _rows(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The metrics that some column has, those of the first task in order, with those a click report lacks in all."""
+def metric_names(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The metrics of a table: what some column has, the first task's in order, and what a click lacks in all."""
     names = [name for values in columns.values() for name in values if (row := find(name)) and row.shown != "hidden"]
     names = list(dict.fromkeys(names))
     if all(values.get("weight") == values.get("candidates") for values in columns.values()):
@@ -264,7 +264,8 @@ def _rows(columns: Mapping[str, Mapping[str, float]]) -> list[str]:
     return first + [name for name in names if "/" in name]
 
 
-def _cell(name: str, values: Mapping[str, float]) -> str:
+def cell(name: str, values: Mapping[str, float]) -> str:
+    """A metric as a table has it, or why it is undefined."""
     row = row_of(name)
     if name not in values:
         measured = _of_same_task(name, "candidates") in values  # references have metrics of the first task only

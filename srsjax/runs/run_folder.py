@@ -6,6 +6,7 @@ manifest.json    the prepared store's manifest  checkpoints/     Orbax, the late
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
 calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
+report.html      what a person reads: metrics, figures, slices, errors (`srsjax.reporting.page`)
 report.json      final metrics; written last: with it the run is finished
 
 A run that srsjax.compress made has compressed.safetensors and compression.json instead of checkpoints and metrics.
@@ -56,6 +57,7 @@ class RunFolder:
         self.model_file = self.path / "model.json"
         self.manifest_file = self.path / "manifest.json"
         self.report_file = self.path / "report.json"
+        self.page_file = self.path / "report.html"
         self.calibration_file = self.path / "calibration.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.goodput_file = self.path / "goodput.jsonl"

@@ -214,9 +214,10 @@ def _seen_groups(seen: np.ndarray, own: np.ndarray) -> list[Group]:
 
 def _sliceable(schema: Schema) -> list[Categorical | Numeric]:
     both = (*schema.context, *schema.candidate)
-    return [
-        each for each in both if isinstance(each, Numeric) or (isinstance(each, Categorical) and each.max_values == 1)
+    found: list[Categorical | Numeric] = [
+        each for each in both if isinstance(each, Categorical) and each.max_values == 1 and not each.private
     ]
+    return [*found, *(each for each in both if isinstance(each, Numeric) and not each.private)]
 
 
 def _vocabulary_of(schema: Schema, name: str) -> str:

@@ -82,6 +82,8 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
             break
     new = config.data.log.files if isinstance(config.data.log.files, str) else config.data.log.files[0]
     run = shlex.quote(str(folder.path))
+    if folder.page_file.exists():
+        console.print(f"report: {folder.page_file}")
     console.print("Score with it:", style="bold")
     for line in (
         f"{command('score')} --run {run} --input '{new}' --output scores/",

@@ -59,7 +59,7 @@ def fingerprint(described: dict) -> str:
 def describe_schema(schema: Schema) -> dict:
     """A schema as plain data: what a store depends on. `type` is the kind of each feature."""
     sides = {
-        side: [{"type": type(f).__name__} | _without_defaults(f) for f in getattr(schema, side)]
+        side: [{"type": type(f).__name__} | _without_defaults(f, "private") for f in getattr(schema, side)]
         for side in ("context", "candidate")
     }
     tasks = [{k: v for k, v in _without_defaults(task).items() if k in LABEL_FIELDS} for task in schema.tasks]
@@ -93,10 +93,12 @@ def describe_vectors(train: TrainConfig) -> dict:
     return {"vectors": found} if found else {}
 
 
-def _without_defaults(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are not as they are by default: a field that is added later changes nothing."""
+def _without_defaults(settings: Any, *besides: str) -> dict[str, Any]:
+    """The fields of a dataclass that are not as they are by default, but for some: a field that is added later changes
+    nothing."""
     given, plain = asdict(settings), {field.name: field.default for field in fields(settings)}
-    return {name: value for name, value in given.items() if getattr(settings, name) != plain[name]}
+    kept = [name for name in given if name not in besides and getattr(settings, name) != plain[name]]
+    return {name: given[name] for name in kept}
 
 
 def describe_table(table: Table) -> dict:
