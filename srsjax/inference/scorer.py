@@ -288,14 +288,16 @@ class Scorer(Recommender):
         items: Items,
         progress: Callable[[int], None] = lambda count: None,
         assembled: Callable[[PackedBatch], None] = lambda batch: None,
+        cut: bool = False,
     ) -> np.ndarray:
         """The logits [M, K] of the candidates of any split in its order, float32 or float64, from which all scores
         are made: calibrated as the run says, and for all negatives (`evaluate.negatives_rate`).
 
         `progress` is called with the number of candidates of each batch that is done, `assembled` with each batch
-        [R, ...] of this host before it is dispatched.
+        [R, ...] of this host before it is dispatched. With `cut` batches have the `shapes` of requests; without it the
+        logits are those of `train` bit for bit, which have other roundings.
         """
-        raw, outputs = self.raw_logits(split, items, progress, assembled), self.session.spec.outputs
+        raw, outputs = self.raw_logits(split, items, progress, assembled, cut), self.session.spec.outputs
         made = self.calibration.apply(self.config.schema, outputs, split, items, raw)
         return for_all_negatives(self.config, self.calibration, outputs, made)
 
@@ -305,6 +307,7 @@ class Scorer(Recommender):
         items: Items,
         progress: Callable[[int], None] = lambda count: None,
         assembled: Callable[[PackedBatch], None] = lambda batch: None,
+        cut: bool = False,
     ) -> np.ndarray:
         """Logits [M, K] float32 as the model computes them; the arguments are those of `logits`."""
         step, complete = self.session.predict_step, lambda batch, numbers: batch
@@ -316,7 +319,7 @@ class Scorer(Recommender):
             return complete(batch, numbers)
 
         of = (split, items, self.shape, self.session.mesh)
-        return predict_split(step, self.params, *of, progress, counted, self.shapes)
+        return predict_split(step, self.params, *of, progress, counted, self.shapes if cut else ())
 
     @property
     def _calibrates_slices(self) -> bool:
@@ -390,7 +393,7 @@ class Scorer(Recommender):
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         """[M, K]."""
         chunk = self._encode(contexts, candidates)
-        return self.logits(chunk.split, chunk.items)
+        return self.logits(chunk.split, chunk.items, cut=True)
 
     def _encode(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded:
         chunk = self.encoder.encode_values(contexts, candidates)

@@ -15,6 +15,7 @@ from srsjax.config import Mesh
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics.recalibration import Affine
+from srsjax.runs.assessment import PARTS
 from srsjax.runs.calibration import Calibration, TaskCalibration
 from srsjax.runs.run_folder import RunFolder
 
@@ -35,7 +36,8 @@ def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     run = trained / "runs/ctr"
     files = {path.name for path in run.iterdir()}
     assert {"config.json", "model.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
-            "goodput.jsonl", "checkpoints", "valid.png", "test.png", "calibration.json"} == files  # fmt: skip
+            "goodput.jsonl", "checkpoints", "valid.png", "test.png", "calibration.json",
+            "report.html"} == files  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
         assert expected in printed
@@ -61,7 +63,7 @@ def test_evaluate_repeats_the_report_on_a_split_and_on_files(trained, command):
     assert done.returncode == 0, done.stderr
     report = json.loads((trained / "runs/ctr/report.json").read_text())
     again = json.loads((trained / "again.json").read_text())
-    others = {part: report[f"test_{part}"] for part in ("uncalibrated", "intervals", "differences")}
+    others = {part: report[f"test_{part}"] for part in PARTS if part != "references"}
     others = {part: values for part, values in others.items() if values}
     assert again == {"model": report["test"], **report["test_references"], **others}
     low, high = report["test_intervals"]["auc"]
