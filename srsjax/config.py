@@ -198,6 +198,8 @@ class Optimizer:
     """Learning-rate multiplier of head parameters."""
     clip_norm: NotNegative = 1.0
     """Largest global gradient norm, over all groups; 0 turns clipping off."""
+    max_skipped: AtLeast0 = 10
+    """Steps in a row that are skipped because their loss or gradient is not finite; one more ends the training."""
     frozen: tuple[str, ...] = ()
     """Regular expressions of parameter paths that are not trained (`^bert/embeddings/`, `^bert/layers/[0-5]/`): they
     have no gradient and no optimizer state."""

@@ -36,9 +36,10 @@ from srsjax.runs.session import Session, target
 from srsjax.runs.slices import check_slices
 from srsjax.stopping import STOPPED, Stopped
 from srsjax.training import show
+from srsjax.training.anomalies import NonFiniteLoss
 from srsjax.training.goodput import Goodput
 from srsjax.training.loop import fit
-from srsjax.training.meter import NonFiniteLoss, known_work
+from srsjax.training.meter import known_work
 from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import Training, set_up
 

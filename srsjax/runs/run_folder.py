@@ -4,6 +4,7 @@ config.json      the resolved config            metrics.jsonl    one JSON line a
 model.json       what the model is              tensorboard/     the same as scalars
 manifest.json    the prepared store's manifest  checkpoints/     Orbax, the latest few and the best
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
+skipped.jsonl    steps that were skipped, and their rows (`srsjax.training.anomalies`)
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
 calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
 report.html      what a person reads: metrics, figures, slices, errors (`srsjax.reporting.page`)
@@ -60,6 +61,7 @@ class RunFolder:
         self.page_file = self.path / "report.html"
         self.calibration_file = self.path / "calibration.json"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.skipped_file = self.path / "skipped.jsonl"
         self.goodput_file = self.path / "goodput.jsonl"
         self.tokenizer = self.path / "tokenizer"
         self.compressed = self.path / "compressed.safetensors"

@@ -28,6 +28,8 @@ class StepMetrics(NamedTuple):
     """Real (non-padding) tokens, int32."""
     candidates: jax.Array
     """Candidates in the batch, int32."""
+    applied: jax.Array
+    """bool: whether the step changed the state. False where the loss or the gradient is not finite."""
 
 
 def make_train_step(
@@ -37,6 +39,8 @@ def make_train_step(
 
     Gradients of the micro-batches are sums that share one normaliser, so that A changes memory, not the result, but
     where a loss compares the candidates of a micro-batch; `forward` then gives (logits, pairs) (`ctr.forward_pairs`).
+
+    A step whose loss or gradient is not finite changes nothing but `state.step`.
     """
     with_pairs = any(made.in_batch for made, _ in goals)
 
@@ -65,23 +69,35 @@ def make_train_step(
             zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, given))
             (loss, gradients), _ = jax.lax.scan(add, zero, (batch, jnp.arange(parts)))
 
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         if isinstance(optimizer, TableOptimizer):
             rest = optimizer.without(state.params)
+            # Rows that no table has are dropped: selecting whole tables would copy them.
+            numbers = {path: jnp.where(finite, n, state.params[path].shape[0]) for path, n in numbers.items()}
             updates, opt = optimizer.rest.update(optimizer.without(gradients), state.opt["rest"], rest)
             tables, sums = optimizer.tables.update(state.params, state.opt["tables"], numbers, gradients, state.step)
-            params, opt = optax.apply_updates(rest, updates) | tables, {"rest": opt, "tables": sums}
+            made, opt = _if(finite, (optax.apply_updates(rest, updates), opt), (rest, state.opt["rest"]))
+            params, opt = made | tables, {"rest": opt, "tables": sums}
         else:
             updates, opt = optimizer.update(gradients, state.opt, state.params)
             params = optax.apply_updates(state.params, updates)
+            params, opt = _if(finite, (params, opt), (state.params, state.opt))
         metrics = StepMetrics(
             loss=loss,
-            grad_norm=optax.tree.norm(gradients),
+            grad_norm=norm,
             tokens=jnp.sum(batch.segment > 0, dtype=jnp.int32),
             candidates=jnp.sum(batch.group >= 0, dtype=jnp.int32),
+            applied=finite,
         )
         return TrainState(state.step + 1, params, opt, state.frozen), metrics
 
     return train_step
+
+
+def _if(condition: jax.Array, then, otherwise):
+    """One of two trees of arrays, by a scalar that is on the device."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
 def jit_train_step(train_step, mesh: jax.sharding.Mesh, shardings: TrainState):

@@ -27,6 +27,7 @@ class RunLog:
         self._writes = is_first()
         if self._writes:
             drop_lines_after(folder.metrics_file, step)
+            drop_lines_after(folder.skipped_file, step)
         file = folder.metrics_file if self._writes else os.devnull
         self._file = open(file, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
         self._tensorboard = functools.cache(lambda: _tensorboard(folder, step + 1))  # opened by the first scalar

@@ -27,6 +27,7 @@ from srsjax.runs.sharding import put_batch
 from srsjax.runs.state import TrainState
 from srsjax.runs.step import StepMetrics
 from srsjax.stopping import Stopped, StopSignal
+from srsjax.training.anomalies import Anomalies
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 from srsjax.training.meter import Meter, Work
@@ -43,14 +44,18 @@ class Progress:
     best_value: float | None = None
     since_best: int = 0
     """Evaluations since the best one."""
+    skipped: int = 0
+    """Steps that were skipped so far."""
+    skipped_in_a_row: int = 0
+    """Steps that were skipped up to now, without one that was not."""
 
     def after(self, step: int, value: float, mode: str) -> Progress:
         """Progress after an evaluation at `step`. Without any defined value yet, the newest step is the best."""
         if better(value, self.best_value, mode):
-            return Progress(step, step, value, 0)
+            return replace(self, next_step=step, best_step=step, best_value=value, since_best=0)
         if self.best_value is None:
-            return Progress(step, step, None, 0)
-        return Progress(step, self.best_step, self.best_value, self.since_best + 1)
+            return replace(self, next_step=step, best_step=step, best_value=None, since_best=0)
+        return replace(self, next_step=step, since_best=self.since_best + 1)
 
 
 def fit(
@@ -80,12 +85,13 @@ def fit(
     with goodput.of("checkpoints"), Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
         state, progress = _restored(checkpointer, state, total, goodput, console)
         batches.restore(progress.next_step)
+        anomalies = _anomalies(config, folder, batches, progress, console)
         with (
             RunLog(folder, progress.next_step, total, console) as log,
             StopSignal() as stop,
             goodput.of("steps"),
             _profiler(
-                config, folder, progress, meter := Meter(log, learning_rates, total, goodput, work), console
+                config, folder, progress, meter := Meter(log, learning_rates, total, goodput, anomalies, work), console
             ) as profiler,
         ):
             goodput.mark(progress.next_step)
@@ -96,21 +102,24 @@ def fit(
             for step in range(progress.next_step + 1, total + 1):
                 if validation.gave_up(progress):
                     break
-                batch, counts = ahead.take()
+                batch, counts, numbers = ahead.take()
                 profiler.before(step, (state, batch))
                 with profiler.step(step):
                     state, metrics = train_step(state, batch)
                     if step < total:
                         ahead.fetch(metrics)  # before anything waits for this step
                 profiler.after(step, state)
-                meter.add(step, metrics, counts)
+                meter.add(step, metrics, counts, numbers)
                 compilations.tell(console)
                 progress = replace(progress, next_step=step)
 
                 stopping = stop_asked()  # read once: a signal that comes later is answered after the next step
                 saving = step in evaluate_at or stopping or _due(step, config.checkpoints.every)
                 if saving or step % config.log_every == 0:
-                    meter.flush()  # raises on a non-finite loss, so that no checkpoint ever holds one
+                    meter.flush()
+                    progress = replace(progress, skipped=anomalies.total, skipped_in_a_row=anomalies.in_a_row)
+                    if anomalies.in_a_row and not all_finite(state.params):
+                        raise anomalies.error(step)  # an update that was finite made them so: no checkpoint holds them
                 if step in evaluate_at:
                     progress = validation.at(step, state, progress)
                 if saving:
@@ -119,6 +128,18 @@ def fit(
                     without = " without --overwrite" if config.overwrite else ""
                     raise Stopped(f"saved at step {step} of {total}; run the same command{without} to go on")
         return progress
+
+
+@jax.jit
+def all_finite(params: dict[str, jax.Array]) -> jax.Array:
+    """Whether all parameters are finite, a bool on every device."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]))
+
+
+def _anomalies(config: TrainConfig, folder: RunFolder, batches, progress: Progress, console: Console) -> Anomalies:
+    """What is known of skipped steps so far."""
+    so_far = progress.skipped, progress.skipped_in_a_row
+    return Anomalies(folder.skipped_file, config.optimizer.max_skipped, lambda n: batches.examples(n), console, *so_far)
 
 
 def _evaluation_steps(config: TrainConfig, batches) -> set[int]:
@@ -204,18 +225,19 @@ class _Ahead:
 
     def __init__(self, batches, mesh: jax.sharding.Mesh, meter: Meter):
         self.batches, self.mesh, self.meter = batches, mesh, meter
-        self.fetched: deque[tuple[PackedBatch, tuple[float, int]]] = deque()
+        self.fetched: deque[tuple[PackedBatch, tuple[float, int], np.ndarray | None]] = deque()
 
     def fetch(self, running: StepMetrics | None = None) -> None:
         """Waits for the next batch of the host and begins to put it on the device, while `running` runs there."""
         started = time.monotonic()
-        batch = next(self.batches)[0]
+        batch, numbers = next(self.batches)
         put = put_batch(self.mesh, batch, row_axis=1)
         self.meter.waited_for_input(time.monotonic() - started, running)
-        self.fetched.append((put, self.meter.count(batch)))
+        self.fetched.append((put, self.meter.count(batch), numbers))
 
-    def take(self) -> tuple[PackedBatch, tuple[float, int]]:
-        """The batch that was fetched and what the meter counted in it; the first time it is fetched here."""
+    def take(self) -> tuple[PackedBatch, tuple[float, int], np.ndarray | None]:
+        """The batch that was fetched, what the meter counted in it, and its candidates; the first time it is fetched
+        here."""
         if not self.fetched:
             self.fetch()
         return self.fetched.popleft()

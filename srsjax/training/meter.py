@@ -15,16 +15,13 @@ from srsjax.hardware import chip, utilisation
 from srsjax.model.flops import TRAINING, forward_flops
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.step import StepMetrics
+from srsjax.training.anomalies import Anomalies
 from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 
 IN_FLIGHT = 1
 """Steps dispatched ahead of the one that runs: enough to hide the host, few enough that a signal is answered at once.
 On CPU a step takes its temporary memory when it is dispatched, so that another one would cost as much again."""
-
-
-class NonFiniteLoss(Exception):
-    """The loss or its gradient became infinite or not a number; the message names the steps."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,18 @@ def known_work(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Work | None:
 class Meter:
     """Collects step metrics on device and turns them into log lines; the host waits for the device only in `flush`."""
 
-    def __init__(self, log: RunLog, learning_rates: np.ndarray, total: int, goodput: Goodput, work: Work | None = None):
+    def __init__(
+        self,
+        log: RunLog,
+        learning_rates: np.ndarray,
+        total: int,
+        goodput: Goodput,
+        anomalies: Anomalies,
+        work: Work | None = None,
+    ):
         self.log, self.learning_rates, self.total, self.goodput, self.work = log, learning_rates, total, goodput, work
-        self.recent: list[tuple[int, StepMetrics]] = []
+        self.anomalies = anomalies
+        self.recent: list[tuple[int, StepMetrics, np.ndarray | None]] = []
         self._restart()
 
     def _restart(self) -> None:
@@ -76,9 +82,12 @@ class Meter:
         """The arithmetic and the real tokens of a batch on the host, for `add`; zeros where no peak is known."""
         return (self.work.flops(batch), int((batch.segment > 0).sum())) if self.work else (0.0, 0)
 
-    def add(self, step: int, metrics: StepMetrics, counts: tuple[float, int]) -> None:
-        """Takes the metrics of a dispatched step; waits until at most IN_FLIGHT steps are under way."""
-        self.recent.append((step, metrics))
+    def add(
+        self, step: int, metrics: StepMetrics, counts: tuple[float, int], numbers: np.ndarray | None = None
+    ) -> None:
+        """Takes the metrics of a dispatched step, and the numbers of this process's candidates (-1 in empty slots);
+        waits until at most IN_FLIGHT steps are under way."""
+        self.recent.append((step, metrics, numbers))
         self.flops, self.counted = self.flops + counts[0], self.counted + counts[1]
         if len(self.recent) > IN_FLIGHT:
             jax.block_until_ready(self.recent[-1 - IN_FLIGHT][1].loss)
@@ -86,38 +95,30 @@ class Meter:
         self.goodput.tick(step)
 
     def flush(self) -> None:
-        """Reads the collected metrics; raises NonFiniteLoss naming the steps."""
+        """Reads the collected metrics; raises NonFiniteLoss as `Anomalies.see`."""
         if not self.recent:
             return
-        steps = [step for step, _ in self.recent]
-        values = jax.device_get([metrics for _, metrics in self.recent])
+        steps, recent, numbers = zip(*self.recent, strict=True)
+        values = jax.device_get(list(recent))
         seconds = max(time.monotonic() - self.started, 1e-9)
-        # A gradient that is not finite spoils the parameters though the loss, taken before the update, is finite.
-        wrong = [
-            step
-            for step, value in zip(steps, values, strict=True)
-            if not (np.isfinite(value.loss) and np.isfinite(value.grad_norm))
-        ]
+        with self.goodput.of("log"):
+            skipped = self.anomalies.see(steps, values, numbers)
+        applied = [value for value in values if value.applied] or values
         tokens = sum(int(value.tokens) for value in values)
         line = {
-            "loss": float(np.mean([value.loss for value in values])),
-            "grad_norm": float(np.mean([value.grad_norm for value in values])),
+            "loss": float(np.mean([value.loss for value in applied])),
+            "grad_norm": float(np.mean([value.grad_norm for value in applied])),
             "learning_rate": float(self.learning_rates[steps[-1] - 1]),
             "examples_per_second": sum(int(value.candidates) for value in values) / seconds,
             "tokens_per_second": tokens / seconds,
             "input_wait": self.waited / seconds,
         }
+        if skipped:
+            line["skipped"] = skipped
         if self.work and self.counted:  # of several hosts each counts its own rows, and all have about the same mix
             line["mfu"] = utilisation(self.flops * tokens / self.counted, seconds, self.work.peak)
         with self.goodput.of("log"):
             self.log.scalars("train", steps[-1], line)
-        if wrong:
-            named = ", ".join(map(str, wrong[:10])) + (" ..." if len(wrong) > 10 else "")
-            raise NonFiniteLoss(
-                f"the loss or its gradient is not finite at step {named}; lower optimizer.learning_rate, keep "
-                f"optimizer.clip_norm above 0, or look at the labels and weights"
-            )
-        with self.goodput.of("log"):
             self.log.said(steps[-1], self.total, line)
         self.recent.clear()
         self._restart()

@@ -194,3 +194,19 @@ def test_a_checkpoint_holds_the_sums_and_training_resumes_bit_for_bit(tmp_path, 
         state, _ = p.step(state, batch)
         resumed, _ = p.step(resumed, batch)
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
+@pytest.mark.parametrize("tables", ["dense", "rowwise_adagrad", "adam", "sgd"])
+def test_a_step_that_is_not_finite_leaves_tables_and_their_state_alone(tables):
+    p = a_problem(replace(SGD, name="adamw", learning_rate=0.1, tables=tables))
+    first, broken, last = batches(3)
+    broken.labels.flat[0] = np.nan
+    state, _ = p.step(p.state, put_batch(p.session.mesh, first, row_axis=1))
+    before = jax.device_get(state)
+    state, metrics = p.step(state, put_batch(p.session.mesh, broken, row_axis=1))
+    after = jax.device_get(state)
+    assert not bool(metrics.applied) and after.step == before.step + 1
+    jax.tree.map(np.testing.assert_array_equal, after._replace(step=0), before._replace(step=0))
+    state, metrics = p.step(state, put_batch(p.session.mesh, last, row_axis=1))
+    changed = jax.device_get(state.params)
+    assert bool(metrics.applied) and all((changed[path] != before.params[path]).any() for path in (ITEM, USER))

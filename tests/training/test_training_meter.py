@@ -64,7 +64,8 @@ def test_input_is_waited_for_only_while_the_device_has_nothing_to_do():
     log = SimpleNamespace(
         advance=lambda step: None, scalars=lambda *line: lines.append(line[-1]), said=lambda *line: None
     )
-    meter = Meter(log, np.ones(9), 9, Goodput())
+    anomalies = SimpleNamespace(see=lambda steps, values, numbers: 0)
+    meter = Meter(log, np.ones(9), 9, Goodput(), anomalies)
     done = StepMetrics(*np.ones(len(StepMetrics._fields), np.float32))
     for step, (ready, waits) in enumerate([(False, (0, 0)), (True, (0.5, 1)), (None, (0.5, 1))], 1):
         running = None if ready is None else SimpleNamespace(loss=SimpleNamespace(is_ready=lambda ready=ready: ready))

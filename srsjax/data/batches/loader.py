@@ -88,6 +88,10 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         """The first batch, whatever was given so far: all have its shapes and dtypes."""
         return self._source.batches(0, 1)[0][0]
 
+    def examples(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers of candidates in the split -> their numbers in the log."""
+        return np.asarray(self._source.assembler.split.example)[numbers]
+
     def state(self) -> int:
         """Batches returned so far; prefetched batches do not count."""
         return self._step
