@@ -1,0 +1,442 @@
+"""Damaged, missing and swapped files of a store and of a run: each is refused by name, or changes no result.
+
+One store and one run are made once, and another of the same shapes for files of the same name. A cell of the matrix is
+a file and what became of it: cut to half, one bit flipped (at places drawn from a seed), deleted, swapped. What
+training and scoring read is then loaded by the functions that the commands call, and compared with what was loaded
+before, bit for bit. The default run takes some cells; all, with the table of what became of each:
+
+    bash launch/local.sh test -m "slow or not slow" -n 0 -s tests/faults/test_faults_corruption.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from srsjax import train
+from srsjax.config import Mesh
+from srsjax.data.preparing.prepare import prepare
+from srsjax.data.store.arrays import SPLITS, open_store
+from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer
+from srsjax.runs.checkpoints import Checkpointer
+from srsjax.runs.run_folder import RunFolder
+
+FLIPS = 4
+"""Bits flipped in each file, one a cell."""
+CONFIG = """
+from srsjax.config import *
+
+def get_config():
+    return TrainConfig(
+        schema=Schema(
+            context=(Text("query", max_tokens=6), Categorical("device")),
+            candidate=(
+                Text("title", column="items.title", max_tokens=6),
+                Categorical("brand", column="items.brand"),
+                Numeric("price"),
+            ),
+            tasks=(Task("click"),),
+        ),
+        data=Data(
+            log=Table("log.csv"),
+            catalogues=(Catalogue("items.csv", name="items", key="item"),),
+            group_by="request", user="user", oracle="p", store="stores",
+            split=Split(by="column", column="part"),
+        ),
+        tokenizer=Tokenizer(vocab_size=150),
+        model=Model(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_positions=32, combine="concat"),
+        batch=Batch(rows=8, tokens=32),
+        evaluate=Evaluate(every=4),
+        checkpoints=Checkpoints(keep=2),
+        max_steps=8,
+        log_every=4,
+        mesh=Mesh(data=1),
+        run_dir="run",
+    )
+"""
+
+
+def write_data(folder: Path, seed: int) -> None:
+    """A log of 120 requests over 12 items, of other contents by seed."""
+    rng = np.random.default_rng(seed)
+    words = "red blue coat hat wool silk green shoe".split()
+    items = [f"i{n},{' '.join(rng.choice(words, 3))},b{n % 3}" for n in range(12)]
+    (folder / "items.csv").write_text("\n".join(["item,title,brand", *items]))
+    rows = []
+    for n in range(120):
+        context = f"r{n},u{n % 9},{' '.join(rng.choice(words, 2))},d{n % 2}"
+        part = ("train", "train", "valid", "test")[n % 4]
+        for _ in range(2):
+            item, price, click, p = rng.integers(12), rng.integers(1, 9) / 2, rng.integers(2), rng.random()
+            rows.append(f"{context},i{item},{price},{click},{p:.3f},{part}")
+    (folder / "log.csv").write_text("\n".join(["request,user,query,device,item,price,click,p,part", *rows]))
+    (folder / "config.py").write_text(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two folders, each with data, a store and a finished run: the one that is damaged, and the other."""
+    folders = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp(f"made{seed}")
+        write_data(folder, seed)
+        with contextlib.chdir(folder):
+            assert train.main(["--config", "config.py"]) == 0
+        folders.append(folder)
+    return folders
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+def damage(path: Path, kind: str, other: Path) -> None:
+    """Does to a file what the kind says; the files of a copy are links, so that a new one is put in its place."""
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "swap":
+        path.write_bytes(other.read_bytes())
+    elif kind.startswith("flip"):
+        rng = np.random.default_rng([zlib.crc32(path.name.encode()), int(kind[4:])])
+        bit = int(rng.integers(8 * len(content)))
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def alike(folder: Path, name: str) -> Path:
+    """The file of another store or run with this name; Orbax names files of arrays at random: one of that folder."""
+    path = folder / name
+    return path if path.exists() else next(each for each in path.parent.iterdir() if each.is_file())
+
+
+def copy(source: Path, target: Path) -> Path:
+    shutil.rmtree(target, ignore_errors=True)
+    return Path(shutil.copytree(source, target, copy_function=os.link))
+
+
+def outcome(load, expected: str, names: tuple[str, ...]) -> str:
+    """What became of a cell. Fails nothing: `SILENT` and `TRACEBACK` are for the caller to refuse."""
+    try:
+        found = load()
+    except InputError as error:
+        said = str(error)
+        named = any(name in said for name in names) and "\n" not in said
+        return f"refused: {said}" if named else f"UNNAMED: {said}"
+    except Exception as error:
+        return f"TRACEBACK: {type(error).__name__}: {str(error)[:200]}"
+    return "no effect" if found == expected else "SILENT"
+
+
+def matrix(source: Path, target: Path, cells, other: Path, load, named=lambda name: (name,)) -> dict:
+    """The outcome of each cell (file, kind) on a fresh copy of the source."""
+    expected = load(copy(source, target))
+    found = {}
+    for name, kind in cells:
+        damage(copy(source, target) / name, kind, alike(other, name))
+        found[name, kind] = outcome(lambda: load(target), expected, named(name))
+    return found
+
+
+def tell(title: str, found: dict) -> None:
+    """Prints the table, and fails for a cell that is silent, without a name or with a traceback."""
+    print(f"\n{title}: {dict(Counter(said.partition(':')[0] for said in found.values()))}")
+    for (name, kind), said in found.items():
+        print(f"  {name:60} {kind:9} {said}")
+    assert not [(cell, said) for cell, said in found.items() if not said.startswith(("refused", "no effect"))]
+
+
+ALL = ("truncate", *(f"flip{n}" for n in range(FLIPS)), "delete", "swap")
+
+
+def every(folder: Path, under: str = "") -> list[tuple[str, str]]:
+    return [(name, kind) for name in files_of(folder) if name.startswith(under) for kind in ALL]
+
+
+# ---------------------------------------------------------------------------------------------- stores
+
+
+def digest(*arrays) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        host = np.ascontiguousarray(array)
+        found.update(f"{host.dtype} {host.shape}".encode() + host.tobytes())
+    return found.hexdigest()
+
+
+def store_loader(folder: Path):
+    """What `train` reads of the store in a copy of `stores/NAME`, as a digest."""
+    from srsjax.cli import read_config
+    from srsjax.config_io import with_field
+
+    with contextlib.chdir(folder):
+        config = read_config("config.py")
+
+    def load(copied: Path) -> str:
+        with contextlib.chdir(folder):
+            store = prepare(with_field(config, "data.store", str(copied.parent)), log=lambda _: None)
+        arrays = [store.items.tokens.values, store.items.tokens.offsets, *store.items.features.values()]
+        assert store.items.features
+        for name in SPLITS:
+            split = store.split(name)
+            assert split.oracle is not None and split.context_features and split.candidate_features
+            arrays += [split.context.values, split.context.offsets, split.candidates, split.item, split.labels]
+            arrays += [split.weights, split.example, split.user, split.oracle]
+            arrays += [*split.context_features.values(), *split.candidate_features.values()]
+        store.checks.wait()
+        tokenizer = [np.frombuffer((copied / "tokenizer/tokenizer.json").read_bytes(), np.uint8)]
+        kept = {key: value for key, value in store.manifest.items() if key not in ("seconds", "checksum")}
+        return digest(*arrays, *tokenizer) + json.dumps(kept, sort_keys=True)
+
+    return load
+
+
+def store_matrix(made, tmp_path, kinds) -> dict:
+    (source,), (other,) = ((folder / "stores").iterdir() for folder in made)
+    cells = [(name, kind) for name in files_of(source) for kind in kinds]
+    return matrix(source, tmp_path / "stores" / source.name, cells, other, store_loader(made[0]))
+
+
+def test_a_damaged_file_of_a_store_is_refused_by_name(made, tmp_path):
+    found = store_matrix(made, tmp_path, ("flip0", "delete"))
+    tell("store", found)
+    arrays = [said for (name, _), said in found.items() if name != "manifest.json"]
+    assert len(arrays) > 40 and all(said.startswith("refused") for said in arrays)
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_of_a_store(made, tmp_path):
+    tell("store", store_matrix(made, tmp_path, ALL))
+
+
+def test_a_store_without_checksums_is_prepared_again(made, tmp_path):
+    (source,) = (made[0] / "stores").iterdir()
+    load, copied = store_loader(made[0]), copy(source, tmp_path / "stores" / source.name)
+    expected = load(copied)
+    old = json.loads((copied / "manifest.json").read_text())
+    del old["files"], old["checksum"]
+    (copied / "manifest.json").unlink()
+    (copied / "manifest.json").write_text(json.dumps(old))
+    assert load(copied) == expected
+    assert "files" in json.loads((copied / "manifest.json").read_text())
+
+
+def test_a_file_that_a_store_did_not_have_changes_nothing_or_is_refused(made, tmp_path):
+    (source,) = (made[0] / "stores").iterdir()
+    load, copied = store_loader(made[0]), copy(source, tmp_path / "stores" / source.name)
+    expected = load(copied)
+    np.save(copied / "items/features/more.npy", np.zeros(12))
+    np.save(copied / "train/extra.npy", np.zeros(12))
+    assert load(copied) == expected
+    (copied / "tokenizer/vocab.txt").write_text("[PAD]\n[UNK]\n")
+    with pytest.raises(InputError, match=r"tokenizer/vocab\.txt: found a file that the store did not have"):
+        load(copied)
+
+
+def test_a_large_file_is_read_while_it_is_used_and_refused_then(made, tmp_path, monkeypatch):
+    """All files count as large: what is damaged is said by the batches, at the latest with the last one."""
+    monkeypatch.setattr("srsjax.data.store.checksums.SMALL", 0)
+    (source,) = (made[0] / "stores").iterdir()
+    copied = copy(source, tmp_path / source.name)
+    damage(copied / "test/labels.npy", "flip0", Path())
+    store = open_store(copied)
+    split = store.split("test")
+    with pytest.raises(InputError, match=r"test/labels\.npy: damaged: found CRC-32"):
+        split.checks.wait()
+    store.split("train")  # opening it again finds what was found
+    with pytest.raises(InputError, match=r"test/labels\.npy"):
+        store.checks.tell()
+
+
+def test_a_store_that_is_cut_while_it_is_used_is_named(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("srsjax.data.store.checksums.SIZES_EVERY", 0)
+    (source,) = (made[0] / "stores").iterdir()
+    copied = copy(source, tmp_path / source.name)
+    store = open_store(copied)
+    store.split("train")
+    store.checks.tell()
+    damage(copied / "train/item.npy", "truncate", Path())
+    with pytest.raises(InputError, match=r"train/item\.npy: found .* bytes, expected"):
+        store.checks.tell()
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+def run_loader(folder: Path):
+    """All that scores of the run depend on, as a digest."""
+
+    def load(run: Path) -> str:
+        with contextlib.chdir(folder):
+            scorer = Scorer.load(run, mesh=Mesh(data=1))
+        about = [scorer.session.spec.to_json(), repr(scorer.config), repr(scorer.calibration), scorer.encoder.fitted]
+        about += [scorer.encoder.text.fingerprint, scorer.encoder.text.special]
+        params = [scorer.params[path] for path in sorted(scorer.params)]
+        return digest(*params) + json.dumps(about, default=repr, sort_keys=True)
+
+    return load
+
+
+def of_checkpoint(name: str) -> tuple[str, ...]:
+    """A checkpoint is named by its folder."""
+    return (name, "/".join(name.split("/")[:2])) if name.startswith("checkpoints/") else (name,)
+
+
+def best(folder: Path) -> str:
+    return f"checkpoints/{RunFolder(folder / 'run').best_step()}"
+
+
+def test_a_damaged_file_of_a_run_is_refused_by_name(made, tmp_path):
+    names = ["config.json", "model.json", "manifest.json", "calibration.json", "checksums.json", "report.json"]
+    names += ["tokenizer/tokenizer.json", f"{best(made[0])}/_CHECKPOINT_METADATA"]
+    cells = [(name, kind) for name in names for kind in ("flip0", "swap", "delete")]
+    data = next((made[0] / "run" / best(made[0]) / "params/ocdbt.process_0/d").iterdir())
+    cells += [(data.relative_to(made[0] / "run").as_posix(), kind) for kind in ("flip0", "flip1", "truncate", "swap")]
+    found = matrix(made[0] / "run", tmp_path / "run", cells, made[1] / "run", run_loader(made[0]), of_checkpoint)
+    tell("run, to score", found)
+    assert sum(said.startswith("refused") for said in found.values()) >= len(cells) - 4
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_of_a_run_to_score(made, tmp_path):
+    source = made[0] / "run"
+    cells = every(source)
+    tell("run, to score", matrix(source, tmp_path / "run", cells, made[1] / "run", run_loader(made[0]), of_checkpoint))
+
+
+def test_a_file_beside_the_tokenizer_of_a_run_is_refused(made, tmp_path):
+    run = copy(made[0] / "run", tmp_path / "run")
+    (run / "tokenizer/added_tokens.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer/added_tokens\.json: found a file that the run did not have"):
+        run_loader(made[0])(run)
+
+
+def test_the_checkpoint_of_another_run_is_refused(made, tmp_path):
+    """All of it: each of its files is as it was written."""
+    run = copy(made[0] / "run", tmp_path / "run")
+    shutil.rmtree(run / best(made[0]))
+    shutil.copytree(made[1] / "run" / "checkpoints" / "8", run / best(made[0]))
+    with pytest.raises(InputError, match="of another checkpoint: step 8 of run"):
+        run_loader(made[0])(run)
+
+
+def test_a_run_without_checksums_is_loaded_with_a_note(made, tmp_path, capsys):
+    """As it was written before there were any."""
+    run = copy(made[0] / "run", tmp_path / "run")
+    expected = run_loader(made[0])(run)
+    config = json.loads((run / "config.json").read_text())
+    del config["checksums"]
+    for name in ("config.json", "checksums.json"):
+        (run / name).unlink()
+    (run / "config.json").write_text(json.dumps(config))
+    path = run / best(made[0]) / "_CHECKPOINT_METADATA"
+    about = json.loads(path.read_text())
+    about["custom_metadata"] = about["custom_metadata"]["progress"]
+    path.unlink()
+    path.write_text(json.dumps(about))
+    assert run_loader(made[0])(run) == expected
+    assert capsys.readouterr().out.count("made before runs had checksums") == 1
+
+
+# ---------------------------------------------------------------------------------------------- resuming
+
+
+def resume_loader(folder: Path):
+    """The state and the progress that training resumes from, as a digest; InputError where it is not the newest."""
+    run = RunFolder(folder / "run")
+    saved = json.loads((run.checkpoints / "8/_CHECKPOINT_METADATA").read_text())["custom_metadata"]["arrays"]
+    params = {
+        path.removeprefix("params/"): jax.ShapeDtypeStruct(each["shape"], each["dtype"])
+        for path, each in saved.items()
+        if path.startswith("params/")
+    }
+    from srsjax.cli import read_config
+    from srsjax.runs.session import open_session, state_target
+    from srsjax.runs.tables import optimizer_of
+    from srsjax.runs.warm_start import read_spec
+
+    with contextlib.chdir(folder):
+        config = read_config("config.py")
+    session = open_session(config, read_spec(run))
+    assert params.keys() == session.shapes.keys()
+    target = state_target(session, optimizer_of(config.optimizer, 8, list(session.shapes), session.spec))
+
+    def load(copied: Path) -> str:
+        said: list[str] = []
+        with Checkpointer(copied / "checkpoints", 2, RunFolder(copied).identity()) as checkpointer:
+            state, progress = checkpointer.restore_newest(target, said.append)
+        if said:
+            assert len(said) == 1 and progress["next_step"] == 4 and int(state.step) == 4
+            assert (copied / "damaged/8").is_dir() and not (copied / "checkpoints/8").exists()
+            raise InputError(said[0])
+        return digest(*jax.tree.leaves(state)) + json.dumps(progress)
+
+    return load
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_resumed(made, tmp_path):
+    data = next((made[0] / "run/checkpoints/8/rest/ocdbt.process_0/d").iterdir())
+    cells = [
+        (f"checkpoints/8/{name}", kind) for name in ("_CHECKPOINT_METADATA",) for kind in ("delete", "flip1", "swap")
+    ]
+    cells += [(data.relative_to(made[0] / "run").as_posix(), kind) for kind in ("flip0", "delete")]
+    load = resume_loader(made[0])
+    found = matrix(made[0] / "run", tmp_path / "run", cells, made[1] / "run", load, of_checkpoint)
+    tell("run, to resume", found)
+    assert sum(said.startswith("refused") for said in found.values()) >= len(cells) - 1
+
+    run = copy(made[0] / "run", tmp_path / "run")
+    for step in (4, 8):
+        damage(run / f"checkpoints/{step}/_CHECKPOINT_METADATA", "delete", Path())
+    with pytest.raises(InputError, match="there is no other"):
+        load(run)
+
+
+@pytest.mark.slow
+def test_the_whole_matrix_of_a_run_to_resume(made, tmp_path):
+    source = made[0] / "run"
+    cells = every(source, "checkpoints/")
+    load = resume_loader(made[0])
+    tell("run, to resume", matrix(source, tmp_path / "run", cells, made[1] / "run", load, of_checkpoint))
+
+
+# ---------------------------------------------------------------------------------------------- as commands
+
+
+@pytest.mark.slow
+def test_commands_refuse_in_one_line(made, tmp_path, command):
+    folder = tmp_path / "folder"
+    (name,) = (path.name for path in (made[0] / "stores").iterdir())
+
+    def refused(file: str, kind: str, *arguments: str) -> None:
+        copy(made[0], folder)
+        damage(folder / file, kind, made[1] / file)
+        done = command(*arguments, cwd=folder)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+        assert Path(file).name in done.stderr
+
+    scoring = ("score", "--run", "run", "--input", "log.csv")
+    refused("run/tokenizer/tokenizer.json", "swap", *scoring)
+    refused("run/model.json", "truncate", "evaluate", "--run", "run")
+    refused("run/config.json", "flip0", "export", "--run", "run")
+    refused(f"stores/{name}/test/oracle.npy", "delete", "evaluate", "--run", "run")
+    refused(f"stores/{name}/train/item.npy", "flip0", "prepare", "--config", "config.py", "--verify")
+    copy(made[0], folder)
+    done = command("prepare", "--config", "config.py", "--verify", cwd=folder)
+    assert done.returncode == 0 and "verified: " in done.stdout, done.stderr
