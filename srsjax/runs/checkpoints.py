@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Checkpointer:
             others = [other for other in self._steps() if other != step]
             if not others:
                 break
-            distributed.on_first(lambda step=step: self._set_aside(step))
+            distributed.on_first(partial(self._set_aside, step))
             self._orbax.reload()
             said(f"{named}; moved to {self._folder.parent / 'damaged'}, and the one of step {max(others)} is taken")
         if named:

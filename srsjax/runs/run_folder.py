@@ -55,7 +55,8 @@ PRECISION, CHECKSUMS = "precision", "checksums"
 """Keys of `config.json` beside the fields of the config."""
 
 
-ADVICE = "; restore the file from a copy of the run, or train it again"
+RESTORE = "restore it from a copy of the run, or train it again"
+ADVICE = f", by checksums.json of the run; {RESTORE}"
 
 
 class RunFolder:
@@ -194,12 +195,12 @@ class RunFolder:
             except (OSError, ValueError, TypeError):
                 return None  # said by `read`
             if expected and self._holds_results:
-                raise InputError(f"{self.checksums_file}: missing{ADVICE}") from None
+                raise InputError(f"{self.checksums_file}: missing; {RESTORE}") from None
             return None
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.checksums_file}: not JSON ({error}){ADVICE}") from None
+            raise InputError(f"{self.checksums_file}: not JSON ({error}); {RESTORE}") from None
         if not isinstance(record, dict) or not checksums.is_sealed(record):
-            raise InputError(f"{self.checksums_file}: damaged: found other contents than its checksum is of{ADVICE}")
+            raise InputError(f"{self.checksums_file}: damaged: found other contents than its checksum is of; {RESTORE}")
         return record
 
     def _write_record(self, run: str, files: Mapping[str, list[dict]], best_step: int | None) -> None:
@@ -234,7 +235,7 @@ class RunFolder:
         record = self._record()
         known = record["files"].get(self._name(file)) if record else None
         if known and checksums.of_bytes(content) not in known:
-            raise InputError(f"{file}: damaged, or of another run: its checksum is none in checksums.json{ADVICE}")
+            raise InputError(f"{file}: damaged, or of another run: it has another checksum{ADVICE}")
         return found
 
     def best_step(self) -> int:
