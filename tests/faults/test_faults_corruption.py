@@ -23,14 +23,21 @@ import jax
 import numpy as np
 import pytest
 
-from srsjax import train
-from srsjax.config import Mesh
+from srsjax import cli, train
+from srsjax.config_io import with_field
+from srsjax.data.batches.layout import Layout
+from srsjax.data.batches.loader import eval_batches
 from srsjax.data.preparing.prepare import prepare
-from srsjax.data.store.arrays import SPLITS, open_store
+from srsjax.data.store import checksums
+from srsjax.data.store.arrays import SPLITS, open_store, read_manifest, write_manifest
+from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
 from srsjax.runs.checkpoints import Checkpointer
 from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.session import open_session, state_target
+from srsjax.runs.tables import optimizer_of
+from srsjax.runs.warm_start import read_spec
 
 FLIPS = 4
 """Bits flipped in each file, one a cell."""
@@ -55,13 +62,14 @@ def get_config():
             split=Split(by="column", column="part"),
         ),
         tokenizer=Tokenizer(vocab_size=150),
-        model=Model(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_positions=32, combine="concat"),
+        model=Model(
+            hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_positions=32, combine="concat",
+        ),
         batch=Batch(rows=8, tokens=32),
         evaluate=Evaluate(every=4),
         checkpoints=Checkpoints(keep=2),
         max_steps=8,
         log_every=4,
-        mesh=Mesh(data=1),
         run_dir="run",
     )
 """
@@ -70,7 +78,7 @@ def get_config():
 def write_data(folder: Path, seed: int) -> None:
     """A log of 120 requests over 12 items, of other contents by seed."""
     rng = np.random.default_rng(seed)
-    words = "red blue coat hat wool silk green shoe".split()
+    words = ["red", "blue", "coat", "hat", "wool", "silk", "green", "shoe"]
     items = [f"i{n},{' '.join(rng.choice(words, 3))},b{n % 3}" for n in range(12)]
     (folder / "items.csv").write_text("\n".join(["item,title,brand", *items]))
     rows = []
@@ -110,9 +118,9 @@ def damage(path: Path, kind: str, other: Path) -> None:
         path.write_bytes(other.read_bytes())
     elif kind.startswith("flip"):
         rng = np.random.default_rng([zlib.crc32(path.name.encode()), int(kind[4:])])
-        bit = int(rng.integers(8 * len(content)))
+        byte, bit = divmod(int(rng.integers(8 * len(content))), 8)
         changed = bytearray(content)
-        changed[bit // 8] ^= 1 << bit % 8
+        changed[byte] ^= 1 << bit
         path.write_bytes(changed)
 
 
@@ -182,11 +190,8 @@ def digest(*arrays) -> str:
 
 def store_loader(folder: Path):
     """What `train` reads of the store in a copy of `stores/NAME`, as a digest."""
-    from srsjax.cli import read_config
-    from srsjax.config_io import with_field
-
     with contextlib.chdir(folder):
-        config = read_config("config.py")
+        config = cli.read_config("config.py")
 
     def load(copied: Path) -> str:
         with contextlib.chdir(folder):
@@ -249,19 +254,54 @@ def test_a_file_that_a_store_did_not_have_changes_nothing_or_is_refused(made, tm
         load(copied)
 
 
-def test_a_large_file_is_read_while_it_is_used_and_refused_then(made, tmp_path, monkeypatch):
-    """All files count as large: what is damaged is said by the batches, at the latest with the last one."""
-    monkeypatch.setattr("srsjax.data.store.checksums.SMALL", 0)
+@pytest.fixture
+def large(made, tmp_path, monkeypatch):
+    """A copy of the store in which every file counts as large, and only its first 200 bytes are read before its use."""
+    monkeypatch.setattr("srsjax.data.store.checksums.LARGE", 0)
+    monkeypatch.setattr("srsjax.data.store.checksums.BLOCK", 200)
     (source,) = (made[0] / "stores").iterdir()
     copied = copy(source, tmp_path / source.name)
-    damage(copied / "test/labels.npy", "flip0", Path())
-    store = open_store(copied)
-    split = store.split("test")
-    with pytest.raises(InputError, match=r"test/labels\.npy: damaged: found CRC-32"):
-        split.checks.wait()
-    store.split("train")  # opening it again finds what was found
-    with pytest.raises(InputError, match=r"test/labels\.npy"):
-        store.checks.tell()
+    described = {key: value for key, value in read_manifest(copied).items() if key not in ("files", "checksum")}
+    (copied / "manifest.json").unlink()
+    write_manifest(copied, described)
+    return copied
+
+
+def flip(path: Path, byte: int, bit: int = 0) -> None:
+    """Flips a bit of a file, in a new one of its name."""
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1 << bit
+    path.unlink()
+    path.write_bytes(content)
+
+
+def batches_of(store, name: str):
+    layout = Layout(PairTemplate((1,), (2,), (2,), 1, 2), 0, True)
+    return eval_batches(store.split(name), store.items, layout, rows=8, tokens=32)
+
+
+def test_a_large_file_is_read_while_it_is_used_and_refused_then(large):
+    flip(large / "train/labels.npy", -4)
+    store = open_store(large)
+    batches = batches_of(store, "train")
+    with pytest.raises(InputError, match=r"train/labels\.npy: damaged: found CRC-32"):
+        list(batches)
+    assert "train/labels.npy: damaged" in str(checksums.damage())
+
+
+def test_an_exception_that_comes_of_a_damaged_file_is_one_line(large, capsys):
+    """An item far beyond the last one is an IndexError, before the file has been read in the background."""
+    flip(large / "train/item.npy", -1)
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(lambda: len(list(batches_of(open_store(large), "train"))))
+    error = capsys.readouterr().err
+    assert "train/item.npy: damaged: found CRC-32" in error and error.count("\n") == 1
+
+
+def test_the_head_of_a_large_file_is_read_before_its_use(large):
+    flip(large / "train/labels.npy", 0)  # numpy would take it for a pickle
+    with pytest.raises(InputError, match=r"train/labels\.npy: damaged: found CRC-32 .* of its head"):
+        open_store(large).split("train")
 
 
 def test_a_store_that_is_cut_while_it_is_used_is_named(made, tmp_path, monkeypatch):
@@ -284,7 +324,7 @@ def run_loader(folder: Path):
 
     def load(run: Path) -> str:
         with contextlib.chdir(folder):
-            scorer = Scorer.load(run, mesh=Mesh(data=1))
+            scorer = Scorer.load(run)
         about = [scorer.session.spec.to_json(), repr(scorer.config), repr(scorer.calibration), scorer.encoder.fitted]
         about += [scorer.encoder.text.fingerprint, scorer.encoder.text.special]
         params = [scorer.params[path] for path in sorted(scorer.params)]
@@ -306,7 +346,7 @@ def test_a_damaged_file_of_a_run_is_refused_by_name(made, tmp_path):
     names = ["config.json", "model.json", "manifest.json", "calibration.json", "checksums.json", "report.json"]
     names += ["tokenizer/tokenizer.json", f"{best(made[0])}/_CHECKPOINT_METADATA"]
     cells = [(name, kind) for name in names for kind in ("flip0", "swap", "delete")]
-    data = next((made[0] / "run" / best(made[0]) / "params/ocdbt.process_0/d").iterdir())
+    data = next((made[0] / "run" / best(made[0]) / "params/d").iterdir())
     cells += [(data.relative_to(made[0] / "run").as_posix(), kind) for kind in ("flip0", "flip1", "truncate", "swap")]
     found = matrix(made[0] / "run", tmp_path / "run", cells, made[1] / "run", run_loader(made[0]), of_checkpoint)
     tell("run, to score", found)
@@ -366,13 +406,8 @@ def resume_loader(folder: Path):
         for path, each in saved.items()
         if path.startswith("params/")
     }
-    from srsjax.cli import read_config
-    from srsjax.runs.session import open_session, state_target
-    from srsjax.runs.tables import optimizer_of
-    from srsjax.runs.warm_start import read_spec
-
     with contextlib.chdir(folder):
-        config = read_config("config.py")
+        config = cli.read_config("config.py")
     session = open_session(config, read_spec(run))
     assert params.keys() == session.shapes.keys()
     target = state_target(session, optimizer_of(config.optimizer, 8, list(session.shapes), session.spec))
@@ -391,7 +426,7 @@ def resume_loader(folder: Path):
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_resumed(made, tmp_path):
-    data = next((made[0] / "run/checkpoints/8/rest/ocdbt.process_0/d").iterdir())
+    data = next((made[0] / "run/checkpoints/8/rest/d").iterdir())
     cells = [
         (f"checkpoints/8/{name}", kind) for name in ("_CHECKPOINT_METADATA",) for kind in ("delete", "flip1", "swap")
     ]
