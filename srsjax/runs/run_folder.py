@@ -153,7 +153,8 @@ class RunFolder:
 
     def bind_all(self, best_step: int) -> None:
         """Writes `checksums.json` for what the folder of a compressed run holds."""
-        write_json(self.config_file, self.read(self.config_file) | {CHECKSUMS: True})
+        config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        write_json(self.config_file, config | {CHECKSUMS: True})
         files = [self.config_file, self.manifest_file, self.model_file, self.calibration_file, self.compressed]
         found = [*filter(Path.exists, files), *self.tokenizer.glob("*")]
         own = {self._name(file): [checksums.of_file(file)] for file in found}
