@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import math
+import sys
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,20 +159,14 @@ def _load(where: Path, target: dict[str, Any], run: str) -> dict[str, Any]:
     """Parts of a checkpoint, checked; a part that is None as numpy arrays."""
     arrays = _read(where, run)["arrays"]
     own = {path: each for path, each in arrays.items() if path.partition("/")[0] in target}
-    try:
+    with _one_line_errors(where):
         for name in [name for name, part in target.items() if part is None]:
             saved = ocp.checkpointables_metadata(where).metadata[name]
             target = target | {name: {path: np.empty(array.shape, array.dtype) for path, array in saved.items()}}
-    except Exception as error:
-        raise _unreadable(where, error) from error
     if own and (other := array_checksums.misfits(target, own)):
         raise InputError(f"{where}: of another model: {other[0]} and {len(other) - 1} more arrays have another shape")
-    try:
+    with _one_line_errors(where):
         loaded = ocp.load_checkpointables(where, target)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # Orbax and TensorStore raise many kinds for a file that is not as they wrote it
-        raise _unreadable(where, error) from error
     if own and (bad := array_checksums.damaged(loaded, own)):
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise Damaged(f"{where}: damaged: {bad[0]}{more} differ from their checksums")
@@ -192,9 +191,31 @@ def _read(where: Path, run: str) -> dict[str, Any]:
     return found
 
 
-def _unreadable(where: Path, error: Exception) -> Damaged:
-    reason = str(error).strip().split("\n")[0]
-    return Damaged(f"{where}: damaged: {type(error).__name__}: {reason[:200]}")
+def _is_no_leftover(record: logging.LogRecord) -> bool:
+    return "never retrieved" not in record.getMessage()
+
+
+@contextmanager
+def _one_line_errors(where: Path):
+    """Turns what Orbax and TensorStore raise, of many kinds, for a file that is not as they wrote it into `Damaged`."""
+    try:
+        yield
+        return
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        damaged = Damaged(f"{where}: damaged: {type(error).__name__}: {reason[:200]}")
+    # Orbax leaves the other tasks of its event loop behind; each would print a traceback when it is collected.
+    logging.getLogger("asyncio").addFilter(_is_no_leftover)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    raise damaged
 
 
 def better(value: float, best: float | None, mode: str) -> bool:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import jax
@@ -23,6 +25,7 @@ from corruption_cases import ALL, copy, damage, every, files_of, flip, matrix, t
 
 from srsjax import cli, train
 from srsjax.config_io import with_field
+from srsjax.console import Console
 from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import eval_batches
 from srsjax.data.preparing.prepare import prepare
@@ -36,6 +39,8 @@ from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import open_session, state_target
 from srsjax.runs.tables import optimizer_of
 from srsjax.runs.warm_start import read_spec
+from srsjax.training import goodput, show
+from srsjax.training.log import RunLog
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +160,9 @@ def test_a_large_file_is_read_while_it_is_used_and_refused_then(large):
     assert "train/labels.npy: damaged" in str(checksums.damage())
 
 
-def test_an_exception_that_comes_of_a_damaged_file_is_one_line(large, capsys):
+def test_an_exception_that_comes_of_a_damaged_file_is_one_line(large, capsys, monkeypatch):
     """An item far beyond the last one is an IndexError, before the file has been read in the background."""
+    monkeypatch.setattr(checksums, "_opened", weakref.WeakSet())  # without the stores of other tests
     flip(large / "train/item.npy", -1)
     with pytest.raises(SystemExit, match="2"):
         cli.run(lambda: len(list(batches_of(open_store(large), "train"))))
@@ -317,6 +323,24 @@ def test_the_whole_matrix_of_a_run_to_resume(made, tmp_path):
     tell("run, to resume", matrix(source, tmp_path / "run", cells, made[1] / "run", load, of_checkpoint))
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "goodput.jsonl", "report.json"])
+def test_a_damaged_output_of_a_run_has_no_traceback(made, tmp_path, name):
+    """Lines that cannot be read are left out of what is only told; the report is refused where it cannot be shown."""
+    read = RunFolder(made[0] / "run").path
+    for kind in ("truncate", *(f"flip{n}" for n in range(40))):
+        run = RunFolder(tmp_path / "run")
+        shutil.rmtree(run.path, ignore_errors=True)
+        run.path.mkdir()
+        for each in ("metrics.jsonl", "goodput.jsonl", "report.json", "config.json"):
+            shutil.copy(read / each, run.path / each)
+        damage(run.path / name, kind, Path())
+        with contextlib.suppress(InputError):
+            show.finished(Console(file=io.StringIO()), run, run.config())
+        assert set(goodput.account(goodput.read(run.goodput_file))) == set(goodput.PARTS)
+        with RunLog(run, 8, 8, Console(file=io.StringIO())):
+            pass
+
+
 # ---------------------------------------------------------------------------------------------- as commands
 
 
@@ -325,15 +349,17 @@ def test_commands_refuse_in_one_line(made, tmp_path, command):
     folder = tmp_path / "folder"
     (name,) = (path.name for path in (made[0] / "stores").iterdir())
 
-    def refused(file: str, kind: str, *arguments: str) -> None:
+    def refused(file: str, kind: str, *arguments: str, says: str = "") -> None:
         copy(made[0], folder)
         damage(folder / file, kind, made[1] / file)
         done = command(*arguments, cwd=folder)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
-        assert Path(file).name in done.stderr
+        assert (says or Path(file).name) in done.stderr
 
     scoring = ("score", "--run", "run", "--input", "log.csv")
     refused("run/tokenizer/tokenizer.json", "swap", *scoring)
+    data = next((made[0] / "run" / best(made[0]) / "params/d").iterdir())
+    refused(data.relative_to(made[0]).as_posix(), "flip1", "evaluate", "--run", "run", says=best(made[0]))
     refused("run/model.json", "truncate", "evaluate", "--run", "run")
     refused("run/config.json", "flip0", "export", "--run", "run")
     refused(f"stores/{name}/test/oracle.npy", "delete", "evaluate", "--run", "run")
