@@ -43,6 +43,7 @@ from srsjax.config_io import (
     type_hints,
     with_field,
 )
+from srsjax.data.store import checksums
 from srsjax.errors import InputError, near
 from srsjax.runs.run_folder import RunFolder
 
@@ -138,7 +139,8 @@ def find_config(name: str) -> Path:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command and exits: 0 or what `main` returns; 2 wrong input, said in one line; 130 interrupted.
 
-    Any other exception is a bug and keeps its traceback (exit code 1).
+    Any other exception is a bug and keeps its traceback (exit code 1), unless a file of a store turns out to be
+    damaged: then that is what it came of.
     """
     gc.freeze()  # imported modules stay: the collector would walk them again and again while JAX traces
     try:
@@ -154,6 +156,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:
+        if found := checksums.damage():
+            complain(str(found))
+            sys.exit(2)
         if distributed.process_count() == 1:
             raise
         traceback.print_exc()

@@ -148,6 +148,7 @@ def _write(folder: Path, run: RunFolder, scorer: Scorer, said: dict[str, Any]) -
     shutil.copytree(run.tokenizer, made.tokenizer)
     arrays = {name: np.ascontiguousarray(array) for name, array in flat(scorer.params).items()}
     save_file(arrays, made.compressed)
+    made.bind_all(run.best_step())
     write_json(folder / "compression.json", said)
 
 

@@ -150,7 +150,9 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
 
     All processes compute the logits; the first one the metrics and the files.
     """
-    params, outputs = load_params(folder.checkpoints, progress.best_step, target(session)), session.spec.outputs
+    run = distributed.on_first(folder.identity)
+    params = load_params(folder.checkpoints, progress.best_step, target(session), run)
+    outputs = session.spec.outputs
     result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
     calibration, parts = Calibration(progress.best_step), []
     text, vocabularies = load_tokenizer(folder.tokenizer), store.manifest["fitted"]["vocabularies"]
@@ -173,6 +175,7 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
     distributed.on_first(lambda: calibration.save(folder))
     page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
     distributed.on_first(lambda: write_page(*page))
+    distributed.on_first(lambda: folder.bind((folder.calibration_file,), progress.best_step))
     distributed.on_first(lambda: write_json(folder.report_file, result))
 
 

@@ -109,6 +109,7 @@ class Scorer(Recommender):
         if dtype:
             raise InputError("dtype: found a run, expected a Hugging Face model; a run's is model.dtype of `config`")
         folder = RunFolder(run)
+        folder.verify()
         trained = folder.config()
         config = replace(config or trained, mesh=mesh or scoring_mesh(config or trained, trained))
         encoder = load_encoder(config, folder.path, unknown)

@@ -9,25 +9,32 @@ goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces
 calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
 report.html      what a person reads: metrics, figures, slices, errors (`srsjax.reporting.page`)
 report.json      final metrics; written last: with it the run is finished
+checksums.json   of the files that scores depend on: config, model, manifest, tokenizer, calibration; and the run's name
+
+A file that is not as `checksums.json` says is refused; so is a checkpoint that has another run's name. A run that was
+begun before there were any has none, and none is added: it is read as it is.
 
 A run that srsjax.compress made has compressed.safetensors and compression.json instead of checkpoints and metrics.
 
-config.json also has, under `precision`, what `model.dtype auto` was and on what kind of device.
+config.json also has, under `precision`, what `model.dtype auto` was and on what kind of device, and, under `checksums`,
+whether there is a checksums.json.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from srsjax.config import TrainConfig
 from srsjax.config_io import from_json, to_json
+from srsjax.data.store import checksums
 from srsjax.errors import InputError
-from srsjax.files import remove_folder, write_json
+from srsjax.files import json_text, remove_folder, write_json, write_text
 
 # Fields that do not change what is computed, so a run may resume with another value of them.
 FREE = (
@@ -45,8 +52,12 @@ FREE = (
     "profile",
 )
 
-PRECISION = "precision"
-"""Key of `config.json` beside the fields of the config."""
+PRECISION, CHECKSUMS = "precision", "checksums"
+"""Keys of `config.json` beside the fields of the config."""
+
+
+RESTORE = "restore it from a copy of the run, or train it again"
+ADVICE = f", by checksums.json of the run; {RESTORE}"
 
 
 class RunFolder:
@@ -60,6 +71,7 @@ class RunFolder:
         self.report_file = self.path / "report.json"
         self.page_file = self.path / "report.html"
         self.calibration_file = self.path / "calibration.json"
+        self.checksums_file = self.path / "checksums.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.skipped_file = self.path / "skipped.jsonl"
         self.goodput_file = self.path / "goodput.jsonl"
@@ -108,11 +120,23 @@ class RunFolder:
         if self.manifest_file.exists():
             self.check_data(manifest)
         self.path.mkdir(parents=True, exist_ok=True)
-        data = to_json(config) | ({PRECISION: precision} if precision else {})
-        write_json(self.config_file, data)  # first: with it the folder is known as a run
+        before = self._record() if self.config_file.exists() else None
+        old = self.config_file.exists() and before is None and self._holds_results
+        data = to_json(config) | ({PRECISION: precision} if precision else {}) | ({} if old else {CHECKSUMS: True})
+        # The config first: with it the folder is known as a run.
+        texts = {self.config_file: json_text(data)}
+        texts |= {self.manifest_file: json_text(manifest), self.model_file: json_text(model)}
+        files = {self._name(file): [checksums.of_bytes(text.encode())] for file, text in texts.items()}
+        files |= {f"tokenizer/{file.name}": [checksums.of_file(file)] for file in tokenizer.glob("*")}
+        run = before["run"] if before else secrets.token_hex(8)
+        if before:  # a kill from here on leaves some files of before and some of now, both known
+            both = {name: before["files"].get(name, []) + own for name, own in files.items()}
+            self._write_record(run, both, None)
+        for file, text in texts.items():
+            write_text(file, text)
         shutil.copytree(tokenizer, self.tokenizer, dirs_exist_ok=True)
-        write_json(self.manifest_file, manifest)
-        write_json(self.model_file, model)
+        if not old:
+            self._write_record(run, files, None)
 
     def check_data(self, manifest: dict) -> None:
         """Raises InputError where a store's manifest is not that of the data this run was trained on."""
@@ -122,11 +146,79 @@ class RunFolder:
                 f"or --overwrite True to train anew"
             )
 
+    def bind(self, files: Iterable[Path], best_step: int) -> None:
+        """Adds files that end a run to `checksums.json`, and the step whose checkpoint they are about; a run without
+        checksums stays so."""
+        if record := self._record():
+            own = {self._name(file): [checksums.of_file(file)] for file in files}
+            self._write_record(record["run"], record["files"] | own, best_step)
+
+    def bind_all(self, best_step: int) -> None:
+        """Writes `checksums.json` for what the folder of a compressed run holds."""
+        config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        write_json(self.config_file, config | {CHECKSUMS: True})
+        files = [self.config_file, self.manifest_file, self.model_file, self.calibration_file, self.compressed]
+        found = [*filter(Path.exists, files), *self.tokenizer.glob("*")]
+        own = {self._name(file): [checksums.of_file(file)] for file in found}
+        self._write_record(secrets.token_hex(8), own, best_step)
+
+    def verify(self) -> None:
+        """Raises InputError for a file that is missing, or not the one that the run was made with, or that is new where
+        any file is read. Checks nothing in a run without checksums."""
+        if not (record := self._record()):
+            return
+        for name, known in record["files"].items():
+            if len(known) == 1:
+                checksums.check_file(self.path / name, known[0], ADVICE)
+            elif not (self.path / name).exists() or checksums.of_file(self.path / name) not in known:
+                raise InputError(f"{self.path / name}: missing or damaged{ADVICE}")
+        for file in self.tokenizer.glob("*"):
+            if self._name(file) not in record["files"]:
+                raise InputError(f"{file}: found a file that the run did not have; delete it")
+
+    def identity(self) -> str:
+        """The name that its checkpoints have too; empty for a run without checksums."""
+        record = self._record()
+        return record["run"] if record else ""
+
+    @property
+    def _holds_results(self) -> bool:
+        """Whether there is anything that checksums could be missing for."""
+        return (
+            self.finished or self.compressed.exists() or (self.checkpoints.exists() and any(self.checkpoints.iterdir()))
+        )
+
+    def _record(self) -> dict[str, Any] | None:
+        """`checksums.json`; None where the run has none. Raises InputError where it is damaged, or should be there."""
+        try:
+            record = json.loads(self.checksums_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            try:
+                expected = CHECKSUMS in json.loads(self.config_file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, TypeError):
+                return None  # said by `read`
+            if expected and self._holds_results:
+                raise InputError(f"{self.checksums_file}: missing; {RESTORE}") from None
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.checksums_file}: not JSON ({error}); {RESTORE}") from None
+        if not isinstance(record, dict) or not checksums.is_sealed(record):
+            raise InputError(f"{self.checksums_file}: damaged: found other contents than its checksum is of; {RESTORE}")
+        return record
+
+    def _write_record(self, run: str, files: Mapping[str, list[dict]], best_step: int | None) -> None:
+        record = {"run": run, "best_step": best_step, "files": dict(files)}
+        write_json(self.checksums_file, checksums.sealed(record))
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
     def config(self) -> TrainConfig:
         """The resolved config. Raises InputError where the folder is not a run."""
         data = self.read(self.config_file)
         if isinstance(data, dict):
             data.pop(PRECISION, None)
+            data.pop(CHECKSUMS, None)
         return from_json(data, str(self.config_file))
 
     def precision(self) -> dict | None:
@@ -134,19 +226,33 @@ class RunFolder:
         return self.read(self.config_file).get(PRECISION) if self.config_file.exists() else None
 
     def read(self, file: Path) -> dict:
-        """One of the folder's JSON files. Raises InputError where it is missing or broken."""
+        """One of the folder's JSON files. Raises InputError where it is missing, broken, or not the one that the run
+        was made with."""
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            content = file.read_bytes()
+            found = json.loads(content.decode("utf-8"))
         except FileNotFoundError:
             raise InputError(f"{self.path}: no {file.name}, expected a run folder written by srsjax.train") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: not JSON ({error})") from None
+        record = self._record()
+        known = record["files"].get(self._name(file)) if record else None
+        if known and checksums.of_bytes(content) not in known:
+            raise InputError(f"{file}: damaged, or of another run: it has another checksum{ADVICE}")
+        return found
 
     def best_step(self) -> int:
         """The step whose checkpoint the report is about. Raises InputError where the run is not finished."""
         if not self.finished:
             raise InputError(f"{self.path}: not finished (no report.json); run the same train command again to go on")
-        return int(self.read(self.report_file)["best_step"])
+        try:
+            step = int(self.read(self.report_file)["best_step"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{self.report_file}: found no best_step, expected what srsjax.train wrote") from None
+        record = self._record()
+        if record and record["best_step"] != step:
+            raise InputError(f"{self.report_file}: found best_step {step}, expected {record['best_step']}")
+        return step
 
 
 def _asked(config: TrainConfig) -> dict:

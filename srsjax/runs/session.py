@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
 from srsjax.config import TrainConfig
+from srsjax.console import say
 from srsjax.model import ctr
 from srsjax.model.attention_choice import NONE, Choice, Job, choose
 from srsjax.model.compute import Compute, compute_dtype
@@ -159,11 +160,14 @@ def load_run(
 
     With `quantize` all parameters that may be 8-bit are made so (`srsjax.runs.quantization`).
 
-    Raises InputError where the run is not finished.
+    Raises InputError where the run is not finished, and where a file of it is not the one that it was made with.
 
     An attention backend that the run was trained with says nothing about these devices: unless `config` asks for
     another one than the run's own, it is chosen anew.
     """
+    folder.verify()
+    if not folder.identity():
+        say(f"note: {folder.path}: made before runs had checksums; its files cannot be checked")
     step = folder.best_step()
     if config.model.attention == folder.config().model.attention:
         config = replace(config, model=replace(config.model, attention="auto"))
@@ -174,7 +178,7 @@ def load_run(
     if folder.compressed.exists():
         params: dict[str, Any] = from_flat(load_file(folder.compressed))
     else:
-        params = load_params(folder.checkpoints, step, target(session))
+        params = load_params(folder.checkpoints, step, target(session), folder.identity())
     if quantize == "int8" or folder.compressed.exists():
         return with_params(session, quantized(params) if quantize == "int8" else params)
     return session, params

@@ -71,7 +71,8 @@ def load_source(
         return hf.load_weights(source, spec.encoder)[0]
     folder = RunFolder(source)
     before = read_spec(folder)
-    stored: dict[str, Any] = dict(load_params(folder.checkpoints, folder.best_step(), None))
+    folder.verify()
+    stored: dict[str, Any] = dict(load_params(folder.checkpoints, folder.best_step(), None, folder.identity()))
     known = Fitted(**folder.read(folder.manifest_file)["fitted"]).vocabularies
     for feature in spec.features:
         path = table_path(feature)

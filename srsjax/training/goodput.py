@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 PARTS = ("steps", "compile", "data", "evaluation", "checkpoints", "log", "profile", "set-up", "repeated", "stopped")
 """What wall time is spent on; each moment is in one part.
@@ -133,14 +133,23 @@ class Goodput:
 
 
 def read(path: Path) -> list[dict]:
-    """The lines of a run's file; what was cut off while it was written is left out."""
-    found = []
-    for line in path.read_text().splitlines():
+    """The lines of a run's file; what was cut off while it was written, or is damaged, is left out."""
+    found: list[dict] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            found.append(json.loads(line))
+            read = json.loads(line)
         except ValueError:
             continue
+        if _is_line(read) and (found or "start" in read):
+            found.append(read)
     return found
+
+
+def _is_line(read: Any) -> bool:
+    if not isinstance(read, dict) or not isinstance(used := read.get("seconds"), dict):
+        return False
+    numbers = [read.get("start", 0), read.get("step", 0), *used.values()]
+    return used.keys() <= {*PARTS} and all(isinstance(number, int | float) for number in numbers)
 
 
 def account(lines: list[dict]) -> dict[str, float]:

@@ -90,11 +90,11 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             whole = line.endswith("\n") and json.loads(line)["step"] <= step
-        except ValueError:
-            whole = False  # cut off while it was written
+        except (ValueError, KeyError, TypeError):
+            whole = False  # cut off while it was written, or damaged
         if whole:
             kept.append(line)
     write_text(path, "".join(kept))

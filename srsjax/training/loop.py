@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from srsjax import distributed
 from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
 from srsjax.console import Console
@@ -82,7 +83,8 @@ def fit(
     """
     total, evaluate_at = batches.steps, _evaluation_steps(config, batches)
     # Leaving the checkpointer waits for what is still being written.
-    with goodput.of("checkpoints"), Checkpointer(folder.checkpoints, config.checkpoints.keep) as checkpointer:
+    run = distributed.on_first(folder.identity)
+    with goodput.of("checkpoints"), Checkpointer(folder.checkpoints, config.checkpoints.keep, run) as checkpointer:
         state, progress = _restored(checkpointer, state, total, goodput, console)
         batches.restore(progress.next_step)
         anomalies = _anomalies(config, folder, batches, progress, console)
@@ -123,6 +125,7 @@ def fit(
                 if step in evaluate_at:
                     progress = validation.at(step, state, progress)
                 if saving:
+                    batches.wait_checked()  # no checkpoint holds what was learned from a damaged file
                     _save(checkpointer, step, state, progress, goodput)
                 if stopping and step < total:
                     without = " without --overwrite" if config.overwrite else ""
@@ -156,12 +159,12 @@ def _due(step: int, every: int) -> bool:
 def _restored(
     checkpointer: Checkpointer, state: TrainState, total: int, goodput: Goodput, console: Console
 ) -> tuple[TrainState, Progress]:
-    """The newest checkpoint of the run; without one, the state that was given."""
-    if checkpointer.latest is None:
-        return state, Progress()
-    progress = Progress(**checkpointer.progress(checkpointer.latest))
+    """The newest checkpoint of the run that is not damaged; without any, the state that was given."""
     with goodput.of("set-up"):
-        state = checkpointer.restore(checkpointer.latest, _target(state))
+        found = checkpointer.restore_newest(_target(state), console.print)
+    if found is None:
+        return state, Progress()
+    state, progress = found[0], Progress(**found[1])
     console.print(f"resumed at step {progress.next_step} of {total}")
     return state, progress
 

@@ -17,6 +17,7 @@ from srsjax.console import Console
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.kinds import is_text
 from srsjax.distributed import devices_in_use
+from srsjax.errors import InputError
 from srsjax.objectives import losses
 from srsjax.runs.assessment import Assessment
 from srsjax.runs.run_folder import RunFolder
@@ -69,17 +70,11 @@ def start(
 
 
 def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
-    """The test table and the commands that use the run."""
-    result = folder.read(folder.report_file)
-    console.print(
-        f"\nbest checkpoint: {folder.checkpoints / str(result['best_step'])} "
-        f"(valid {config.evaluate.monitor} {math.nan if result['best_value'] is None else result['best_value']:.4f})"
-    )
-    for name in ("test", "valid"):
-        if result[name]:
-            for table in Assessment.read(result, name).tables(f"{name} split"):
-                console.print(table)
-            break
+    """The test table and the commands that use the run. Raises InputError where the report is damaged."""
+    try:
+        _show_report(console, folder, config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder.report_file}: damaged, expected what srsjax.train wrote ({error!r})") from error
     new = config.data.log.files if isinstance(config.data.log.files, str) else config.data.log.files[0]
     run = shlex.quote(str(folder.path))
     if folder.page_file.exists():
@@ -90,6 +85,19 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
         f"{command('evaluate')} --run {run} --split test",
     ):
         console.print(f"  {line}")
+
+
+def _show_report(console: Console, folder: RunFolder, config: TrainConfig) -> None:
+    result = folder.read(folder.report_file)
+    console.print(
+        f"\nbest checkpoint: {folder.checkpoints / str(result['best_step'])} "
+        f"(valid {config.evaluate.monitor} {math.nan if result['best_value'] is None else result['best_value']:.4f})"
+    )
+    for name in ("test", "valid"):
+        if result[name]:
+            for table in Assessment.read(result, name).tables(f"{name} split"):
+                console.print(table)
+            break
 
 
 def command(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import Counter
 
@@ -16,7 +15,7 @@ from srsjax import config
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import STEPS_AT_ONCE, eval_batches, train_batches
-from srsjax.data.store.arrays import Items, Split, open_store
+from srsjax.data.store.arrays import Items, Split, open_store, write_manifest
 from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import PairTemplate
 from srsjax.errors import InputError
@@ -339,7 +338,7 @@ def write_store(folder, split: Split, items: Items) -> None:
     for name, values in arrays.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", values)
-    (folder / "manifest.json").write_text(json.dumps({}))
+    write_manifest(folder, {})
 
 
 def test_worker_processes_map_the_store_instead_of_copying_it(tmp_path):

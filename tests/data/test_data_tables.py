@@ -308,3 +308,13 @@ def test_memory_is_flat_when_rows_grow_tenfold(tmp_path, name):
     few, many = (peak_of_reading(tmp_path / f"{rows}{name}", rows) for rows in (4_000, 40_000))
     # 36,000 rows more are 70 MiB. What may differ is how much of 2 MiB (32 blocks of CSV) was read ahead.
     assert many - few < 15, f"{few} MiB for 4,000 rows, {many} MiB for 40,000"
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_text_of_parquet_that_is_no_utf8_is_named(tmp_path, dictionary):
+    """Arrow writes and reads such strings as they are."""
+    text = pa.array([b"red", b"\xff\xfe"], pa.binary()).view(pa.string())
+    text = pa.DictionaryArray.from_arrays(pa.array([0, 1]), text) if dictionary else text
+    pyarrow.parquet.write_table(pa.table({"query": text}), tmp_path / "log.parquet")
+    with pytest.raises(InputError, match=r"log\.parquet: cannot be read \(.*Invalid UTF8"):
+        list(tables.read(Table(str(tmp_path / "log.parquet"))))

@@ -86,6 +86,9 @@ class Taken:
     def restore(self, step: int) -> None:
         self.step = step
 
+    def wait_checked(self) -> None:
+        pass
+
     def __next__(self):
         self.step += 1
         self.events.append(("take", self.step))

@@ -74,7 +74,10 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
     def __next__(self) -> tuple[PackedBatch, np.ndarray]:
         if self._step >= self.steps:
             self.close()
+            self.wait_checked()
             raise StopIteration
+        if checks := self._source.assembler.split.checks:
+            checks.tell()
         if self._iterator is None:
             self._iterator = self._open()
         if not self._made:
@@ -83,6 +86,12 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
             self._made = made[given:][::-1]
         self._step += 1
         return self._made.pop()
+
+    def wait_checked(self) -> None:
+        """Returns once every file behind the batches has been compared with its checksum. Raises InputError where one
+        is damaged. The last batch does so too, and each batch where that is known by then."""
+        if checks := self._source.assembler.split.checks:
+            checks.wait()
 
     def first(self) -> PackedBatch:
         """The first batch, whatever was given so far: all have its shapes and dtypes."""

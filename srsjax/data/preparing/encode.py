@@ -382,7 +382,10 @@ def load_encoder(train: TrainConfig, folder: str | Path, unknown: Unknown | None
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no manifest.json, expected a store or a run folder")
-    fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
+    try:
+        fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'manifest.json'}: not the manifest of a store ({error})") from None
     data = train.data
     if unknown:
         data = replace(data, catalogues=tuple(replace(each, unknown=unknown) for each in data.catalogues))

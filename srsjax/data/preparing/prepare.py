@@ -30,10 +30,10 @@ from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problem
 from srsjax.data.shop import write_shop
 from srsjax.data.store import manifest
-from srsjax.data.store.arrays import SPLITS, Store, open_store
+from srsjax.data.store.arrays import SPLITS, Store, has_checksums, open_store, write_manifest
 from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from srsjax.errors import InputError
-from srsjax.files import atomic_folder, remove_leftovers, write_json
+from srsjax.files import atomic_folder, remove_leftovers
 
 
 def prepare(config: TrainConfig, log=print) -> Store:
@@ -48,13 +48,16 @@ def prepare(config: TrainConfig, log=print) -> Store:
     tokenizer = _given_tokenizer(config)
     described = manifest.describe_input(config, tokenizer)
     folder = Path(config.data.store) / f"{_stem(config)}-{manifest.fingerprint(described)}"
-    if (folder / "manifest.json").exists():
+    there = (folder / "manifest.json").exists()
+    if there and has_checksums(folder):
+        store = open_store(folder, manifest.fingerprint(described))
         log(f"{folder}: prepared before, and nothing it depends on has changed")
-        return open_store(folder)
-    log(f"{folder}: preparing, {_reason(folder, described)}")
+        return store
+    log(f"{folder}: preparing, {'again: it has no checksums' if there else _reason(folder, described)}")
     began = time.monotonic()
     remove_leftovers(folder.parent)  # those of other fingerprints too
-    with atomic_folder(folder, exists="keep") as partial:
+    # A folder that is there now is no store, or has no checksums; another process may make one meanwhile.
+    with atomic_folder(folder, exists="replace" if folder.exists() else "keep") as partial:
         _build(config, sources, tokenizer, described, partial)
     store = open_store(folder)
     log(manifest.summary(store.manifest))
@@ -117,7 +120,7 @@ def _build(config: TrainConfig, sources: Sources, tokenizer: TextEncoder | None,
     }
     store = _finish(folder, found, sources.schema)
     _check_splits(config, cleaner, [store.manifest["splits"][name]["candidates"] for name in SPLITS])
-    write_json(folder / "manifest.json", store.manifest | {"seconds": round(time.monotonic() - began, 2)})
+    write_manifest(folder, store.manifest | {"seconds": round(time.monotonic() - began, 2)})
 
 
 def _must_wait(sources: Sources) -> bool:
@@ -160,9 +163,12 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, writt
 def _finish(folder: Path, found: dict, schema: Schema) -> Store:
     """Completes a written store with its manifest, and opens it."""
     shutil.rmtree(folder / "scratch", ignore_errors=True)
-    write_json(folder / "manifest.json", found)
-    write_json(folder / "manifest.json", found | {"splits": manifest.describe_splits(open_store(folder), schema)})
-    return open_store(folder)
+    write_manifest(folder, found)
+    store = open_store(folder)
+    store = replace(store, manifest=store.manifest | {"splits": manifest.describe_splits(store, schema)})
+    store.checks.wait()  # what was just read is what was written
+    write_manifest(folder, store.manifest)
+    return store
 
 
 def _check_splits(config: TrainConfig, cleaner: Cleaner, counts: list[int]) -> None:
@@ -211,7 +217,10 @@ def _reason(folder: Path, described: dict) -> str:
     newest = max(others, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         return "the first store of this log"
-    old = json.loads(newest.read_text(encoding="utf-8"))["input"]
+    try:
+        old = json.loads(newest.read_text(encoding="utf-8"))["input"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"the manifest of {newest.parent} cannot be read"
     return f"changed since {newest.parent}: {', '.join(manifest.changes(old, described))}"
 
 

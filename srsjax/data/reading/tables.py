@@ -277,6 +277,8 @@ def _batches(piece: Piece, table: config.Table, columns: list[str], batch_rows: 
         case "parquet":
             with _open_parquet(path) as file:
                 for batch in file.iter_batches(batch_rows, piece.groups, columns, use_threads=False):
+                    # Arrow takes what the file says is text, and it may be none; a broken page may hold any offsets.
+                    batch.validate(full=True)
                     yield batch.select(columns)
         case "jsonl":
             schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))

@@ -1,14 +1,16 @@
 """The token store: what `prepare` writes and everything after it reads. Integers and floats only.
 
     store/
-      manifest.json                       schema, counts, label rates, lengths, fingerprints (`manifest`)
+      manifest.json                       schema, counts, label rates, lengths, fingerprints (`manifest`), and the
+                                          checksums of all other files (`checksums`)
       tokenizer/                          a Hugging Face tokenizer folder
       items/tokens.values, .offsets       distinct candidate texts, already cut and joined, [V] ragged int32
       items/features/NAME.npy             candidate features of the catalogue, [V, ...]
       train/ valid/ test/                 one folder per split, the fields of `Split` below
 
 Arrays are plain `.npy` files opened memory-mapped, so a store larger than memory costs only the pages that are
-read, any impression is addressed by its index, and several processes share one copy.
+read, any impression is addressed by its index, and several processes share one copy. Only the files that the manifest
+names are read, and none that is not as it was written.
 """
 
 from __future__ import annotations
@@ -16,13 +18,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from srsjax.data.store.checksums import SEAL, Checks, is_sealed, of_file, sealed
 from srsjax.data.store.ragged import Ragged, spans
 from srsjax.errors import InputError
+from srsjax.files import write_json
 
 SPLITS = ("train", "valid", "test")
+FILES = "files"
+"""Key of the manifest: the checksum of every other file of the store, by its path in the folder."""
+PARTS = ("tokenizer/*", "items/**/*.npy", *(f"{name}/**/*.npy" for name in SPLITS))
+"""The files that have checksums."""
+ARRAYS = ("candidates", "item", "labels", "weights", "example", "user")
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Split:
     """Categorical int32 [N], numeric float32 [N], vector float32 [N, size]."""
     candidate_features: dict[str, np.ndarray] = field(default_factory=dict)
     """The same per candidate, [M, ...], for features that are columns of the log."""
+    checks: Checks | None = None
+    """What reads the files behind it, where there are any; who has read the arrays asks it (`Checks.wait`)."""
 
     def __len__(self) -> int:
         return len(self.candidates) - 1
@@ -78,6 +90,7 @@ class Split:
             oracle=None if self.oracle is None else self.oracle[rows],
             context_features={name: values[impressions] for name, values in self.context_features.items()},
             candidate_features={name: values[rows] for name, values in self.candidate_features.items()},
+            checks=self.checks,
         )
 
     @property
@@ -93,45 +106,105 @@ class Store:
     folder: Path
     manifest: dict
     items: Items
+    checks: Checks
 
     def split(self, name: str) -> Split:
-        """Opens a split memory-mapped. Raises InputError if the store has no such split."""
-        folder = self.folder / name
-        if not (folder / "candidates.npy").exists():
+        """Opens a split memory-mapped. Raises InputError if the store has no such split, or a file of it is missing or
+        damaged."""
+        if not any(file.startswith(f"{name}/") for file in self.checks.files):
             raise InputError(f"{self.folder}: no split {name!r}, expected one of {', '.join(SPLITS)}")
-        arrays = {
-            key: _load(folder / f"{key}.npy") for key in ("candidates", "item", "labels", "weights", "example", "user")
-        }
-        oracle = _load(folder / "oracle.npy") if (folder / "oracle.npy").exists() else None
+        files = _Files(self.checks, name)
         return Split(
-            context=load_ragged(folder / "context"),
-            oracle=oracle,
-            context_features=_load_features(folder / "context_features"),
-            candidate_features=_load_features(folder / "candidate_features"),
-            **arrays,
+            context=files.ragged("context"),
+            oracle=files.optional("oracle"),
+            context_features=files.arrays("context_features"),
+            candidate_features=files.arrays("candidate_features"),
+            checks=self.checks,
+            **{key: files.array(key) for key in ARRAYS},
         )
 
 
-def open_store(folder: str | Path) -> Store:
-    """Opens a prepared store. Raises InputError if there is none."""
+def open_store(folder: str | Path, fingerprint: str = "") -> Store:
+    """Opens a prepared store. `fingerprint` is the one that its manifest must have, where that is known.
+
+    Raises InputError if there is none, and for files that are missing or damaged; of large ones, which are read in the
+    background, `Store.checks` does so.
+    """
     folder = Path(folder)
-    if not (folder / "manifest.json").exists():
-        raise InputError(f"{folder}: no manifest.json, expected a prepared store; run python -m srsjax.prepare")
-    items = Items(load_ragged(folder / "items" / "tokens"), _load_features(folder / "items" / "features"))
-    return Store(folder, json.loads((folder / "manifest.json").read_text()), items)
+    manifest, advice = read_manifest(folder), _advice(folder)
+    if FILES not in manifest:
+        raise InputError(f"{folder / 'manifest.json'}: found no checksums, expected those of a store{advice}")
+    if fingerprint and (found := manifest.get("fingerprint")) != fingerprint:
+        raise InputError(f"{folder / 'manifest.json'}: found that of store {found}, expected {fingerprint}{advice}")
+    checks = Checks(folder, manifest[FILES], advice)
+    checks.begin(name for name in checks.files if name.startswith("tokenizer/"))
+    for file in (folder / "tokenizer").glob("*"):
+        if f"tokenizer/{file.name}" not in checks.files:  # it may change what the tokenizer is
+            raise InputError(f"{file}: found a file that the store did not have; delete it")
+    files = _Files(checks, "items")
+    return Store(folder, manifest, Items(files.ragged("tokens"), files.arrays("features")), checks)
 
 
-def load_ragged(stem: Path) -> Ragged:
-    """`stem.values.npy` and `stem.offsets.npy`, memory-mapped."""
-    return Ragged(_load(stem.with_name(stem.name + ".values.npy")), _load(stem.with_name(stem.name + ".offsets.npy")))
+def has_checksums(folder: Path) -> bool:
+    """Whether a store has checksums; those prepared by the first versions have none. Raises as `read_manifest`."""
+    return FILES in read_manifest(folder)
 
 
-def _load(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store. Raises InputError if there is none, or one that is not as it was written."""
+    path = folder / "manifest.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: no manifest.json, expected a prepared store; run python -m srsjax.prepare"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}){_advice(folder)}") from None
+    if not isinstance(found, dict) or ((FILES in found or SEAL in found) and not is_sealed(found)):
+        raise InputError(f"{path}: damaged: found other contents than its checksum is of{_advice(folder)}")
+    return found
 
 
-def _load_features(folder: Path) -> dict[str, np.ndarray]:
-    return {path.stem: _load(path) for path in sorted(folder.glob("*.npy"))}
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest of a store whose other files are complete, with their checksums unless it has them."""
+    if FILES not in manifest:
+        paths = sorted(path for part in PARTS for path in folder.glob(part))
+        manifest = manifest | {FILES: {path.relative_to(folder).as_posix(): of_file(path) for path in paths}}
+    write_json(folder / "manifest.json", sealed(manifest))
+
+
+def _advice(folder: Path) -> str:
+    return f"; delete {folder}, and it is prepared again"
+
+
+class _Files:
+    """The arrays in one part of a store (`items`, a split): those that the manifest names, checked, memory-mapped."""
+
+    def __init__(self, checks: Checks, part: str):
+        self._folder = checks.folder / part
+        self._names = {name.removeprefix(f"{part}/") for name in checks.files if name.startswith(f"{part}/")}
+        checks.begin(f"{part}/{name}" for name in sorted(self._names))
+
+    def array(self, name: str) -> np.ndarray:
+        """One array. Raises InputError where the store was prepared without it."""
+        if f"{name}.npy" not in self._names:
+            raise InputError(f"{self._folder / name}.npy: not in the manifest of the store, expected it there")
+        return np.load(self._folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    def optional(self, name: str) -> np.ndarray | None:
+        """One array, None where the store was prepared without it."""
+        return self.array(name) if f"{name}.npy" in self._names else None
+
+    def ragged(self, name: str) -> Ragged:
+        """`name.values.npy` and `name.offsets.npy`."""
+        return Ragged(self.array(f"{name}.values"), self.array(f"{name}.offsets"))
+
+    def arrays(self, folder: str) -> dict[str, np.ndarray]:
+        """All arrays in a folder by name; {} where the store was prepared without any."""
+        names = sorted(name for name in self._names if name.startswith(f"{folder}/"))
+        stems = [name.removeprefix(f"{folder}/").removesuffix(".npy") for name in names]
+        return {stem: self.array(f"{folder}/{stem}") for stem in stems}
 
 
 class ArrayWriter:
