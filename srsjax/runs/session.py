@@ -70,7 +70,8 @@ class Session:
 
     def objectives(self, config: TrainConfig) -> Objectives:
         """What each task of the config trains and predicts, and where its outputs are."""
-        return objectives(config.schema.tasks, self.spec.outputs)
+        distill = config.distill if config.distill.teacher else None
+        return objectives(config.schema.tasks, self.spec.outputs, distill)
 
     def trained(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """What belongs to trained parameters, of a dict over all of them."""
