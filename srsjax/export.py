@@ -29,6 +29,7 @@ from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
 from srsjax.model import hf_card, hf_export
+from srsjax.model.int8 import Quantized
 from srsjax.portable import folder as portable
 from srsjax.runs.calibration import Calibration
 from srsjax.runs.run_folder import RunFolder
@@ -60,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.format == "stablehlo" and importlib.util.find_spec("flatbuffers") is None:
         raise InputError("--format stablehlo: needs flatbuffers; pip install 'srsjax[stablehlo]'")
     folder = RunFolder(arguments.run)
-    if arguments.format == "huggingface" and (arguments.quantize != "none" or folder.compressed.exists()):
-        raise InputError("--format huggingface: found 8-bit weights, which it does not hold; use --format stablehlo")
     session, params = load_run(folder, replace(config, mesh=Mesh()), quantize=arguments.quantize)
+    if arguments.format == "huggingface" and any(isinstance(value, Quantized) for value in params.values()):
+        raise InputError("--format huggingface: found 8-bit weights, which it does not hold; use --format stablehlo")
     if not session.spec.reads_text and arguments.format == "huggingface":
         raise InputError(f"{folder.path}: a model without text, which neither library has; use --format stablehlo")
     params = jax.tree.map(np.asarray, params)

@@ -13,14 +13,13 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from safetensors.numpy import load_file
 
 from srsjax.config import TrainConfig
 from srsjax.model import ctr
 from srsjax.model.attention_choice import NONE, Choice, Job, choose
 from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
-from srsjax.model.int8 import Quantized, from_flat
+from srsjax.model.int8 import Quantized
 from srsjax.model.spec import ModelSpec
 from srsjax.objectives import objectives
 from srsjax.objectives.losses import Objectives
@@ -39,7 +38,7 @@ from srsjax.runs.sharding import (
     state_shardings,
 )
 from srsjax.runs.state import TrainState
-from srsjax.runs.warm_start import read_spec
+from srsjax.runs.warm_start import read_spec, stored_params
 
 Quantize = Literal["none", "int8"]
 """What parameters become when a run is loaded."""
@@ -173,7 +172,7 @@ def load_run(
     config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
     session = open_session(config, spec, devices, training=False)
     if folder.compressed.exists():
-        params: dict[str, Any] = from_flat(load_file(folder.compressed))
+        params = stored_params(folder)
     else:
         params = load_params(folder.checkpoints, step, target(session))
     if quantize == "int8" or folder.compressed.exists():
