@@ -39,7 +39,7 @@ from srsjax.runs import quantization
 from srsjax.runs.evaluation import run_store
 from srsjax.runs.pruning import Drop, kept_layers, pruned, pruned_spec
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import open_session, with_params
+from srsjax.runs.session import for_scoring, open_session, with_params
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{folder.path}: no rows in the valid or {arguments.split} split to compare scores on")
     exact = Scorer.load(folder.path, config=replace(config, model=replace(config.model, dtype="float32")))
     if arguments.method == "int8":
-        smaller, said = _in_8_bits(scorer, exact.params, sample, store.items, arguments.bound)
+        smaller, weights, said = _in_8_bits(scorer, exact.params, sample, store.items, arguments.bound)
     else:
-        smaller, said = _pruned(scorer, exact.params, sample, store.items, arguments.layers, arguments.drop)
+        smaller, weights, said = _pruned(scorer, exact.params, sample, store.items, arguments.layers, arguments.drop)
     variants = {"float32": exact, scorer.session.compute.dtype.name: scorer, arguments.method: smaller}
     table = cost_rows(variants, split, store.items)
     with atomic_folder(output) as partial:
-        _write(partial, folder, smaller, {"method": arguments.method, **said, "table": table})
+        _write(partial, folder, smaller, weights, {"method": arguments.method, **said, "table": table})
     say(cost_table(table, f"{arguments.split} split", "weights"))
     say(f"compressed: {output}")
     if arguments.method == "prune":
@@ -113,8 +113,8 @@ def _with_weights(scorer: Scorer, params: dict[str, Any]) -> Scorer:
 
 def _in_8_bits(
     scorer: Scorer, params: Mapping[str, Any], sample: Split, items: Items, bound: float
-) -> tuple[Scorer, dict[str, Any]]:
-    """The scorer with 8-bit weights, and which; `params` are float32."""
+) -> tuple[Scorer, dict[str, Any], dict[str, Any]]:
+    """The scorer with 8-bit weights, these weights, and which they are; `params` are float32."""
     names = quantization.groups(params)
     if not names:
         raise InputError("this model has neither an encoder nor tables of embeddings: there is nothing to compress")
@@ -126,20 +126,22 @@ def _in_8_bits(
     for name, each in choice.errors.items():
         say(f"{name}: logits change by {each:.4f} of their deviation{', kept' if name in choice.kept else ''}")
     say(f"all in 8 bits: {choice.whole:.4f}; chosen: {choice.error:.4f} (bound {choice.bound:g})")
-    return _with_weights(scorer, quantization.quantized(params, choice.kept)), asdict(choice)
+    smaller = _with_weights(scorer, quantization.quantized(params, choice.kept))
+    return smaller, smaller.params, asdict(choice)
 
 
 def _pruned(
     scorer: Scorer, params: Mapping[str, Any], sample: Split, items: Items, keep: int, drop: Drop
-) -> tuple[Scorer, dict[str, Any]]:
-    """The scorer with fewer layers, and which; `params` are float32. Its logits are not calibrated."""
+) -> tuple[Scorer, dict[str, Any], dict[str, Any]]:
+    """The scorer with fewer layers, its float32 weights, and which layers; `params` are float32. Its logits are not
+    calibrated."""
     spec, exact = scorer.session.spec, scorer.raw_logits(sample, items)
     if not spec.reads_text:
         raise InputError("this model has no encoder: there are no layers to leave out")
 
     def with_layers(kept: tuple[int, ...]) -> Scorer:
         session = open_session(scorer.config, pruned_spec(spec, kept), training=False)
-        return Scorer(scorer.config, session, pruned(params, kept), scorer.encoder, scorer.shape)
+        return Scorer(scorer.config, session, for_scoring(session, pruned(params, kept)), scorer.encoder, scorer.shape)
 
     def error(kept: tuple[int, ...]) -> float:
         return quantization.error(with_layers(kept).raw_logits(sample, items), exact)
@@ -150,18 +152,18 @@ def _pruned(
         f"layers {' '.join(map(str, kept))} of {spec.encoder.num_layers} are kept; logits change by {change:.4f} of "
         "their deviation"
     )
-    return with_layers(kept), {"layers": kept, "drop": drop, "error": change}
+    return with_layers(kept), pruned(params, kept), {"layers": kept, "drop": drop, "error": change}
 
 
-def _write(folder: Path, run: RunFolder, scorer: Scorer, said: dict[str, Any]) -> None:
-    """Writes a run folder with the scorer's weights instead of checkpoints."""
+def _write(folder: Path, run: RunFolder, scorer: Scorer, weights: Mapping[str, Any], said: dict[str, Any]) -> None:
+    """Writes a run folder with these weights instead of checkpoints."""
     made = RunFolder(folder)
     for file in (run.config_file, run.manifest_file, run.report_file):
         shutil.copy(file, folder / file.name)
     write_json(made.model_file, scorer.session.spec.to_json())
     replace(scorer.calibration, step=run.best_step()).save(made)
     shutil.copytree(run.tokenizer, made.tokenizer)
-    arrays = {name: np.ascontiguousarray(array) for name, array in flat(scorer.params).items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in flat(weights).items()}
     save_file(arrays, made.compressed)
     write_json(folder / "compression.json", said)
 
