@@ -149,3 +149,15 @@ def test_devices_and_micro_batches_do_not_matter(problem, task):
     np.testing.assert_allclose(second, first, rtol=1e-5)
     moved = np.concatenate([(found[path] - expected[path]).ravel() for path in expected])
     assert np.sqrt(np.mean(moved**2)) < 1e-5
+
+
+def test_a_resumed_run_reads_the_same_logits(problem):
+    made = problem()
+    split, items = clicks(200)
+    logits = np.random.default_rng(2).normal(size=(len(split.item), 1)).astype(np.float32)
+    of = (with_teacher(split, logits), items, made.layout, made.config.batch)
+    unbroken, resumed = (train_batches(*of, whole_impressions=False, seed=3, max_steps=4) for _ in range(2))
+    expected = [batch.candidate_features[TEACHER] for batch, _ in unbroken]
+    resumed.restore(2)
+    for (batch, _), own in zip(resumed, expected[2:], strict=True):
+        np.testing.assert_array_equal(batch.candidate_features[TEACHER], own)
