@@ -4,14 +4,14 @@ Scores the split with every run, and says of each metric which run is better and
 run with its 95 % interval, paired, since both scored the same rows. `--slices` repeats that within the categories of a
 feature. Also printed is what differs in the configs. Runs may have other features and tokenizers; they must have been
 made of the same log, split the same way. An interval speaks for other users: that another seed might turn the result
-around it does not say.
+around it does not say. `--cost` adds a table of size, speed, metrics and agreement: what a smaller run gains and loses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.data.store.arrays import Split, Store
 from srsjax.errors import InputError
 from srsjax.files import write_json
+from srsjax.inference.cost import AGREEMENT, agreement, cost_table, timed
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import intervals, report
 from srsjax.metrics.intervals import Interval, Spread
 from srsjax.metrics.table import Candidates, row_of
 from srsjax.model.spec import Outputs
-from srsjax.objectives import objectives
+from srsjax.objectives import objectives, predict
 from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder, changed_fields
 from srsjax.runs.slices import Frame, feature_groups
@@ -51,6 +52,9 @@ class Arguments:
     categories, or within quarters of a number."""
     categories: int = 8
     """Largest categories of each feature."""
+    cost: bool = False
+    """Also time scoring, and print what each run costs and is worth: MiB of its parameters, pairs a second here, and
+    the rank correlation with the scores of the first run."""
     output: str = ""
     """JSON file to write the comparison to."""
 
@@ -66,6 +70,8 @@ class Scored:
     split: Split
     logits: np.ndarray
     """[M, K]."""
+    cost: Mapping[str, float]
+    """Size and speed (`srsjax.inference.cost.timed`), where they were asked for."""
 
     @cached_property
     def tasks(self) -> dict[str, tuple[str, tuple[str, ...], np.ndarray]]:
@@ -76,6 +82,11 @@ class Scored:
             for (each, own), of in zip(made, self.outputs, strict=True)
         }
 
+    @property
+    def scores(self) -> np.ndarray:
+        """[M, T] float64, of all tasks."""
+        return predict(self.config.schema.tasks, self.outputs, self.logits)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
@@ -85,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     distributed.initialize()
     enable_cache()
     keep_freed_memory()
-    first, *others = [scored(run, arguments.split) for run in arguments.runs]
+    first, *others = [scored(run, arguments.split, arguments.cost) for run in arguments.runs]
     slices = [each for name in arguments.slices for each in groups(first, name, arguments.categories)]
     found = {other.name: compare(first, other, slices) for other in others}
     for name, of in found.items():
@@ -94,21 +105,27 @@ def main(argv: list[str] | None = None) -> int:
             say(slice_table(name, of["slices"]))
         for line in of["config"]:
             say(f"  {line}")
+    written: dict[str, Any] = {"first": first.name, "compared": found}
+    if arguments.cost:
+        written["cost"] = costs(first, others, found)
+        say(cost_table(written["cost"], f"{arguments.split} split, cost and worth", "run"))
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output), {"first": first.name, "compared": found})
+        write_json(Path(arguments.output), written)
     return 0
 
 
-def scored(run: str, name: str) -> Scored:
-    """A run with its scores of a split. Errors are those of `Scorer.load` and `run_split`."""
+def scored(run: str, name: str, cost: bool = False) -> Scored:
+    """A run with its scores of a split, with `cost` timed. Errors are those of `Scorer.load` and `run_split`."""
     folder = RunFolder(run)
     config = folder.config()
     scorer = Scorer.load(run, config=config, unknown=None)
     store, split = run_split(folder, config, name)
     outputs = scorer.session.spec.outputs
-    logits = scorer.calibration.apply(config.schema, outputs, split, store.items, scorer.raw_logits(split, store.items))
-    return Scored(run, config, tuple(outputs), store, split, logits)
+    compute = partial(scorer.raw_logits, split, store.items)
+    raw, found = timed(scorer, compute) if cost else (compute(), {})
+    logits = scorer.calibration.apply(config.schema, outputs, split, store.items, raw)
+    return Scored(run, config, tuple(outputs), store, split, logits, found)
 
 
 def compare(first: Scored, other: Scored, slices: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
@@ -138,6 +155,25 @@ def compare(first: Scored, other: Scored, slices: list[tuple[str, np.ndarray]]) 
         f"{name}: {there!r} in {first.name}, {here!r} in {other.name}" for name, there, here in changed_fields(old, new)
     ]
     return {"rows": len(rows), "metrics": metrics, "slices": within, "config": config}
+
+
+def costs(
+    first: Scored, others: Sequence[Scored], found: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """By run: size, speed, metrics on the shared rows, and the rank correlation with the scores of the first run there;
+    `found` is what `compare` found of each of the others."""
+    metrics = [of["metrics"] for of in found.values()]
+    rows = {first.name: {**first.cost, **{key: each["first"] for key, each in metrics[0].items()}, AGREEMENT: 1.0}}
+    for other, of in zip(others, metrics, strict=True):
+        at, of_other = shared_rows(first, other)
+        mine, theirs = (
+            dict(zip((task.name for task in each.config.schema.tasks), each.scores[own].T, strict=True))
+            for each, own in ((first, at), (other, of_other))
+        )
+        both = [name for name in mine if name in theirs]
+        same = agreement(*(np.stack([each[name] for name in both], axis=1) for each in (mine, theirs)))
+        rows[other.name] = {**other.cost, **{key: each["other"] for key, each in of.items()}, AGREEMENT: same}
+    return rows
 
 
 def shared_rows(first: Scored, other: Scored) -> tuple[np.ndarray, np.ndarray]:

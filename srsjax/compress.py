@@ -1,26 +1,30 @@
 """Makes a run smaller and faster to score: `python -m srsjax.compress --run runs/ctr --output runs/ctr-int8`.
 
-The encoder's weights and the tables of embeddings become 8-bit numbers, but for those groups that change the logits of
-validation pairs too much (`--bound`). The output is a run folder that `score`, `evaluate`, `export --format stablehlo`
-and `Scorer.load` take as any other; it cannot be trained on. What was gained and lost is printed and written to
-`compression.json`: size, speed, metrics, and whether candidates keep their order.
+With `--method int8` the encoder's weights and the tables of embeddings become 8-bit numbers, but for those groups that
+change the logits of validation pairs too much (`--bound`). The output is a run folder that `score`, `evaluate`, `export
+--format stablehlo` and `Scorer.load` take as any other; it cannot be trained on.
+
+With `--method prune --layers 3` layers of the encoder are left out. The output is a run folder too, and its scores are
+bad until it is trained for a while: `python -m srsjax.train ... --model.pretrained OUTPUT`.
+
+What was gained and lost is printed and written to `compression.json`: size, speed, metrics, and whether candidates keep
+their order. `srsjax.compare --cost` prints the same table of runs.
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.table import Table as RichTable
 from safetensors.numpy import save_file
 
 from srsjax import cli
-from srsjax.bounds import AtLeast1, Positive
+from srsjax.bounds import AtLeast0, AtLeast1, Positive
 from srsjax.compilation import enable_cache
 from srsjax.config import Mesh
 from srsjax.console import say
@@ -28,17 +32,14 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
+from srsjax.inference.cost import cost_rows, cost_table
 from srsjax.inference.scorer import Scorer
-from srsjax.metrics.values import spearman
 from srsjax.model.int8 import flat
-from srsjax.objectives import predict
 from srsjax.runs import quantization
-from srsjax.runs.evaluation import run_store, split_metrics
+from srsjax.runs.evaluation import run_store
+from srsjax.runs.pruning import Drop, kept_layers, pruned, pruned_spec
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import with_params
-
-SHOWN = ("auc", "gauc", "log_loss", "ndcg", "mrr", "accuracy", "f1", "rmse")
-"""Metrics that are printed where a task has them; `compression.json` has all."""
+from srsjax.runs.session import for_scoring, open_session, with_params
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,15 @@ class Arguments:
     """Run folder written by srsjax.train."""
     output: str
     """Folder to write; it must not exist."""
-    method: Literal["int8"] = "int8"
-    """What weights become."""
+    method: Literal["int8", "prune"] = "int8"
+    """`int8` makes weights 8-bit, `prune` leaves out layers."""
+    layers: AtLeast0 = 0
+    """Layers that `prune` keeps."""
+    drop: Drop = "top"
+    """Layers that `prune` leaves out: the top ones; every other one; or, one after the other, that without which the
+    logits of the validation pairs change least."""
     bound: Positive = 0.05
-    """Largest change of the logits: its root mean square, in standard deviations of the logits."""
+    """Largest change of the logits by `int8`: its root mean square, in standard deviations of the logits."""
     pairs: AtLeast1 = 2000
     """Validation pairs that it is measured on, about so many."""
     split: str = "test"
@@ -77,14 +83,18 @@ def main(argv: list[str] | None = None) -> int:
     if not len(sample) or not len(split):
         raise InputError(f"{folder.path}: no rows in the valid or {arguments.split} split to compare scores on")
     exact = Scorer.load(folder.path, config=replace(config, model=replace(config.model, dtype="float32")))
-    choice = _choose(scorer, exact.params, sample, store.items, arguments.bound)
-    smaller = _with_weights(scorer, quantization.quantized(exact.params, choice.kept))
+    if arguments.method == "int8":
+        smaller, weights, said = _in_8_bits(scorer, exact.params, sample, store.items, arguments.bound)
+    else:
+        smaller, weights, said = _pruned(scorer, exact.params, sample, store.items, arguments.layers, arguments.drop)
     variants = {"float32": exact, scorer.session.compute.dtype.name: scorer, arguments.method: smaller}
-    table = _compare(variants, split, store.items)
+    table = cost_rows(variants, split, store.items)
     with atomic_folder(output) as partial:
-        _write(partial, folder, smaller, {"method": arguments.method, **asdict(choice), "table": table})
-    _show(choice, table, arguments.split)
+        _write(partial, folder, smaller, weights, {"method": arguments.method, **said, "table": table})
+    say(cost_table(table, f"{arguments.split} split", "weights"))
     say(f"compressed: {output}")
+    if arguments.method == "prune":
+        say(f"to train what is left: python -m srsjax.train ... --model.pretrained {shlex.quote(arguments.output)}")
     return 0
 
 
@@ -101,10 +111,10 @@ def _with_weights(scorer: Scorer, params: dict[str, Any]) -> Scorer:
     return Scorer(scorer.config, session, params, scorer.encoder, scorer.shape, scorer.calibration)
 
 
-def _choose(
+def _in_8_bits(
     scorer: Scorer, params: Mapping[str, Any], sample: Split, items: Items, bound: float
-) -> quantization.Choice:
-    """`params` are float32."""
+) -> tuple[Scorer, dict[str, Any], dict[str, Any]]:
+    """The scorer with 8-bit weights, these weights, and which they are; `params` are float32."""
     names = quantization.groups(params)
     if not names:
         raise InputError("this model has neither an encoder nor tables of embeddings: there is nothing to compress")
@@ -112,61 +122,51 @@ def _choose(
     def logits(kept: tuple[str, ...]) -> np.ndarray:
         return _with_weights(scorer, quantization.quantized(params, kept)).raw_logits(sample, items)
 
-    return quantization.choose(names, bound, logits, scorer.raw_logits(sample, items))
-
-
-def _compare(variants: dict[str, Scorer], split: Split, items: Items) -> dict[str, dict[str, float]]:
-    """By variant: size, speed and metrics, and the rank correlation with the scores of the first one."""
-    table: dict[str, dict[str, float]] = {}
-    expected: np.ndarray | None = None
-    for name, scorer in variants.items():
-        scorer.logits(split, items)  # compiles
-        started = time.perf_counter()
-        logits = scorer.logits(split, items)
-        seconds = time.perf_counter() - started
-        scores = predict(scorer.config.schema.tasks, scorer.session.spec.outputs, logits)
-        expected = scores if expected is None else expected
-        row = {"MiB": quantization.size(scorer.params) / 2**20, "pairs_per_second": len(logits) / seconds}
-        row |= split_metrics(scorer.config, scorer.session.spec.outputs, split, logits)
-        table[name] = row | {"rank_agreement": _agreement(scores, expected)}
-    return table
-
-
-def _agreement(scores: np.ndarray, expected: np.ndarray) -> float:
-    """The smallest rank correlation (Spearman) of all tasks [M, T]."""
-    weights = np.ones(len(scores))
-    return min(spearman(*columns, weights) for columns in zip(scores.T, expected.T, strict=True))
-
-
-def _write(folder: Path, run: RunFolder, scorer: Scorer, said: dict[str, Any]) -> None:
-    """Writes a run folder with compressed weights instead of checkpoints."""
-    made = RunFolder(folder)
-    for file in (run.config_file, run.model_file, run.manifest_file, run.report_file):
-        shutil.copy(file, folder / file.name)
-    if run.calibration_file.exists():
-        shutil.copy(run.calibration_file, made.calibration_file)
-    shutil.copytree(run.tokenizer, made.tokenizer)
-    arrays = {name: np.ascontiguousarray(array) for name, array in flat(scorer.params).items()}
-    save_file(arrays, made.compressed)
-    made.bind_all(run.best_step())
-    write_json(folder / "compression.json", said)
-
-
-def _show(choice: quantization.Choice, table: dict[str, dict[str, float]], split: str) -> None:
-    """Prints what became of each group, and the table."""
+    choice = quantization.choose(names, bound, logits, scorer.raw_logits(sample, items))
     for name, each in choice.errors.items():
         say(f"{name}: logits change by {each:.4f} of their deviation{', kept' if name in choice.kept else ''}")
     say(f"all in 8 bits: {choice.whole:.4f}; chosen: {choice.error:.4f} (bound {choice.bound:g})")
-    shown = [name for name in next(iter(table.values())) if name.rpartition("/")[2].partition("@")[0] in SHOWN]
-    columns = ["MiB", "pairs_per_second", *shown, "rank_agreement"]
-    made = RichTable(title=f"{split} split", title_justify="left")
-    for column in ("weights", *(name.replace("_", " ") for name in columns)):
-        made.add_column(column, justify="left" if column == "weights" else "right")
-    for name, row in table.items():
-        made.add_row(
-            name, f"{row['MiB']:.1f}", f"{row['pairs_per_second']:,.0f}", *(f"{row[c]:.4f}" for c in columns[2:])
-        )
-    say(made)
+    smaller = _with_weights(scorer, quantization.quantized(params, choice.kept))
+    return smaller, smaller.params, asdict(choice)
+
+
+def _pruned(
+    scorer: Scorer, params: Mapping[str, Any], sample: Split, items: Items, keep: int, drop: Drop
+) -> tuple[Scorer, dict[str, Any], dict[str, Any]]:
+    """The scorer with fewer layers, its float32 weights, and which layers; `params` are float32. Its logits are not
+    calibrated."""
+    spec, exact = scorer.session.spec, scorer.raw_logits(sample, items)
+    if not spec.reads_text:
+        raise InputError("this model has no encoder: there are no layers to leave out")
+
+    def with_layers(kept: tuple[int, ...]) -> Scorer:
+        session = open_session(scorer.config, pruned_spec(spec, kept), training=False)
+        return Scorer(scorer.config, session, for_scoring(session, pruned(params, kept)), scorer.encoder, scorer.shape)
+
+    def error(kept: tuple[int, ...]) -> float:
+        return quantization.error(with_layers(kept).raw_logits(sample, items), exact)
+
+    kept = kept_layers(spec.encoder.num_layers, keep, drop, error)
+    change = error(kept)
+    say(
+        f"layers {' '.join(map(str, kept))} of {spec.encoder.num_layers} are kept; logits change by {change:.4f} of "
+        "their deviation"
+    )
+    return with_layers(kept), pruned(params, kept), {"layers": kept, "drop": drop, "error": change}
+
+
+def _write(folder: Path, run: RunFolder, scorer: Scorer, weights: Mapping[str, Any], said: dict[str, Any]) -> None:
+    """Writes a run folder with these weights instead of checkpoints."""
+    made = RunFolder(folder)
+    for file in (run.config_file, run.manifest_file, run.report_file):
+        shutil.copy(file, folder / file.name)
+    write_json(made.model_file, scorer.session.spec.to_json())
+    replace(scorer.calibration, step=run.best_step()).save(made)
+    shutil.copytree(run.tokenizer, made.tokenizer)
+    arrays = {name: np.ascontiguousarray(array) for name, array in flat(weights).items()}
+    save_file(arrays, made.compressed)
+    made.bind_all(run.best_step())
+    write_json(folder / "compression.json", said)
 
 
 if __name__ == "__main__":

@@ -214,6 +214,21 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Distill:
+    """Learning from a finished run besides the labels (distillation, Hinton et al. 2015)."""
+
+    teacher: str = ""
+    """Run folder of the teacher. It scores the training rows once; its schema, tokenizer and interaction may be others,
+    as long as these tables have what it reads, and it has a task of each name. Empty trains by labels alone."""
+    weight: Share = 0.5
+    """Share of the soft loss w: each task has (1 - w) of its own loss and w of the teacher's."""
+    temperature: Positive = 2.0
+    """T of binary and multiclass tasks: cross-entropy with the teacher's probabilities, both logits divided by T, times
+    T^2. The others have none: regression the squared difference to the teacher's number, pairwise and listwise tasks
+    that of the margin of two candidates (Margin-MSE, Hofstaetter et al. 2020)."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """When validation runs and which metric decides."""
 
@@ -283,6 +298,8 @@ class TrainConfig:
     """Packed batch."""
     optimizer: Optimizer = Optimizer()
     """Optimizer."""
+    distill: Distill = Distill()
+    """Teacher."""
     evaluate: Evaluate = Evaluate()
     """Validation."""
     checkpoints: Checkpoints = Checkpoints()

@@ -7,6 +7,10 @@ bare encoder and the head, and the card says how to score.
 
 `--format stablehlo` takes every model: the folder then holds its program (`jax.export`), for CPU, CUDA and TPU, and the
 card's Python needs jax, flatbuffers (JAX reads programs with it), numpy, safetensors and tokenizers alone.
+
+`--format onnx` (extra `[onnx]`) is the Hugging Face folder of a classifier with `model.onnx` beside its weights,
+compared with them by onnxruntime: inputs `input_ids`, `attention_mask`, `token_type_ids` as the tokenizer gives them,
+output `logits`.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ from srsjax.errors import InputError
 from srsjax.files import atomic_folder
 from srsjax.jax_version import check_jax
 from srsjax.model import hf_card, hf_export
+from srsjax.model.int8 import Quantized
 from srsjax.portable import folder as portable
+from srsjax.portable import onnx
 from srsjax.runs.calibration import Calibration
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize, load_run
@@ -44,8 +50,9 @@ class Arguments:
     """Run folder written by srsjax.train."""
     output: str = "exported"
     """Folder to write; it must not exist."""
-    format: Literal["huggingface", "stablehlo"] = "huggingface"
-    """A folder for transformers or sentence-transformers, or the scores as a program that JAX alone runs."""
+    format: Literal["huggingface", "stablehlo", "onnx"] = "huggingface"
+    """A folder for transformers or sentence-transformers; the scores as a program that JAX alone runs; or that folder
+    with a program for onnxruntime, of classifiers only."""
     quantize: Quantize = "none"
     """`int8` exports a program with 8-bit weights, all that may be (`srsjax.compress` chooses them)."""
 
@@ -59,10 +66,19 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{output}: exists already; choose another --output")
     if arguments.format == "stablehlo" and importlib.util.find_spec("flatbuffers") is None:
         raise InputError("--format stablehlo: needs flatbuffers; pip install 'srsjax[stablehlo]'")
+    if arguments.format == "onnx":
+        onnx.check_onnx()
     folder = RunFolder(arguments.run)
-    if arguments.format == "huggingface" and (arguments.quantize != "none" or folder.compressed.exists()):
-        raise InputError("--format huggingface: found 8-bit weights, which it does not hold; use --format stablehlo")
     session, params = load_run(folder, replace(config, mesh=Mesh()), quantize=arguments.quantize)
+    if arguments.format != "stablehlo" and any(isinstance(value, Quantized) for value in params.values()):
+        raise InputError(
+            f"--format {arguments.format}: found 8-bit weights, which it does not hold; use --format stablehlo"
+        )
+    if arguments.format == "onnx" and (form := hf_export.form_of(session.spec)) != "classifier":
+        raise InputError(
+            f"--format onnx: found a model that is exported as {form}, expected a classifier (cross, pooled, text "
+            "alone); use --format stablehlo"
+        )
     if not session.spec.reads_text and arguments.format == "huggingface":
         raise InputError(f"{folder.path}: a model without text, which neither library has; use --format stablehlo")
     params = jax.tree.map(np.asarray, params)
@@ -85,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
             portable.save(partial, params, session.compute, about, fitted)
         else:
             write(partial, params, about)
+        if arguments.format == "onnx":
+            say(f"{onnx.FILE}: logits as those of transformers, to {onnx.save(partial):.1e}")
     say(f"exported: {output}")
     return 0
 

@@ -35,11 +35,12 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.store.manifest import describe_table, describe_vectors
 from srsjax.errors import InputError
 from srsjax.inference.input_parts import InputParts, Part, Piece
-from srsjax.inference.score_folder import ScoreFolder, describe_run
+from srsjax.inference.score_folder import ScoreFolder
 from srsjax.inference.score_parts import NonFiniteScore, Totals, Watch, as_json, check_names, merged, score_parts
 from srsjax.inference.score_progress import ScoreProgress
 from srsjax.inference.scorer import Scorer, scoring_mesh
 from srsjax.locks import exclusive
+from srsjax.runs.description import describe_run
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize
 from srsjax.stopping import STOPPED, Stopped, StopSignal

@@ -28,6 +28,7 @@ from srsjax.reporting.page import split_part, write_page
 from srsjax.runs.assessment import Assessment, assess
 from srsjax.runs.calibration import Calibration, check_calibration, fit_calibration
 from srsjax.runs.checkpoints import load_params
+from srsjax.runs.distillation import record_teacher
 from srsjax.runs.evaluation import predict_split, split_metrics
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.precision import kept_precision
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     profiled_steps(config.profile.steps, training.batches.steps)
     create = (replace(config, model=asked), store.folder / "tokenizer", store.manifest, session.spec.to_json())
     distributed.on_first(lambda: folder.create(*create, training.precision.record(asked)))
+    distributed.on_first(partial(record_teacher, folder, config))
     distributed.wait_until_seen(folder.config_file)
     if distributed.is_first():
         goodput.open(folder.goodput_file)

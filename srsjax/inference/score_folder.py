@@ -11,7 +11,6 @@ stay in the folder until the new ones, in `.NAME.new` beside it, are complete; t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srsjax.data.reading.cells import Problem
-from srsjax.data.store.manifest import describe_ends, fingerprint
+from srsjax.data.store.manifest import fingerprint
 from srsjax.errors import InputError
 from srsjax.files import (
     atomic_file,
@@ -35,7 +34,7 @@ from srsjax.files import (
     write_text,
 )
 from srsjax.inference.input_parts import Part
-from srsjax.runs.run_folder import RunFolder, differences
+from srsjax.runs.run_folder import differences
 
 OWN = re.compile(r"part-\d+\.parquet|_bad_rows-\d+\.jsonl|_manifest\.json|_SUCCESS|\..*\.partial")
 """Names of the files of a folder of scores."""
@@ -150,23 +149,6 @@ class ScoreFolder:
         except (OSError, ValueError):
             return ["no _manifest.json says from what"]
         return _named(before, json.loads(json.dumps(self.made_from)))
-
-
-def describe_run(folder: RunFolder) -> dict[str, Any]:
-    """Which weights and which encoder of rows a run has, whatever the folder is called: the size and the ends of every
-    file that the scorer reads."""
-    step = folder.best_step()
-    weights = folder.checkpoints / str(step)
-    read = [folder.config_file, folder.model_file, folder.manifest_file, *_files(folder.tokenizer), *_files(weights)]
-    read += [file for file in (folder.compressed, folder.calibration_file) if file.exists()]
-    digest = hashlib.sha256()
-    for file in read:
-        digest.update(json.dumps([str(file.relative_to(folder.path)), describe_ends(file)]).encode())
-    return {"checkpoint": step, "fingerprint": digest.hexdigest()[:12]}
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _is_complete(folder: Path) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from srsjax.config import Task
+from srsjax.config import Distill, Task
 from srsjax.model.spec import Outputs, output_slices
 from srsjax.objectives.binary import Binary
 from srsjax.objectives.contrastive import Contrastive
@@ -28,12 +27,15 @@ def objective(task: Task, known: Outputs | None = None) -> Objective:
     return KINDS[task.kind](task, known)
 
 
-def objectives(tasks: tuple[Task, ...], outputs: Sequence[Outputs]) -> tuple[tuple[Objective, slice], ...]:
+def objectives(
+    tasks: tuple[Task, ...], outputs: Sequence[Outputs], distill: Distill | None = None
+) -> tuple[tuple[Objective, slice], ...]:
     """The objective of each task, and where its outputs are among the logits of all tasks, [R, C, K].
 
-    `outputs` are those of each task, `ModelSpec.outputs`.
+    `outputs` are those of each task, `ModelSpec.outputs`; `distill` says how losses learn from a teacher, None without
+    one.
     """
-    made = itertools.starmap(objective, zip(tasks, outputs, strict=True))
+    made = [KINDS[task.kind](task, known, distill) for task, known in zip(tasks, outputs, strict=True)]
     return tuple(zip(made, output_slices(outputs), strict=True))
 
 

@@ -45,6 +45,10 @@ class Binary(Objective):
             return optax.sigmoid_focal_loss(logits[..., 0], labels, gamma=self.task.focal_gamma)
         return optax.sigmoid_binary_cross_entropy(logits[..., 0], labels)
 
+    def soft_term(self, share: float, temperature: float) -> Term:
+        """Cross-entropy with the teacher's probability."""
+        return terms.soft(self.task, share, terms.binary_soft_loss(temperature))
+
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Log-odds of the mean training label, [1] float32.
 

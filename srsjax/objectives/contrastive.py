@@ -11,7 +11,7 @@ import numpy as np
 
 from srsjax.objectives import terms
 from srsjax.objectives.listwise import Listwise
-from srsjax.objectives.objective import Labels, Term
+from srsjax.objectives.objective import Labels, Objective, Term
 
 
 class Contrastive(Listwise):
@@ -26,6 +26,10 @@ class Contrastive(Listwise):
         """The mean over positives, or over all candidates."""
         total = self._cosines if self.task.loss == "cosine" else self._in_batch
         return (Term(1.0, lambda logits, known: total(known), self._weight, least=1e-30),)
+
+    def soft_term(self, share: float, temperature: float) -> Term:
+        """None: its impressions may be of one candidate, which has no margin. Raises InputError."""
+        return Objective.soft_term(self, share, temperature)
 
     def _weight(self, known: Labels) -> jax.Array:
         weights = terms.training_weights(self.task, known.weights)

@@ -26,6 +26,10 @@ class Listwise(Objective):
             return (terms.lambdarank(self.task, 1.0),)
         return (terms.listwise(self.task, 1.0),)
 
+    def soft_term(self, share: float, temperature: float) -> Term:
+        """Squared difference to the teacher's margins within an impression."""
+        return terms.margins(self.task, share)
+
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """0: the loss does not see a bias."""
         return np.zeros(1, np.float32)

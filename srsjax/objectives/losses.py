@@ -9,8 +9,10 @@ The terms of a binary task with `softmax` s and of a listwise task (s = 1) are, 
     B  sum of w * binary cross-entropy over candidates,         W  sum of w
     S  sum of softmax cross-entropies over impressions,         N  number of impressions with a positive label
 
-with the training weight w = weight ** weight_power. W and N depend on labels alone: they are taken over the whole
-batch before the first micro-batch, and each micro-batch contributes its share of the one quotient.
+with the training weight w = weight ** weight_power. With a teacher (`config.Distill`, weight d) the shares are
+multiplied by 1 - d, and a term of share d is added that compares with the teacher's logits (`terms.soft`,
+`terms.margins`). W and N depend on labels alone: they are taken over the whole batch before the first micro-batch, and
+each micro-batch contributes its share of the one quotient.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 from srsjax.config import Task
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.identity import ITEM, LOG_SHARE
+from srsjax.data.batches.teacher import TEACHER
 from srsjax.model.heads import Pairs
 from srsjax.objectives import objective
 from srsjax.objectives.objective import Labels, Objective
@@ -33,7 +36,7 @@ Normalisers = tuple[tuple[jax.Array, ...], ...]
 
 def normalisers(goals: Objectives, batch: PackedBatch) -> Normalisers:
     """The divisors of a batch, over all leading axes (see the module's formula)."""
-    return tuple(made.normalisers(_labels(batch, t)) for t, (made, _) in enumerate(goals))
+    return tuple(made.normalisers(_labels(batch, t, outputs)) for t, (made, outputs) in enumerate(goals))
 
 
 def total_loss(
@@ -56,7 +59,7 @@ def total_loss(
     """
     total = jnp.float32(0)
     for t, (made, outputs) in enumerate(goals):
-        known = _labels(batch, t)
+        known = _labels(batch, t, outputs)
         if pairs is not None:
             known = known._replace(pairs=pairs._replace(queries=pairs.queries[..., outputs, :]))
         loss = made.loss(logits[..., outputs], known, normaliser[t])
@@ -77,6 +80,13 @@ def compares_batch(tasks: tuple[Task, ...]) -> bool:
     return any(objective(task).in_batch for task in tasks)
 
 
-def _labels(batch: PackedBatch, task: int) -> Labels:
-    item, log_share = (batch.candidate_features.get(name) for name in (ITEM, LOG_SHARE))
-    return Labels(batch.labels[..., task], batch.weights[..., task], batch.group, item, log_share)
+def _labels(batch: PackedBatch, task: int, outputs: slice) -> Labels:
+    item, log_share, teacher = (batch.candidate_features.get(name) for name in (ITEM, LOG_SHARE, TEACHER))
+    return Labels(
+        batch.labels[..., task],
+        batch.weights[..., task],
+        batch.group,
+        item,
+        log_share,
+        teacher=None if teacher is None else teacher[..., outputs],
+    )

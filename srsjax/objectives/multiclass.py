@@ -37,6 +37,10 @@ class Multiclass(Objective):
         target = jax.nn.one_hot(labels.astype(jnp.int32), count) * (1 - smoothing) + smoothing / count
         return optax.softmax_cross_entropy(logits, target)
 
+    def soft_term(self, share: float, temperature: float) -> Term:
+        """Cross-entropy with the teacher's probabilities."""
+        return terms.soft(self.task, share, terms.multiclass_soft_loss(temperature))
+
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Logarithms of the shares of the classes among the training weights w, half a candidate added to each:
 

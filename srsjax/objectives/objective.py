@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srsjax.config import Task
+from srsjax.config import Distill, Task
 from srsjax.data.batches.batch import Array
 from srsjax.data.preparing.statistics import Fitted
+from srsjax.errors import InputError
 from srsjax.model.heads import Pairs, ProductHead
 from srsjax.model.spec import Outputs
 
@@ -33,6 +34,8 @@ class Labels(NamedTuple):
     """[..., R, C] float32, logarithm of the item's share of the training candidates; None as `item`."""
     pairs: Pairs | None = None
     """What makes logits of every context with every candidate of the batch; None as `item`, and in normalisers."""
+    teacher: Array | None = None
+    """[..., R, C, K] float32, the teacher's logits of the task; None without a teacher."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Objective(abc.ABC):
     task: Task
     known: Outputs | None = None
     """Its outputs, with what was found in the training labels (`outputs`); None where only the kind is asked about."""
+    distill: Distill | None = None
+    """How it learns from a teacher; None without one."""
 
     kind: ClassVar[str]
     """Value of `Task.kind`."""
@@ -78,6 +83,23 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def terms(self) -> tuple[Term, ...]:
         """The summands of the loss; those with share 0 may be left out."""
+
+    def soft_term(self, share: float, temperature: float) -> Term:
+        """The loss of the teacher's logits. Raises InputError for a kind that has none."""
+        raise InputError(
+            f"distill.teacher: task {self.task.name!r} is {self.kind}, which has no soft targets; expected binary, "
+            "multiclass, regression, pairwise or listwise tasks"
+        )
+
+    @property
+    def summands(self) -> tuple[Term, ...]:
+        """The terms of the labels and, with a teacher, its own: shares 1 - w and w of `Distill.weight`."""
+        if self.distill is None:
+            return self.terms
+        weight = self.distill.weight
+        own = (replace(term, share=term.share * (1 - weight)) for term in self.terms)
+        both = (*own, self.soft_term(weight, self.distill.temperature))
+        return tuple(term for term in both if term.share > 0)
 
     @abc.abstractmethod
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -126,11 +148,11 @@ class Objective(abc.ABC):
 
     def normalisers(self, known: Labels) -> tuple[jax.Array, ...]:
         """The divisor of each term, of a whole batch."""
-        return tuple(term.normaliser(known) for term in self.terms)
+        return tuple(term.normaliser(known) for term in self.summands)
 
     def loss(self, logits: jax.Array, known: Labels, normalisers: tuple[jax.Array, ...]) -> jax.Array:
         """This (micro-)batch's share of the task's loss, a float32 scalar; `logits` [R, C, K] float32."""
         loss = jnp.float32(0)
-        for term, normaliser in zip(self.terms, normalisers, strict=True):
+        for term, normaliser in zip(self.summands, normalisers, strict=True):
             loss += term.share * term.total(logits, known) / jnp.maximum(normaliser, term.least)
         return self.task.loss_weight * loss

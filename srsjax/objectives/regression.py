@@ -38,6 +38,10 @@ class Regression(Objective):
             return optax.huber_loss(logits[..., 0], target, delta=self.task.huber_delta)
         return optax.squared_error(logits[..., 0], target)
 
+    def soft_term(self, share: float, temperature: float) -> Term:
+        """Squared difference to the teacher's number, in standard deviations of the label."""
+        return terms.soft(self.task, share, lambda logits, teacher: optax.squared_error(logits, teacher)[..., 0])
+
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """0: the mean of the training labels."""
         return np.zeros(1, np.float32)

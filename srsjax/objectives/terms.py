@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 import rax
 
 from srsjax.config import Task
@@ -111,6 +112,39 @@ def lambda_loss(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
     return jnp.sum(jnp.where(pairs_of(known), change * jax.nn.softplus(-lead), 0.0))
 
 
+def binary_soft_loss(temperature: float) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """T^2 times the binary cross-entropy of sigmoid(logit / T) with the teacher's sigmoid(logit / T), [R, C, 1] and
+    [R, C, 1] -> [R, C] (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"): T^2 keeps the size of the
+    gradient."""
+
+    def loss(logits: jax.Array, teacher: jax.Array) -> jax.Array:
+        target = jax.nn.sigmoid(teacher[..., 0] / temperature)
+        return temperature**2 * optax.sigmoid_binary_cross_entropy(logits[..., 0] / temperature, target)
+
+    return loss
+
+
+def multiclass_soft_loss(temperature: float) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """As `binary_soft_loss` with the softmax over the last axis, [R, C, K] and [R, C, K] -> [R, C]."""
+
+    def loss(logits: jax.Array, teacher: jax.Array) -> jax.Array:
+        target = jax.nn.softmax(teacher / temperature, axis=-1)
+        return temperature**2 * optax.softmax_cross_entropy(logits / temperature, target)
+
+    return loss
+
+
+def margin_error(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
+    """Sum over pairs of weight * ((s_i - s_j) - (t_i - t_j))^2 with the teacher's logits t: Margin-MSE (Hofstaetter et
+    al. 2020, "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation").
+
+    `logits` [R, C, 1] float32.
+    """
+    assert known.teacher is not None, "no teacher"
+    margins = (each[..., :, None, 0] - each[..., None, :, 0] for each in (logits, known.teacher))
+    return jnp.sum(pair_weights(task, known) * optax.squared_error(*margins))
+
+
 # ---------------------------------------------------------------------------------------------- terms
 
 
@@ -143,11 +177,32 @@ def lambdarank(task: Task, share: float) -> Term:
     return listwise(task, share, lambda_loss)
 
 
-def pairs(task: Task, share: float) -> Term:
-    """`pair_loss`, averaged over the weight of the pairs."""
+def soft(task: Task, share: float, loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Term:
+    """A loss of each candidate that compares with the teacher, averaged over the training weight of the batch; `loss`
+    is a function of both logits [R, C, K] that gives [R, C]. Candidates of unknown label have no weight here either."""
+
+    def total(logits: jax.Array, known: Labels) -> jax.Array:
+        assert known.teacher is not None, "no teacher"
+        return jnp.sum(training_weights(task, known.weights) * loss(logits, known.teacher))
+
     return Term(
         share,
-        total=lambda logits, known: pair_loss(task, logits, known),
+        total=total,
+        normaliser=lambda known: jnp.sum(training_weights(task, known.weights)),
+        least=1e-30,
+    )
+
+
+def margins(task: Task, share: float) -> Term:
+    """`margin_error`, averaged over the weight of the pairs."""
+    return pairs(task, share, margin_error)
+
+
+def pairs(task: Task, share: float, loss: Callable[[Task, jax.Array, Labels], jax.Array] = pair_loss) -> Term:
+    """A loss of pairs of different labels, averaged over their weight."""
+    return Term(
+        share,
+        total=lambda logits, known: loss(task, logits, known),
         normaliser=lambda known: jnp.sum(pair_weights(task, known)),
         least=1e-30,
         whole_impressions=True,

@@ -24,6 +24,7 @@ from srsjax.model.compute import compute_dtype
 from srsjax.planning import floor, hlo, memory
 from srsjax.planning.devices import Target
 from srsjax.runs import session as sessions
+from srsjax.runs.distillation import placeholder
 from srsjax.runs.evaluation import scoring_batches
 from srsjax.runs.precision import choose_precision
 from srsjax.runs.session import Session, open_session, state_target
@@ -103,7 +104,7 @@ def make_plan(config: TrainConfig, target: Target, store: Store, text: TextEncod
     session = open_session(config, spec, target.devices, choose=choose if target.here else unmeasured)
     check_lengths(config, layout, bert.longest)
     check_rows(config, session.mesh)
-    batches = training_batches(config, store, layout)
+    batches = training_batches(config, store, layout, teacher=placeholder(config, spec, store))
     session = replace(session, spec=replace(spec, candidates=batches.candidates))
     sample = [batch for batch, _ in itertools.islice(batches, SAMPLE)]
     batches.close()

@@ -13,7 +13,6 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from safetensors.numpy import load_file
 
 from srsjax.config import TrainConfig
 from srsjax.console import say
@@ -21,7 +20,7 @@ from srsjax.model import ctr
 from srsjax.model.attention_choice import NONE, Choice, Job, choose
 from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
-from srsjax.model.int8 import Quantized, from_flat
+from srsjax.model.int8 import Quantized
 from srsjax.model.spec import ModelSpec
 from srsjax.objectives import objectives
 from srsjax.objectives.losses import Objectives
@@ -40,7 +39,7 @@ from srsjax.runs.sharding import (
     state_shardings,
 )
 from srsjax.runs.state import TrainState
-from srsjax.runs.warm_start import read_spec
+from srsjax.runs.warm_start import read_spec, stored_params
 
 Quantize = Literal["none", "int8"]
 """What parameters become when a run is loaded."""
@@ -71,7 +70,8 @@ class Session:
 
     def objectives(self, config: TrainConfig) -> Objectives:
         """What each task of the config trains and predicts, and where its outputs are."""
-        return objectives(config.schema.tasks, self.spec.outputs)
+        distill = config.distill if config.distill.teacher else None
+        return objectives(config.schema.tasks, self.spec.outputs, distill)
 
     def trained(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """What belongs to trained parameters, of a dict over all of them."""
@@ -176,7 +176,7 @@ def load_run(
     config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
     session = open_session(config, spec, devices, training=False)
     if folder.compressed.exists():
-        params: dict[str, Any] = from_flat(load_file(folder.compressed))
+        params = stored_params(folder)
     else:
         params = load_params(folder.checkpoints, step, target(session), folder.identity())
     if quantize == "int8" or folder.compressed.exists():

@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import partial
 
 import jax
+import numpy as np
 import optax
 
 from srsjax.config import TrainConfig
 from srsjax.data.batches.identity import with_identities
 from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
+from srsjax.data.batches.teacher import with_teacher
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Store
 from srsjax.errors import InputError
@@ -54,12 +56,20 @@ def check_rows(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def training_batches(config: TrainConfig, store: Store, layout: Layout, share: tuple[int, int] = (0, 1)) -> Batches:
-    """This host's part of every step's batch; `share` is from `row_share`."""
+def training_batches(
+    config: TrainConfig,
+    store: Store,
+    layout: Layout,
+    share: tuple[int, int] = (0, 1),
+    teacher: np.ndarray | None = None,
+) -> Batches:
+    """This host's part of every step's batch; `share` is from `row_share`, `teacher` from `teacher_logits`."""
     split, items = store.split("train"), store.items
     if losses.compares_batch(config.schema.tasks):
         home = Sources(config.schema, config.data).home
         split, items = with_identities(split, items, catalogue=home is not None)
+    if teacher is not None:
+        split = with_teacher(split, teacher)
     return train_batches(
         split,
         items,

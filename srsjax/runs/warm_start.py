@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors.numpy import load_file
 
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.errors import InputError
 from srsjax.model import hf
 from srsjax.model.bert import BertConfig
 from srsjax.model.features import table_path
+from srsjax.model.int8 import Quantized, from_flat
 from srsjax.model.spec import ModelSpec
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.run_folder import RunFolder
@@ -46,6 +48,10 @@ def check_source(source: str, spec: ModelSpec) -> str:
         return f"weights: {hf.check_weights(source, spec.encoder)}"
     before = read_spec(RunFolder(source))
     step = RunFolder(source).best_step()
+    if RunFolder(source).compressed.exists() and any(
+        isinstance(value, Quantized) for value in stored_params(RunFolder(source)).values()
+    ):
+        raise InputError(f"{source}: found 8-bit weights, which cannot be trained on; start from the run they are of")
     for name in COMPARED:
         found, expected = (_shown(getattr(each, name)) for each in (spec, before))
         if found != expected:
@@ -71,8 +77,7 @@ def load_source(
         return hf.load_weights(source, spec.encoder)[0]
     folder = RunFolder(source)
     before = read_spec(folder)
-    folder.verify()
-    stored: dict[str, Any] = dict(load_params(folder.checkpoints, folder.best_step(), None, folder.identity()))
+    stored = stored_params(folder)
     known = Fitted(**folder.read(folder.manifest_file)["fitted"]).vocabularies
     for feature in spec.features:
         path = table_path(feature)
@@ -89,6 +94,17 @@ def load_source(
         and stored[path].shape == shape.shape
         and (_same_head(before, spec) or not path.startswith("head/"))
     }
+
+
+def stored_params(folder: RunFolder) -> dict[str, Any]:
+    """The best parameters of a run by path, on the host, float32 but where `srsjax.compress` made them 8-bit.
+
+    Raises InputError where a file of the run is damaged, or not the one that belongs to it.
+    """
+    folder.verify()
+    if folder.compressed.exists():
+        return from_flat(load_file(folder.compressed))
+    return dict(load_params(folder.checkpoints, folder.best_step(), None, folder.identity()))
 
 
 def _same_head(before: ModelSpec, spec: ModelSpec) -> bool:

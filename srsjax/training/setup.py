@@ -19,6 +19,7 @@ from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs import optimizers
+from srsjax.runs.distillation import teacher_logits
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.precision import Precision, choose_precision
 from srsjax.runs.session import Session, initial_state, open_session, state_target
@@ -71,7 +72,8 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
     if config.model.pretrained:  # what does not fit is refused now, not after the compilation
         console.print(check_source(config.model.pretrained, spec))
     share = row_share(session.mesh)
-    batches = training_batches(config, store, layout, share)
+    teacher = teacher_logits(config, spec, store, console.print)
+    batches = training_batches(config, store, layout, share, teacher)
     session = replace(session, spec=replace(spec, candidates=batches.candidates))
     shape = batch_shape(config, session.spec, layout, session.mesh)
     optimizer = optimizer_of(config.optimizer, batches.steps, list(session.trained(session.shapes)), session.spec)

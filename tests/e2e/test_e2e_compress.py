@@ -53,3 +53,28 @@ def test_what_cannot_be_done_with_it_is_said(compressed, trained, command):
         done = command(name, *arguments, cwd=trained)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (trained / "x").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_classifier_is_exported_as_onnx(trained, command, monkeypatch):
+    """onnxruntime gives the logits of the run for its own pairs, through the folder's tokenizer."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason="needs pip install -e '.[onnx]'")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install -e '.[onnx]'")
+    transformers = pytest.importorskip("transformers", reason="needs pip install -e '.[onnx]'")
+    done = command("export", "--run", "runs/ctr", "--output", "hf", "--format", "onnx", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "model.onnx: logits as those of transformers" in done.stdout
+    monkeypatch.chdir(trained)
+    texts = [(query, title) for query in ("red", "a lamp for mum") for title in ("coat", "desk lamp of steel", "pan")]
+    found = transformers.AutoTokenizer.from_pretrained("hf")(*map(list, zip(*texts, strict=True)), padding=True)
+    session = onnxruntime.InferenceSession("hf/model.onnx")
+    inputs = {each.name: np.array(found[each.name], np.int64) for each in session.get_inputs()}
+    assert sorted(inputs) == ["attention_mask", "input_ids", "token_type_ids"]
+    pairs = [({"query": query, "history": []}, {"title": title, "description": ""}) for query, title in texts]
+    expected = Scorer.load("runs/ctr", mesh=Mesh(8)).predict(pairs, logits=True)
+    np.testing.assert_allclose(session.run(None, inputs)[0][:, 0], expected, atol=1e-4)
+    done = command(
+        "export", "--run", "runs/ctr", "--output", "y", "--format", "onnx", "--quantize", "int8", cwd=trained
+    )
+    assert done.returncode == 2 and "--format onnx: found 8-bit weights" in done.stderr

@@ -81,6 +81,22 @@ def ids(entries):
 
 
 @pytest.mark.parametrize("name", ["cosine", "bilinear"])
+def test_8_bit_weights_retrieve_what_they_predict(scorers, folder, items, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(folder)
+    small = Scorer.load(f"runs/{name}", mesh=Mesh(8), quantize="int8")
+    made = small.item_vectors(tmp_path / "vectors")
+    assert made.computed == len(items) and small.item_vectors(tmp_path / "vectors").computed == 0
+    scores = table(small, items)
+    for found, own in zip(small.retrieve(CONTEXTS, 7), scores, strict=True):
+        # Of each token alone, so that only the order of float32 sums differs.
+        np.testing.assert_allclose([e["score"] for e in found], np.sort(own)[::-1][:7], atol=1e-5)
+        np.testing.assert_allclose([e["score"] for e in found], own[ids(found)], atol=1e-5)
+    assert 1e-5 < np.abs(made.vectors - scorers[name].item_vectors().vectors).max() < 0.1
+    with pytest.raises(InputError, match="found item vectors of model"):
+        scorers[name].item_vectors(tmp_path / "vectors")
+
+
+@pytest.mark.parametrize("name", ["cosine", "bilinear"])
 def test_the_product_of_both_vectors_is_the_logit(scorers, items, name):
     scorer = scorers[name]
     made = scorer.item_vectors()
