@@ -45,6 +45,7 @@ from srsjax.config_io import (
 )
 from srsjax.data.store import checksums
 from srsjax.errors import InputError, near
+from srsjax.files import trouble
 from srsjax.runs.run_folder import RunFolder
 
 
@@ -159,6 +160,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if found := checksums.damage():
             complain(str(found))
             sys.exit(2)
+        if said := trouble(error):
+            complain(f"{said}; what was complete before is kept: mend it and run the same command again")
+            leave(2)
         if distributed.process_count() == 1:
             raise
         traceback.print_exc()

@@ -12,6 +12,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -114,11 +115,37 @@ def remove_leftovers(parent: Path, name: str = "") -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether a file or folder is one that was not completed."""
+    return path.name.startswith(".") and path.name.endswith(SUFFIX)
+
+
 def remove_partial_files(folder: Path) -> None:
     """Removes the partial files in a folder, left behind by killed processes. Nothing is writing to the folder."""
     for partial in folder.glob(f".*{SUFFIX}"):
         if partial.is_file():
             partial.unlink(missing_ok=True)
+
+
+TROUBLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE),
+)
+"""What a disk, a path or a limit is to blame for, and no program."""
+
+
+def trouble(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, in one line, where an exception came of that; libraries that write files raise their
+    own, with the reason in their words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in TROUBLE:
+            return f"{error.filename or 'a file'}: {error.strerror}"
+        for number in TROUBLE:
+            if os.strerror(number) in str(error) and "/" in str(error):
+                path = re.search(r"/[^\s'\"\]:]+", str(error))
+                return f"{path[0] if path else 'a file'}: {os.strerror(number)}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def swap_folders(one: str | Path, other: str | Path) -> None:

@@ -31,10 +31,13 @@ def exclusive(folder: str | Path, said: Callable[[str], None] = print) -> Iterat
 
     `said` is given a line where the file system has no locks; the block is then run without one.
 
-    Raises InputError, naming the holder, where another process holds it.
+    Raises InputError, naming the holder, where another process holds it, and where a file is in the way.
     """
     folder = Path(folder).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder}: a folder above it is a file; choose another place") from None
     path = folder.with_name(f".{folder.name}.lock")
     lock = _acquire(folder, path, said)
     try:

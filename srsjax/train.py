@@ -6,6 +6,7 @@ test split and says how to score with it. The run folder holds everything evalua
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from srsjax.data.store.arrays import Split, Store
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.files import write_json
 from srsjax.jax_version import check_jax
+from srsjax.locks import exclusive
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
 from srsjax.objectives import predict
@@ -35,7 +37,7 @@ from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
 from srsjax.runs.slices import check_slices
-from srsjax.stopping import STOPPED, Stopped
+from srsjax.stopping import STOPPED, Stopped, since_asked, stoppable
 from srsjax.training import show
 from srsjax.training.anomalies import NonFiniteLoss
 from srsjax.training.goodput import Goodput
@@ -55,8 +57,24 @@ def main(argv: list[str] | None = None) -> int:
     check_jax()
     goodput = Goodput()
     cache, compilations = enable_cache(), Compilations(goodput.compiled, PROGRAMS)
-    console = main_console()
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
+    with contextlib.ExitStack() as held:
+        held.enter_context(stoppable())
+        try:
+            return run(config, goodput, cache, compilations, held)
+        except Stopped as stopped:
+            say(f"stopped: {stopped}{since_asked()}")
+            return STOPPED
+
+
+def run(
+    config: TrainConfig, goodput: Goodput, cache: Path | None, compilations: Compilations, held: contextlib.ExitStack
+) -> int:
+    """Trains, or shows what was trained; returns the exit code. `held` gets the lock of the run folder.
+
+    Raises Stopped where a signal ended it.
+    """
+    console = main_console()
     folder = RunFolder(config.run_dir)
     # What the run folder records is the metric itself.
     config = replace(config, evaluate=replace(config.evaluate, monitor=resolve_monitor(config).key))
@@ -68,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             show.finished(console, folder, config)
         return 0
 
+    distributed.on_first(lambda: held.enter_context(exclusive(config.run_dir, say)))
     asked, kept = config.model, None if config.overwrite else kept_precision(folder, resuming=True)
     training = set_up(config, console, kept)
     config, store, session = training.config, training.store, training.session
@@ -85,9 +104,6 @@ def main(argv: list[str] | None = None) -> int:
     except NonFiniteLoss as error:
         cli.complain(str(error))
         return 1
-    except Stopped as stopped:
-        console.print(f"stopped: {stopped}")
-        return STOPPED
     finally:
         training.batches.close()
         if distributed.is_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -16,6 +17,7 @@ from srsjax.files import (
     remove_leftovers,
     remove_partial_files,
     swap_folders,
+    trouble,
     write_json,
     write_text,
 )
@@ -155,3 +157,19 @@ def test_partial_files_of_killed_processes_are_removed(tmp_path):
         (tmp_path / name).touch()
     remove_partial_files(tmp_path)
     assert names(tmp_path) == [".keep", "part-00000.parquet"]
+
+
+def test_trouble_of_a_disk_is_found_in_whatever_came_of_it():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/runs/a")
+    assert trouble(full) == "/data/runs/a: No space left on device"
+    try:
+        try:
+            raise full
+        except OSError as error:
+            raise ValueError("cannot save") from error
+    except ValueError as error:
+        assert trouble(error) == "/data/runs/a: No space left on device"
+    library = RuntimeError("RESOURCE_EXHAUSTED: Error writing '/data/runs/b/d/0' [No space left on device]")
+    assert trouble(library) == "/data/runs/b/d/0: No space left on device"
+    for other in (None, ValueError("no"), OSError(errno.ENOENT, "No such file", "/x"), KeyError("/a/b")):
+        assert trouble(other) is None

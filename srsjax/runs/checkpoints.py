@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging as absl_logging
 from orbax.checkpoint import v1 as ocp
 
 from srsjax import distributed
@@ -53,6 +54,8 @@ class Checkpointer:
     def __init__(self, folder: Path, keep: int = 1, run: str = ""):
         """`run`: the name of the run (`RunFolder.identity`), which checkpoints must have; empty where it has none."""
         self._policy, self._folder, self._run = _LatestAndBest(keep), folder.absolute(), run
+        # Orbax logs an error with its traceback in every thread that it passes; it is raised here all the same.
+        absl_logging.set_verbosity(absl_logging.FATAL)
         self._orbax = ocp.training.Checkpointer(
             self._folder, preservation_policy=self._policy, cleanup_tmp_directories=True
         )

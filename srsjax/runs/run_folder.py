@@ -34,7 +34,7 @@ from srsjax.config import TrainConfig
 from srsjax.config_io import from_json, to_json
 from srsjax.data.store import checksums
 from srsjax.errors import InputError
-from srsjax.files import json_text, remove_folder, write_json, write_text
+from srsjax.files import is_partial, json_text, remove_folder, remove_partial_files, write_json, write_text
 
 # Fields that do not change what is computed, so a run may resume with another value of them.
 FREE = (
@@ -97,7 +97,7 @@ class RunFolder:
                     f"{self.path}: holds a run of another config ({'; '.join(changed[:3])}); "
                     f"{self._warm_start(changed)}choose another --run_dir, or --overwrite True to delete it"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or not all(map(is_partial, self.path.iterdir()))):
             raise InputError(f"{self.path}: holds files but no config.json, so it is no run; choose another --run_dir")
 
     def _warm_start(self, changed: list[str]) -> str:
@@ -120,6 +120,7 @@ class RunFolder:
         if self.manifest_file.exists():
             self.check_data(manifest)
         self.path.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(self.path)  # of a killed process: this one holds the lock
         before = self._record() if self.config_file.exists() else None
         old = self.config_file.exists() and before is None and self._holds_results
         data = to_json(config) | ({PRECISION: precision} if precision else {}) | ({} if old else {CHECKSUMS: True})
