@@ -59,9 +59,9 @@ def spark():
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file of a store; without the time it took, which the manifest says."""
+    """Every file of a store; without the time it took, which the manifest says, and the manifest's own checksum."""
     out = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    out["manifest.json"] = re.sub(rb'"seconds": [0-9.]+', b"", out["manifest.json"])
+    out["manifest.json"] = re.sub(rb'"(seconds": [0-9.]+|checksum": "\w+")', b"", out["manifest.json"])
     return out
 
 
