@@ -8,6 +8,7 @@ take its lease, a minute or two), Lustre does so if mounted with `flock`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -27,13 +28,16 @@ TRIES = 100
 
 @contextmanager
 def exclusive(folder: str | Path, said: Callable[[str], None] = print) -> Iterator[None]:
-    """Holds the lock of a folder, which need not exist; a link is followed. Folders above it are made.
+    """Holds the lock of a folder, which need not exist; a link is followed.
+
+    Folders above it are made, and removed again where nothing came into them.
 
     `said` is given a line where the file system has no locks; the block is then run without one.
 
     Raises InputError, naming the holder, where another process holds it, and where a file is in the way.
     """
     folder = Path(folder).resolve()
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -49,6 +53,9 @@ def exclusive(folder: str | Path, said: Callable[[str], None] = print) -> Iterat
         if _is(lock, path):
             path.unlink(missing_ok=True)  # before it is released: who waits for the file sees that it is gone
         lock.close()
+        with contextlib.suppress(OSError):  # not empty
+            for parent in made:
+                parent.rmdir()
 
 
 def _acquire(folder: Path, path: Path, said: Callable[[str], None]) -> IO[str]:

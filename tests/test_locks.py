@@ -70,3 +70,12 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     said: list[str] = []
     with exclusive(tmp_path / "scores", said.append):
         assert len(said) == 1 and "cannot be locked (No locks available)" in said[0]
+
+
+def test_folders_made_for_a_lock_are_removed_where_nothing_came_of_it(tmp_path):
+    with exclusive(tmp_path / "runs/a/b"):
+        assert (tmp_path / "runs/a").is_dir()
+    assert not (tmp_path / "runs").exists()
+    with exclusive(tmp_path / "runs/a/b"):
+        (tmp_path / "runs/kept").write_text("")
+    assert (tmp_path / "runs").is_dir() and not (tmp_path / "runs/a").exists()

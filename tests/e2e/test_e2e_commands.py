@@ -37,7 +37,7 @@ def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     files = {path.name for path in run.iterdir()}
     assert {"config.json", "model.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
             "goodput.jsonl", "checkpoints", "valid.png", "test.png", "calibration.json",
-            "report.html"} == files  # fmt: skip
+            "report.html", "checksums.json"} == files  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
         assert expected in printed
@@ -104,12 +104,19 @@ def test_score_refuses_a_folder_with_files_and_leaves_nothing_behind_when_it_fai
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "full"]
 
 
+def calibrate(run, own) -> None:
+    """Puts another calibration in a run, as `train` does."""
+    folder = RunFolder(run)
+    Calibration(folder.best_step(), {"click": own}).save(folder)
+    folder.bind([folder.calibration_file], folder.best_step())
+
+
 def test_scores_are_calibrated_and_raw_ones_are_the_models(trained, tmp_path, monkeypatch, log, command):
     monkeypatch.chdir(trained)
     run = tmp_path / "run"
     shutil.copytree("runs/ctr", run, ignore=shutil.ignore_patterns("tensorboard"))
     own = TaskCalibration("platt", Affine((0.5,), (-1.0,)))
-    Calibration(RunFolder(run).best_step(), {"click": own}).save(RunFolder(run))
+    calibrate(run, own)
     options = ("--input", "data/shop/log-0.parquet", "--output", tmp_path / "raw", "--raw")
     assert command("score", "--run", run, *options, cwd=trained).returncode == 0
     raw = ds.dataset(tmp_path / "raw").to_table().slice(0, 16)
@@ -130,10 +137,11 @@ def test_compare_says_which_run_is_better_and_what_differs(trained, tmp_path, co
     run = tmp_path / "run"
     shutil.copytree(trained / "runs/ctr", run, ignore=shutil.ignore_patterns("tensorboard"))
     own = TaskCalibration("platt", Affine((0.5,), (-3.0,)))  # far too low
-    Calibration(RunFolder(run).best_step(), {"click": own}).save(RunFolder(run))
+    calibrate(run, own)
     changed = json.loads((run / "config.json").read_text())
     changed["optimizer"]["learning_rate"] = 0.5
     (run / "config.json").write_text(json.dumps(changed))
+    RunFolder(run).bind([run / "config.json"], RunFolder(run).best_step())
     output = tmp_path / "out/compared.json"
     done = command("compare", "--runs", "runs/ctr", run, "--output", output, cwd=trained)
     assert done.returncode == 0, done.stderr
