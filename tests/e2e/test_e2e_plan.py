@@ -38,7 +38,7 @@ def test_what_does_not_fit_is_said_and_auto_finds_what_does(trained, small, comm
     assert "does NOT fit" in done.stdout and "--model.remat" in done.stdout
     done = command(*plan, "--auto", cwd=trained)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert numbers(done.stdout, "total")[0] < numbers(done.stdout, "memory of the device")[0]
+    assert numbers(done.stdout, "total")[0] <= numbers(done.stdout, "memory of the device")[0]  # of one digit
     flags = re.search(r"train with: (.*)", done.stdout)[1].split()
     # What it proposes fits by a plan of its own, and a run accepts it.
     assert command(*plan, *flags, cwd=trained).returncode == 0
