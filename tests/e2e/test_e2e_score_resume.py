@@ -26,6 +26,7 @@ from srsjax.errors import InputError
 
 CONFIG = """
 from srsjax.config import *
+from srsjax.runs.run_folder import RunFolder
 
 def get_config():
     return TrainConfig(
@@ -65,6 +66,7 @@ def shop(command, tmp_path_factory) -> Path:
     report = json.loads((folder / "runs/b/report.json").read_text())
     config = json.loads((folder / "runs/b/config.json").read_text())
     (folder / "runs/b/config.json").write_text(json.dumps(config | {"seed": 7}))
+    RunFolder(folder / "runs/b").bind([folder / "runs/b/config.json"], 3)
     assert report["best_step"] == 3
     new = make_log(ROWS, 1)
     new["price"] = [str(price) for price in new["price"]]
