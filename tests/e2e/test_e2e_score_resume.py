@@ -23,10 +23,10 @@ import pytest
 
 from srsjax import score
 from srsjax.errors import InputError
+from srsjax.runs.run_folder import RunFolder
 
 CONFIG = """
 from srsjax.config import *
-from srsjax.runs.run_folder import RunFolder
 
 def get_config():
     return TrainConfig(
