@@ -12,6 +12,7 @@ from batches import make_split
 from srsjax.compare import Scored, compare, groups, shared_rows, slice_table, table
 from srsjax.config import Batch, Categorical, Data, Evaluate, Schema, Task, Text, TrainConfig
 from srsjax.data.store.arrays import Items, Split, Store
+from srsjax.data.store.checksums import Checks
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.metrics import report
@@ -39,7 +40,8 @@ def a_split(impressions=600) -> tuple[Split, np.ndarray]:
 
 def a_run(name, split, logits, config=CONFIG, manifest=MANIFEST, **parts) -> Scored:
     outputs = tuple(Outputs(task.name, task.kind, **parts) for task in config.schema.tasks)
-    return Scored(name, config, outputs, Store(Path(), manifest, ITEMS), split, logits.reshape(len(split.item), -1))
+    store = Store(Path(), manifest, ITEMS, Checks(Path(), {}))
+    return Scored(name, config, outputs, store, split, logits.reshape(len(split.item), -1), {})
 
 
 def test_the_better_run_is_named_and_only_where_it_is_sure():
