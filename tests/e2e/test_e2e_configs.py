@@ -105,6 +105,7 @@ def test_demand_sums_sales_by_item_and_week(command, tmp_path):
     assert train(command, "demand", tmp_path)["test"]["rmse"] > 0
 
 
+@pytest.mark.slow
 def test_news_reads_impression_lists_and_what_was_read_before(command, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for folder in ("train", "dev"):
@@ -136,6 +137,7 @@ def test_news_reads_impression_lists_and_what_was_read_before(command, tmp_path,
     assert {file.name: file.read_bytes() for file in Path("lists").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_ctr_bert_base_reads_a_log_and_items_on_a_mesh(command, tmp_path):
     """On eight devices, four of which divide parameters; the position is not asked for at scoring."""
     rng = np.random.default_rng(0)

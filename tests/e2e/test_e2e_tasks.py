@@ -215,7 +215,7 @@ def test_towers_learn_from_what_was_taken_alone(command, retrieval, monkeypatch)
     assert scorer.rank({"query": "a red hat please"}, [{"item": f"i{n}"} for n in range(20)])[0]["corpus_id"] == 4
 
 
-@pytest.mark.parametrize("product", ["cosine", "bilinear"])
+@pytest.mark.parametrize("product", ["cosine", pytest.param("bilinear", marks=pytest.mark.slow)])
 def test_the_steps_of_retrieval_do_not_depend_on_the_devices(command, retrieval, product):
     """The negatives of a batch are those of all devices: one device and four log the same losses, but for rounding."""
     losses = []

@@ -174,6 +174,7 @@ def test_the_command_scores_alike_with_and_without_stored_items(folder, command)
     np.testing.assert_allclose(with_store, without, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_scores_with_8_bit_weights(folder, command):
     """With stored items or not, with the weights made 8-bit now or by `compress`, scores are the same."""
     done = command("compress", "--run", "runs/split", "--output", "small", "--bound", 1e9, cwd=folder)

@@ -138,6 +138,7 @@ def test_training_learns(problem):
     assert found[-10:].mean() < found[:10].mean() - 0.02
 
 
+@pytest.mark.slow
 def test_training_in_float8_learns_as_in_bfloat16(problem):
     def curve(dtype: str) -> np.ndarray:
         model = replace(SMALL, dtype=dtype, hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0)
