@@ -3,14 +3,15 @@
     SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/tradeoff.py --config product_matching --out tradeoff
 
 Trains one run for each interaction (kept in the folder, and not repeated), prints the metric of its test split with the
-95 % interval, and measures `Scorer.recommend` from test contexts to the ten best of all items, tokenising of contexts
-included. Items are tokenised, and the lower layers of `split` and the vectors of `towers` computed, once before; that
-is what the bytes of an item are. The interactions take turns (`paired.py`).
+95 % interval, and measures `Scorer.recommend` from contexts of the log to the ten best of all items, tokenising of
+contexts included. Items are tokenised, and the lower layers of `split` and the vectors of `towers` computed, once before;
+that is what the bytes of an item are. The interactions take turns (`paired.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from contextlib import ExitStack
@@ -34,13 +35,12 @@ class System:
     def __init__(self, run: str, contexts: int, threads: int):
         import pyarrow.parquet as pq
 
+        from srsjax.data.reading.tables import expand
         from srsjax.inference.scorer import Scorer
 
         del threads  # the processor affinity decides
         self.scorer = Scorer.load(run, unknown="missing")
-        data = self.scorer.config.data
-        rows = pq.read_table(data.log.files).to_pylist()
-        rows = [row for row in rows if row[data.split.column] == "test"]
+        rows = pq.read_table(expand(self.scorer.config.data.log.files)[0]).to_pylist()
         self.contexts = [rows[i] for i in np.random.default_rng(0).integers(0, len(rows), contexts)]
         self.items = len(self.scorer.encoder.items.tokens)
         self.bytes = 4.0 * len(self.scorer.encoder.items.tokens.values)
@@ -113,6 +113,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1].startswith("{"):
-        serve(System(**arguments()))
+        with contextlib.redirect_stdout(sys.stderr):  # the answers alone go there
+            made = System(**arguments())
+        serve(made)
     else:
         main()
