@@ -4,8 +4,8 @@
 
 Trains one run for each interaction (kept in the folder, and not repeated), prints the metric of its test split with the
 95 % interval, and measures `Scorer.recommend` from contexts of the log to the ten best of all items, tokenising of
-contexts included. Items are tokenised, and the lower layers of `split` and the vectors of `towers` computed, once before;
-that is what the bytes of an item are. The interactions take turns (`paired.py`).
+contexts included. Items are tokenised, and the lower layers of `split` and the vectors of `towers` computed, once
+before; that is what the bytes of an item are. The interactions take turns (`paired.py`).
 """
 
 from __future__ import annotations
