@@ -266,17 +266,9 @@ def _measured(
     """Metrics and spreads of a run's scores at its rows `own`, for labels, impressions and users of the first run."""
     t = [each.name for each in first.config.schema.tasks].index(task)
     families = objectives(first.config.schema.tasks, first.outputs)[t][0].families
-    split, settings = first.split, first.config.evaluate
-    users = np.repeat(split.user, np.diff(split.candidates))
-    candidates: Candidates = report.gather(
-        of.tasks[task][2][own],
-        split.labels[rows, t],
-        split.weights[rows, t],
-        split.impression[rows],
-        users[rows],
-        np.asarray(split.item)[rows],
-        threshold=settings.threshold,
-        ndcg_at=settings.ndcg_at,
+    settings = first.config.evaluate
+    candidates: Candidates = report.of_split(
+        of.tasks[task][2][own], first.split, t, rows=rows, threshold=settings.threshold, ndcg_at=settings.ndcg_at
     )
     values = report.measure(candidates, families)
     return values, intervals.spreads(candidates, values)

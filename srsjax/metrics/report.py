@@ -80,12 +80,19 @@ def evaluate_split(
 
 
 def of_split(
-    logits: np.ndarray, split: Split, task: int = 0, *, threshold: float = 0.5, ndcg_at: int = 10
+    logits: np.ndarray,
+    split: Split,
+    task: int = 0,
+    *,
+    rows: np.ndarray | slice = slice(None),
+    threshold: float = 0.5,
+    ndcg_at: int = 10,
 ) -> Candidates:
-    """The candidates of a split with a known label, and logits [M] or [M, K] of one task for all in its order."""
+    """The candidates of a split with a known label, and logits [M] or [M, K] of one task for all in its order; with
+    `rows`, a mask [M] or places [M'], those of them that the logits are of."""
     users = np.repeat(split.user, np.diff(split.candidates))
-    columns = (logits, split.labels[:, task], split.weights[:, task], split.impression, users, split.item)
-    return gather(*columns, threshold=threshold, ndcg_at=ndcg_at)
+    columns = (split.labels[:, task], split.weights[:, task], split.impression, users, np.asarray(split.item))
+    return gather(logits, *(column[rows] for column in columns), threshold=threshold, ndcg_at=ndcg_at)
 
 
 def gather(logits, labels, weights, groups, users, identity=None, *, threshold=0.5, ndcg_at=10) -> Candidates:
@@ -212,11 +219,17 @@ def table(
         shown.add_row(metric, first, *others)
         if uncalibrated and metric in uncalibrated:
             shown.add_row("  uncalibrated", cell(metric, uncalibrated), *["-"] * (len(columns) - 1))
+    shown.caption = gap_said(columns) or None
+    return shown
+
+
+def gap_said(columns: Mapping[str, Mapping[str, float]]) -> str:
+    """How much of the AUC between item popularity and the best attainable the first column gains, as the last line of a
+    `table`; empty where either is unknown."""
     model, *_ = columns.values()
     needed = [values.get("auc", np.nan) for values in (model, columns.get("popularity", {}), columns.get("oracle", {}))]
-    if not np.isnan(gap := gap_closed(*needed)):
-        shown.caption = f"{gap:.1%} of the AUC between item popularity and the best attainable gained"
-    return shown
+    gap = gap_closed(*needed)
+    return "" if np.isnan(gap) else f"{gap:.1%} of the AUC between item popularity and the best attainable gained"
 
 
 def interval_text(low: float, high: float) -> str:
@@ -231,7 +244,7 @@ MOST_CLASSES = 12
 
 def class_table(task: str, of: Mapping[str, OfClass]) -> Table:
     """Precision, recall, F1 and support by class, from `classes.class_report`."""
-    names = sorted(of, key=lambda name: of[name]["f1"])[:MOST_CLASSES] if len(of) > MOST_CLASSES else [*of]
+    names = shown_classes(of)
     shown = Table(title=f"classes of {task}" + (f", the {MOST_CLASSES} of lowest F1" if len(names) < len(of) else ""))
     shown.add_column("class")
     for heading in ("precision", "recall", "F1", "weight"):
@@ -242,6 +255,11 @@ def class_table(task: str, of: Mapping[str, OfClass]) -> Table:
             name, f"{line['precision']:.4f}", f"{line['recall']:.4f}", f"{line['f1']:.4f}", f"{line['support']:,.0f}"
         )
     return shown
+
+
+def shown_classes(of: Mapping[str, OfClass]) -> list[str]:
+    """The classes of a table for people: all, or those with the lowest F1 first."""
+    return sorted(of, key=lambda name: of[name]["f1"])[:MOST_CLASSES] if len(of) > MOST_CLASSES else [*of]
 
 
 def metric_names(columns: Mapping[str, Mapping[str, float]]) -> list[str]:

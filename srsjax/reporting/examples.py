@@ -12,6 +12,8 @@ from srsjax.config import Categorical, Numeric, Schema
 from srsjax.data.kinds import is_text
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.tokenizer import TextEncoder
+from srsjax.metrics.calibration import sigmoid
+from srsjax.metrics.classes import confidence
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives
 from srsjax.runs.calibration import losses
@@ -124,9 +126,7 @@ def _said(made: Any, scored: np.ndarray, label: float) -> tuple[str, str]:
     """Label and prediction in words."""
     if made.kind == "multiclass":
         names = made.known.classes
-        best = int(scored.argmax())
-        shares = np.exp(scored - scored.max())
-        return str(names[int(label)]), f"{names[best]} ({shares[best] / shares.sum():.0%})"
+        return str(names[int(label)]), f"{names[int(scored.argmax())]} ({confidence(scored[None])[0]:.0%})"
     if made.kind == "regression":
         return f"{label:.4g}", f"{float(scored):.4g}"
-    return f"{label:.4g}", f"{1 / (1 + np.exp(-float(scored))):.4f}"
+    return f"{label:.4g}", f"{sigmoid(scored):.4f}"

@@ -25,7 +25,6 @@ from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.files import write_text
 from srsjax.metrics import report
-from srsjax.metrics.baselines import gap_closed
 from srsjax.metrics.table import row_of
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objective, objectives
@@ -35,7 +34,7 @@ from srsjax.runs.assessment import Assessment
 from srsjax.runs.calibration import Calibration
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.run_folder import RunFolder, changed_fields
-from srsjax.runs.slices import GAPS, PLAIN, with_ends
+from srsjax.runs.slices import gaps_said, slice_rows
 from srsjax.training import goodput
 from srsjax.training.show import command
 
@@ -114,8 +113,7 @@ def write_page(
         data=data_tables(config, manifest),
         parts=[_of_part(config, part) for part in parts],
         curves=list(learning_curves(lines, resolve_monitor(config).key, best)),
-        time=[(part, f"{spent:,.1f} s") for part, spent in seconds.items() if spent],
-        time_said=goodput.said(seconds) if seconds else "",
+        time=goodput.said(seconds) if seconds else "",
         versions=versions(),
         changes=changes(config),
         commands=commands(folder, config),
@@ -174,17 +172,7 @@ def metric_table(config: TrainConfig, of: Assessment, caption: str) -> Shown:
         row += [report.cell(key, of.uncalibrated) if key in of.uncalibrated else "–"] * bool(of.uncalibrated)
         rows.append(row + [report.cell(key, columns[name]) for name in others])
     headings = ["metric", "model", "95 % interval", *(["before calibration"] * bool(of.uncalibrated))]
-    notes = []
-    for name, apart in of.differences.items():
-        headline = [key for key in apart if row_of(key).headline]
-        for key in headline[:1]:
-            (value, *ends), heading = apart[key], report.HEADINGS.get(name, name)
-            notes.append(f"{key} less that of {heading}: {value:+.4f} {report.interval_text(*ends)}, paired")
-    area = [
-        values.get("auc", np.nan) for values in (of.model, columns.get("popularity", {}), columns.get("oracle", {}))
-    ]
-    if not np.isnan(gap := gap_closed(*area)):
-        notes.append(f"{gap:.1%} of the AUC between item popularity and the best attainable gained")
+    notes = [*of.differences_said(), *filter(None, [report.gap_said(columns)])]
     if of.intervals:
         notes.append(
             "Intervals are those of other users of the same kind; that of ece is corrected for its bias. Another seed "
@@ -195,29 +183,17 @@ def metric_table(config: TrainConfig, of: Assessment, caption: str) -> Shown:
 
 def slice_tables(of: Assessment) -> list[Shown]:
     """The metrics by slice."""
-    found = []
-    for name, each in of.slices.items():
-        groups = each["groups"]
-        metrics = [key for key in dict.fromkeys(key for group in groups for key in group) if key not in PLAIN]
-        rows = [
-            [group["name"], f"{group['rows']:,}"]
-            + [f"{group[key]:.4f}" if key in group else "–" for key in ("label", "predicted")]
-            + [with_ends(group.get(key)) for key in metrics]
-            for group in groups
-        ]
-        notes = [
-            f"largest gap of {GAPS.get(key, key)}: {with_ends(gap['gap'])}, {gap['lowest']} to {gap['highest']}"
-            for key, gap in each["gaps"].items()
-        ]
-        found.append(Shown(f"By {name}", ("group", "rows", "label", "predicted", *metrics), rows, notes))
-    return found
+    return [
+        Shown(f"By {name}", *slice_rows(each), [f"largest gap of {line}" for line in gaps_said(each)])
+        for name, each in of.slices.items()
+    ]
 
 
 def class_tables(of: Assessment) -> list[Shown]:
     """The classes of lowest F1 of each multiclass task."""
     found = []
     for task, classes in of.classes.items():
-        names = sorted(classes, key=lambda name: classes[name]["f1"])[: report.MOST_CLASSES]
+        names = report.shown_classes(classes)
         keys = ("precision", "recall", "f1")
         plain: dict[str, dict] = {name: dict(classes[name]) for name in names}
         rows = [[n, *(f"{plain[n][key]:.4f}" for key in keys), f"{plain[n]['support']:,.0f}"] for n in names]

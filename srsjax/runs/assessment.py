@@ -63,15 +63,19 @@ class Assessment:
         for name, of in self.slices.items():
             yield slice_table(name, of)
 
-    def tables(self, title: str) -> Iterator[Table | str]:
-        """What a person reads."""
-        yield report.table({"model": dict(self.model), **self.references}, title, self.uncalibrated, self.intervals)
+    def differences_said(self) -> Iterator[str]:
+        """The difference of the first headline metric to each reference, a line each."""
         for name, apart in self.differences.items():
             key = next((key for key in apart if row_of(key).headline), None)
             if key:
                 value, *ends = apart[key]
                 heading = report.HEADINGS.get(name, name)
                 yield f"{key} less that of {heading}: {value:+.4f} {report.interval_text(*ends)}, paired"
+
+    def tables(self, title: str) -> Iterator[Table | str]:
+        """What a person reads."""
+        yield report.table({"model": dict(self.model), **self.references}, title, self.uncalibrated, self.intervals)
+        yield from self.differences_said()
         if self.intervals:
             yield "[low, high]: 95 % intervals for other users of the same kind; that of ece is corrected for its bias"
         for task, of in self.classes.items():

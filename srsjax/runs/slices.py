@@ -144,18 +144,8 @@ def measure_slices(frame: Frame, outputs: Sequence[Outputs], logits: np.ndarray)
 def _measured(
     frame: Frame, families: Sequence[str], scored: np.ndarray, group: Group, keys: Sequence[str]
 ) -> dict[str, Any]:
-    split, settings, rows = frame.split, frame.config.evaluate, group.rows
-    users = np.repeat(split.user, np.diff(split.candidates))
-    of = report.gather(
-        scored[rows],
-        split.labels[rows, 0],
-        split.weights[rows, 0],
-        split.impression[rows],
-        users[rows],
-        np.asarray(split.item)[rows],
-        threshold=settings.threshold,
-        ndcg_at=settings.ndcg_at,
-    )
+    settings, rows = frame.config.evaluate, group.rows
+    of = report.of_split(scored[rows], frame.split, rows=rows, threshold=settings.threshold, ndcg_at=settings.ndcg_at)
     made: dict[str, Any] = {"name": group.name, "rows": len(of.logits)}
     if len(of.logits) < LEAST:
         return made
@@ -228,21 +218,36 @@ def _vocabulary_of(schema: Schema, name: str) -> str:
 
 def slice_table(name: str, of: Mapping[str, Any]) -> Table:
     """The groups of a slice and its gaps, for people."""
+    headings, rows = slice_rows(of)
+    shown = Table(title=f"by {name}", title_justify="left", show_edge=False, pad_edge=False, collapse_padding=True)
+    for heading in headings:
+        shown.add_column(heading, justify="left" if heading == "group" else "right")
+    for row in rows:
+        shown.add_row(*row)
+    lines = gaps_said(of)
+    shown.caption = "\n".join(["largest gaps", *lines]) if lines else None
+    return shown
+
+
+def slice_rows(of: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The headings and rows of a slice's table."""
     groups = of["groups"]
     metrics = [key for key in dict.fromkeys(key for each in groups for key in each) if key not in PLAIN]
-    shown = Table(title=f"by {name}", title_justify="left", show_edge=False, pad_edge=False, collapse_padding=True)
-    shown.add_column("group")
-    for heading in ("rows", "label", "predicted", *metrics):
-        shown.add_column(heading, justify="right")
-    for each in groups:
-        cells = [f"{each[key]:.4f}" if key in each else "-" for key in ("label", "predicted")]
-        shown.add_row(each["name"], f"{each['rows']:,}", *cells, *(with_ends(each.get(key)) for key in metrics))
-    lines = [
+    rows = [
+        [each["name"], f"{each['rows']:,}"]
+        + [f"{each[key]:.4f}" if key in each else "-" for key in ("label", "predicted")]
+        + [with_ends(each.get(key)) for key in metrics]
+        for each in groups
+    ]
+    return ["group", "rows", "label", "predicted", *metrics], rows
+
+
+def gaps_said(of: Mapping[str, Any]) -> list[str]:
+    """The gaps of a slice, a line each."""
+    return [
         f"{GAPS.get(key, key)}: {with_ends(gap['gap'])} between {gap['lowest']} and {gap['highest']}"
         for key, gap in of["gaps"].items()
     ]
-    shown.caption = "\n".join(["largest gaps", *lines]) if lines else None
-    return shown
 
 
 PLAIN = ("name", "rows", "label", "predicted", "calibration")
