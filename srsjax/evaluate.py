@@ -111,7 +111,8 @@ def _of_model(
     logits, encoder = scorer.raw_logits(split, store.items), scorer.encoder
     of = (config, scorer.session.spec.outputs, scorer.calibration, split, store.items, logits)
     assessment = assess(*of, train, say, encoder.fitted.vocabularies)
-    return split_part(name, *of, assessment, encoder.text, encoder.fitted.vocabularies)
+    explainer = None if scorer.session.mesh.is_multi_process else scorer.explainer
+    return split_part(name, *of, assessment, encoder.text, encoder.fitted.vocabularies, explainer)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from srsjax.metrics.plots import save_curves
 from srsjax.objectives import predict
 from srsjax.reporting.page import split_part, write_page
 from srsjax.runs.assessment import Assessment, assess
+from srsjax.runs.attribution import Explainer
 from srsjax.runs.calibration import Calibration, check_calibration, fit_calibration
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.distillation import record_teacher
@@ -187,7 +188,8 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
         of = (config, outputs, calibration, split, store.items, logits)
         assessment = assess(*of, store.split("train"), partial(_say_of, name), vocabularies)
         result |= assessment.of_split(name)
-        parts.append(split_part(name, *of, assessment, text, vocabularies))
+        explainer = None if session.mesh.is_multi_process else Explainer(session, params, shape, text)
+        parts.append(split_part(name, *of, assessment, text, vocabularies, explainer))
         if "auc" in assessment.model:
             draw_curves(folder.path / f"{name}.png", *of)
     distributed.on_first(lambda: calibration.save(folder))

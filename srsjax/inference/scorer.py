@@ -23,18 +23,17 @@ from srsjax.errors import InputError, did_you_mean
 from srsjax.inference import requests
 from srsjax.inference.catalogue_items import listed, warn_unknown
 from srsjax.inference.cross_encoder import is_hugging_face, load_cross_encoder
+from srsjax.inference.explains import Explains
 from srsjax.inference.item_store import ItemStore, build_item_store
 from srsjax.inference.recommender import Recommender
 from srsjax.inference.warm_up import padding
 from srsjax.jax_version import check_jax
-from srsjax.model import ctr
 from srsjax.model.attention_choice import NONE
 from srsjax.objectives import predict
 from srsjax.objectives.losses import Objectives
 from srsjax.objectives.objective import Objective
 from srsjax.runs.calibration import Calibration, for_all_negatives
 from srsjax.runs.evaluation import predict_split
-from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize, Session, for_scoring, load_run
 from srsjax.runs.shapes import Shape, batch_shape, request_shapes
@@ -42,12 +41,12 @@ from srsjax.runs.sharding import put_batch
 from srsjax.runs.spec import layout_of
 
 
-class Scorer(Recommender):
+class Scorer(Recommender, Explains):
     """The best checkpoint of a run, its encoder of rows and its jitted batch function.
 
-    `predict`, `rank`, `rank_many`, `weights`, `context_vectors`, `retrieve` and `recommend` may be called from several
-    threads at once, and give what they give one after another. Calls that change what the scorer holds (`store_items`,
-    `item_vectors`, `use_index`, another `encoder`) may not overlap with others; `warm_up` may.
+    `predict`, `rank`, `rank_many`, `weights`, `explain`, `context_vectors`, `retrieve` and `recommend` may be called
+    from several threads at once, and give what they give one after another. Calls that change what the scorer holds
+    (`store_items`, `item_vectors`, `use_index`, another `encoder`) may not overlap with others; `warm_up` may.
     """
 
     def __init__(
@@ -229,33 +228,6 @@ class Scorer(Recommender):
         scores = np.sum([weight * score_of(name, found) for name, weight in blend.items()], axis=0)
         parts = iter(np.split(scores, np.cumsum([len(own) for _, own in asked])[:-1]))
         return [requests.best_first(next(parts), own, top_k, return_documents) if own else [] for own in lists]
-
-    def weights(self, pairs: Sequence) -> list[dict[str, float]] | dict[str, float]:
-        """How much a model with `model.combine attention` takes of the text and of each feature, for every pair:
-        weights that sum to 1, by name (`text` for all text together). Of a single pair one dict.
-
-        `pairs` as in `predict`. They say what the model looks at, not what changes its score by how much.
-
-        Raises InputError where the features are combined otherwise, or as in `predict`.
-        """
-        session, spec = self.session, self.session.spec
-        if spec.combine != "attention" or not spec.features:
-            raise InputError(f"weights: found model.combine {spec.combine!r}, expected attention over features")
-        single = requests.is_single(self.config.schema, pairs)
-        contexts, candidates = requests.sides(self.config.schema, [pairs] if single else list(pairs))
-        chunk = self._encode(contexts, [[c] for c in candidates])
-        names = ctr.modalities(spec)
-        shape = replace(self.shape, outputs=len(names))
-        of = (chunk.split, chunk.items, shape, session.mesh)
-        found = predict_split(self._weights_step, self.params, *of, shapes=self.shapes)
-        rows = [dict(zip(names, map(float, row), strict=True)) for row in found]
-        return rows[0] if single else rows
-
-    @cached_property
-    def _weights_step(self) -> Callable:
-        return jit_predict_step(
-            partial(ctr.modality_weights, self.session.graphdef), self.session.mesh, self.session.shardings
-        )
 
     @property
     def shapes(self) -> list[Shape]:

@@ -118,7 +118,8 @@ class Bert(nnx.Module):
         """Hidden states after the last layer.
 
         Args:
-          tokens, positions, token_types: [R, L] int32; positions count from 0.
+          tokens, positions, token_types: [R, L] int32; positions count from 0. Tokens may be vectors as `Embeddings`
+            takes them.
           visibility: of the L tokens, one for each layer.
           at: [R, C] int32, the slots to return; the last layer computes only these, with the same result.
           dropout_key: None for evaluation.
@@ -172,8 +173,10 @@ class Embeddings(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, tokens, positions, token_types, dropout_key) -> jax.Array:
-        """[R, L] int32 three times -> [R, L, D] in the compute dtype."""
-        x = self.token(tokens) + self.position(positions + self.position_offset) + self.token_type(token_types)
+        """[R, L] int32 three times -> [R, L, D] in the compute dtype; `tokens` may be vectors [R, L, D] float32, in the
+        place of those that the table has for them."""
+        words = self.token(tokens) if tokens.ndim == 2 else tokens
+        x = words + self.position(positions + self.position_offset) + self.token_type(token_types)
         return dropout(self.norm(x).astype(self.dtype), self.dropout_rate, dropout_key)
 
 

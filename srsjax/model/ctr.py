@@ -214,10 +214,15 @@ class ClickModel(nnx.Module):
     ) -> list[jax.Array]:
         """What the head reads, with the other features: [R, C, D] float32 for each of `text`."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        vectors = self.feature_vectors(batch, keys[:2])
+        return self.combined(text, self.feature_vectors(batch, keys[:2]), keys[2])
+
+    def combined(
+        self, text: Sequence[jax.Array | None], vectors: dict[str, list[Any]], key: jax.Array | None = None
+    ) -> list[jax.Array]:
+        """As `joined`, of the vectors that `feature_vectors` gives."""
         out: list[Any] = []  # without text every side that is read has features
         for side, x in zip(vectors, text, strict=True):
-            out.append(self.combine[side](x, vectors[side], keys[2]) if side in self.combine else x)
+            out.append(self.combine[side](x, vectors[side], key) if side in self.combine else x)
         return out
 
     def feature_vectors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from srsjax.metrics.calibration import sigmoid
 from srsjax.metrics.classes import confidence
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives
+from srsjax.runs.attribution import Explainer, Explanation
 from srsjax.runs.calibration import losses
 
 MOST = 10
 PRIVATE = "(private)"
+REASONS = 6
+"""Words and features of an example that are shown with what they add to its logit."""
 CLASSES_APART = 2
 """At most so many examples with the same label and prediction: the next ones would show the same again."""
 
@@ -36,6 +39,8 @@ class Example:
     context: Sequence[str]
     """`name: value` each."""
     candidate: Sequence[str]
+    because: Sequence[tuple[str, float]] = ()
+    """Words and features that move the logit the most, and by how much."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class Reader:
         features = {name: values[item] for name, values in self.items.features.items()}
         features |= {name: values[candidate] for name, values in self.split.candidate_features.items()}
         return self._side(self.schema.candidate, self.items.tokens[item], features)
+
+    def shown(self, explanation: Explanation) -> Explanation:
+        """An explanation without the words of private texts."""
+        sides: dict[str, Sequence[Any]] = {"context": self.schema.context, "candidate": self.schema.candidate}
+        hidden = {side for side, of in sides.items() if any(is_text(each) and each.private for each in of)}
+        return replace(explanation, tokens=tuple(each for each in explanation.tokens if each.side not in hidden))
 
     def _side(self, of: Sequence[Any], tokens: np.ndarray, features: Mapping[str, Any]) -> list[str]:
         texts = [each for each in of if is_text(each)]
@@ -93,7 +104,13 @@ class Reader:
         return str(vocabulary[number - 1]) if vocabulary else f"#{number}"
 
 
-def most_expensive(reader: Reader, outputs: Sequence[Outputs], logits: np.ndarray, most: int = MOST) -> list[Example]:
+def most_expensive(
+    reader: Reader,
+    outputs: Sequence[Outputs],
+    logits: np.ndarray,
+    most: int = MOST,
+    explainer: Explainer | None = None,
+) -> list[Example]:
     """The candidates of the largest loss of the first task (weight aside): log loss, or the distance of a number; none
     for tasks whose scores are an order. `logits` [M, K] are those that are reported."""
     made, own = objectives(reader.schema.tasks, outputs)[0]
@@ -108,6 +125,7 @@ def most_expensive(reader: Reader, outputs: Sequence[Outputs], logits: np.ndarra
     cost = np.where(known, cost, -1.0)
     order = np.argsort(-cost, kind="stable")
     found: list[Example] = []
+    places: list[int] = []
     seen: dict[tuple[str, str], int] = {}
     for place in order[: min(int(known.sum()), 100 * most)].tolist():
         label, predicted = _said(made, scored[place], labels[place])
@@ -117,9 +135,18 @@ def most_expensive(reader: Reader, outputs: Sequence[Outputs], logits: np.ndarra
             sides = reader.context(place), reader.candidate(place)
             row = int(reader.split.example[place])
             found.append(Example(row, label, predicted, float(cost[place]), *sides))
+            places.append(place)
         if len(found) == most:
             break
-    return found
+    if explainer is None or not found:
+        return found
+    chosen = np.array(places)
+    columns = own.start + (logits[chosen, own].argmax(axis=1) if made.kind == "multiclass" else 0 * chosen)
+    explanations = explainer.explain(reader.split, reader.items, chosen, columns)
+    return [
+        replace(example, because=reader.shown(explanation).largest(REASONS))
+        for example, explanation in zip(found, explanations, strict=True)
+    ]
 
 
 def _said(made: Any, scored: np.ndarray, label: float) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from srsjax.objectives import objective, objectives
 from srsjax.reporting.examples import Example, Reader, most_expensive
 from srsjax.reporting.figures import Figure, figures, learning_curves
 from srsjax.runs.assessment import Assessment
+from srsjax.runs.attribution import Explainer
 from srsjax.runs.calibration import Calibration
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.run_folder import RunFolder, changed_fields
@@ -74,8 +75,9 @@ def split_part(
     assessment: Assessment,
     text: TextEncoder,
     vocabularies: Mapping[str, Sequence[str]],
+    explainer: Explainer | None = None,
 ) -> SplitPart:
-    """Figures and examples of a split, from the logits [M, K] of the model itself."""
+    """Figures and examples of a split, from the logits [M, K] of the model itself; with reasons, given an explainer."""
     tasks, settings = config.schema.tasks, config.evaluate
     calibrated = calibration.apply(config.schema, outputs, split, items, logits)
     made_of = functools.partial(report.of_split, threshold=settings.threshold, ndcg_at=settings.ndcg_at)
@@ -87,7 +89,7 @@ def split_part(
         if len(of.logits):
             drawn[made.task.name] = list(figures(of, made.families, before, outputs[t].classes))
     reader = Reader(config.schema, split, items, text, vocabularies)
-    return SplitPart(name, assessment, drawn, most_expensive(reader, outputs, calibrated))
+    return SplitPart(name, assessment, drawn, most_expensive(reader, outputs, calibrated, explainer=explainer))
 
 
 def write_page(

@@ -147,6 +147,10 @@ def test_texts_are_escaped_and_categories_named(text):
     assert "coat & hat 1" in plain  # what is not private is shown
 
 
+def test_errors_have_their_reasons(text):
+    assert re.search(r"because of [^<]+ [+-]\d\.\d\d", text)
+
+
 def test_private_values_are_nowhere(text):
     assert COUNTRY not in text and "country: (private)" in text
     assert SECRET not in text.replace(" ", "") and "red" not in Page(text).texts and "text: (private)" in text

@@ -1,4 +1,4 @@
-"""Impressions with fewer contexts: equal ones joined, so that each is computed once, and candidates without any."""
+"""Other impressions of the same candidates: equal contexts joined, to be computed once, or one candidate each."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def join_equal_contexts(split: Split) -> Split:
         candidates=np.append(np.asarray(split.candidates)[kept], split.candidates[-1]),
         user=np.asarray(split.user)[kept],
         context_features={name: np.asarray(values)[kept] for name, values in split.context_features.items()},
+    )
+
+
+def pairs_alone(split: Split, candidates: np.ndarray) -> Split:
+    """Some candidates [m] in this order, each with its context as an impression of its own, in memory."""
+    candidates = np.asarray(candidates, np.int64)
+    impression = np.searchsorted(split.candidates, candidates, side="right") - 1
+    return replace(
+        split,
+        context=split.context.take(impression),
+        candidates=np.arange(len(candidates) + 1),
+        item=np.asarray(split.item)[candidates],
+        labels=np.asarray(split.labels)[candidates],
+        weights=np.asarray(split.weights)[candidates],
+        example=np.asarray(split.example)[candidates],
+        user=np.asarray(split.user)[impression],
+        oracle=None if split.oracle is None else np.asarray(split.oracle)[candidates],
+        context_features={name: np.asarray(values)[impression] for name, values in split.context_features.items()},
+        candidate_features={name: np.asarray(values)[candidates] for name, values in split.candidate_features.items()},
     )
 
 
