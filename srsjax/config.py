@@ -229,6 +229,23 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Fairness:
+    """What is asked of the training of the first task, a binary one, for the sake of groups. Name the same feature in
+    `evaluate.slices`: the report then has the gaps between the groups, and what closing them costs elsewhere."""
+
+    by: str = ""
+    """A Categorical feature of one value: its eight largest categories and the rest are the groups. Empty asks for
+    nothing."""
+    method: Literal["reweight", "opportunity"] = "reweight"
+    """`reweight`: rows are weighed so that in all groups the same share is positive (Kamiran and Calders 2012), which
+    brings the groups' mean scores together. `opportunity`: a penalty on how far the mean scores of the groups' positive
+    rows lie apart (equal opportunity, Hardt et al. 2016), taken over a micro-batch: it should have dozens of each."""
+    strength: NotNegative = 1.0
+    """Of `reweight` the exponent of the weights: 1 makes the shares equal. Of `opportunity` the factor of the penalty,
+    the variance of the groups' mean probabilities: 10 is felt."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """When validation runs and which metric decides."""
 
@@ -300,6 +317,8 @@ class TrainConfig:
     """Optimizer."""
     distill: Distill = Distill()
     """Teacher."""
+    fairness: Fairness = Fairness()
+    """Groups."""
     evaluate: Evaluate = Evaluate()
     """Validation."""
     checkpoints: Checkpoints = Checkpoints()

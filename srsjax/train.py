@@ -33,6 +33,7 @@ from srsjax.runs.calibration import Calibration, check_calibration, fit_calibrat
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.distillation import record_teacher
 from srsjax.runs.evaluation import predict_split, split_metrics
+from srsjax.runs.fairness import check_fairness
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
@@ -81,6 +82,7 @@ def run(
     config = replace(config, evaluate=replace(config.evaluate, monitor=resolve_monitor(config).key))
     check_calibration(config)
     check_slices(config)
+    check_fairness(config)
     profiled_steps(config.profile.steps)
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():

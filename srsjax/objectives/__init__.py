@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srsjax.config import Distill, Task
+from srsjax.config import Distill, Fairness, Task
 from srsjax.model.spec import Outputs, output_slices
 from srsjax.objectives.binary import Binary
 from srsjax.objectives.contrastive import Contrastive
@@ -28,14 +28,18 @@ def objective(task: Task, known: Outputs | None = None) -> Objective:
 
 
 def objectives(
-    tasks: tuple[Task, ...], outputs: Sequence[Outputs], distill: Distill | None = None
+    tasks: tuple[Task, ...],
+    outputs: Sequence[Outputs],
+    distill: Distill | None = None,
+    fairness: Fairness | None = None,
 ) -> tuple[tuple[Objective, slice], ...]:
     """The objective of each task, and where its outputs are among the logits of all tasks, [R, C, K].
 
-    `outputs` are those of each task, `ModelSpec.outputs`; `distill` says how losses learn from a teacher, None without
-    one.
+    `outputs` are those of each task, `ModelSpec.outputs`; `distill` says how losses learn from a teacher,
+    `fairness` what the first one pays for differences between groups; None is without.
     """
-    made = [KINDS[task.kind](task, known, distill) for task, known in zip(tasks, outputs, strict=True)]
+    asked = [fairness, *[None] * (len(tasks) - 1)]
+    made = [KINDS[task.kind](task, known, distill, own) for task, known, own in zip(tasks, outputs, asked, strict=True)]
     return tuple(zip(made, output_slices(outputs), strict=True))
 
 

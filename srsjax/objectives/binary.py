@@ -49,6 +49,10 @@ class Binary(Objective):
         """Cross-entropy with the teacher's probability."""
         return terms.soft(self.task, share, terms.binary_soft_loss(temperature))
 
+    def fairness_term(self, share: float) -> Term:
+        """Differences between the groups' mean probabilities of positive rows."""
+        return terms.opportunity(self.task, share, self.scores)
+
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Log-odds of the mean training label, [1] float32.
 

@@ -11,8 +11,9 @@ The terms of a binary task with `softmax` s and of a listwise task (s = 1) are, 
 
 with the training weight w = weight ** weight_power. With a teacher (`config.Distill`, weight d) the shares are
 multiplied by 1 - d, and a term of share d is added that compares with the teacher's logits (`terms.soft`,
-`terms.margins`). W and N depend on labels alone: they are taken over the whole batch before the first micro-batch, and
-each micro-batch contributes its share of the one quotient.
+`terms.margins`); with groups (`config.Fairness`) one that compares these (`terms.opportunity`). W and N depend on
+labels alone: they are taken over the whole batch before the first micro-batch, and each micro-batch contributes its
+share of the one quotient.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 
 from srsjax.config import Task
 from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.cohorts import COHORT
 from srsjax.data.batches.identity import ITEM, LOG_SHARE
 from srsjax.data.batches.teacher import TEACHER
 from srsjax.model.heads import Pairs
@@ -81,7 +83,8 @@ def compares_batch(tasks: tuple[Task, ...]) -> bool:
 
 
 def _labels(batch: PackedBatch, task: int, outputs: slice) -> Labels:
-    item, log_share, teacher = (batch.candidate_features.get(name) for name in (ITEM, LOG_SHARE, TEACHER))
+    names = (ITEM, LOG_SHARE, TEACHER, COHORT)
+    item, log_share, teacher, cohort = (batch.candidate_features.get(name) for name in names)
     return Labels(
         batch.labels[..., task],
         batch.weights[..., task],
@@ -89,4 +92,5 @@ def _labels(batch: PackedBatch, task: int, outputs: slice) -> Labels:
         item,
         log_share,
         teacher=None if teacher is None else teacher[..., outputs],
+        cohort=cohort,
     )

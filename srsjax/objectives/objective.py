@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srsjax.config import Distill, Task
+from srsjax.config import Distill, Fairness, Task
 from srsjax.data.batches.batch import Array
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.errors import InputError
@@ -36,6 +36,8 @@ class Labels(NamedTuple):
     """What makes logits of every context with every candidate of the batch; None as `item`, and in normalisers."""
     teacher: Array | None = None
     """[..., R, C, K] float32, the teacher's logits of the task; None without a teacher."""
+    cohort: Array | None = None
+    """[..., R, C] int32, which group of `config.Fairness` each candidate is in; None where no loss asks."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Objective(abc.ABC):
     """Its outputs, with what was found in the training labels (`outputs`); None where only the kind is asked about."""
     distill: Distill | None = None
     """How it learns from a teacher; None without one."""
+    fairness: Fairness | None = None
+    """The penalty on differences between groups; None without one."""
 
     kind: ClassVar[str]
     """Value of `Task.kind`."""
@@ -91,15 +95,21 @@ class Objective(abc.ABC):
             "multiclass, regression, pairwise or listwise tasks"
         )
 
+    def fairness_term(self, share: float) -> Term:
+        """The penalty on differences between groups. Raises InputError for a kind that has none."""
+        raise InputError(f"fairness.by: task {self.task.name!r} is {self.kind}, expected a binary one as the first")
+
     @property
     def summands(self) -> tuple[Term, ...]:
-        """The terms of the labels and, with a teacher, its own: shares 1 - w and w of `Distill.weight`."""
-        if self.distill is None:
-            return self.terms
-        weight = self.distill.weight
-        own = (replace(term, share=term.share * (1 - weight)) for term in self.terms)
-        both = (*own, self.soft_term(weight, self.distill.temperature))
-        return tuple(term for term in both if term.share > 0)
+        """The terms of the labels; with a teacher, its own: shares 1 - w and w of `Distill.weight`; and penalties."""
+        found = [*self.terms]
+        if self.distill is not None:
+            weight = self.distill.weight
+            found = [replace(term, share=term.share * (1 - weight)) for term in found]
+            found.append(self.soft_term(weight, self.distill.temperature))
+        if self.fairness is not None:
+            found.append(self.fairness_term(self.fairness.strength))
+        return tuple(term for term in found if term.share > 0)
 
     @abc.abstractmethod
     def bias(self, chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -10,6 +10,7 @@ import optax
 import rax
 
 from srsjax.config import Task
+from srsjax.data.batches.cohorts import COHORTS
 from srsjax.objectives.objective import Labels, Term
 
 
@@ -145,6 +146,13 @@ def margin_error(task: Task, logits: jax.Array, known: Labels) -> jax.Array:
     return jnp.sum(pair_weights(task, known) * optax.squared_error(*margins))
 
 
+def group_sums(task: Task, values: jax.Array, known: Labels) -> jax.Array:
+    """[`COHORTS`] float32: the sum over each group of w * label * value, `values` [R, C] float32."""
+    assert known.cohort is not None, "no groups"
+    own = jax.nn.one_hot(known.cohort, COHORTS)
+    return jnp.einsum("rc,rcg->g", training_weights(task, known.weights) * known.labels * values, own)
+
+
 # ---------------------------------------------------------------------------------------------- terms
 
 
@@ -189,6 +197,29 @@ def soft(task: Task, share: float, loss: Callable[[jax.Array, jax.Array], jax.Ar
         share,
         total=total,
         normaliser=lambda known: jnp.sum(training_weights(task, known.weights)),
+        least=1e-30,
+    )
+
+
+def opportunity(task: Task, share: float, scores: Callable[[jax.Array], jax.Array]) -> Term:
+    """sum_g P_g (m_g - m)^2 / sum_g P_g: the variance between the groups g of their mean scores m_g of positive rows,
+    with P_g the weight of these in the group and m the mean score of all of them. It is 0 where the groups have equal
+    opportunity in the mean (Hardt et al. 2016, "Equality of Opportunity in Supervised Learning").
+
+    Means are those of a micro-batch, whose penalties are averaged by their P. `scores`: logits [R, C, 1] -> [R, C].
+    """
+
+    def total(logits: jax.Array, known: Labels) -> jax.Array:
+        weight = group_sums(task, jnp.ones_like(known.labels), known)
+        sums = group_sums(task, scores(logits), known)
+        means = sums / jnp.maximum(weight, 1e-30)
+        mean = sums.sum() / jnp.maximum(weight.sum(), 1e-30)
+        return jnp.sum(weight * (means - mean) ** 2)
+
+    return Term(
+        share,
+        total=total,
+        normaliser=lambda known: jnp.sum(training_weights(task, known.weights) * known.labels),
         least=1e-30,
     )
 

@@ -71,7 +71,8 @@ class Session:
     def objectives(self, config: TrainConfig) -> Objectives:
         """What each task of the config trains and predicts, and where its outputs are."""
         distill = config.distill if config.distill.teacher else None
-        return objectives(config.schema.tasks, self.spec.outputs, distill)
+        fairness = config.fairness if config.fairness.by and config.fairness.method == "opportunity" else None
+        return objectives(config.schema.tasks, self.spec.outputs, distill, fairness)
 
     def trained(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """What belongs to trained parameters, of a dict over all of them."""

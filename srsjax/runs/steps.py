@@ -20,6 +20,7 @@ from srsjax.data.store.arrays import Store
 from srsjax.errors import InputError
 from srsjax.model import ctr
 from srsjax.objectives import losses
+from srsjax.runs.fairness import with_fairness
 from srsjax.runs.session import Session, state_target
 from srsjax.runs.sharding import make_mesh, row_divisor
 from srsjax.runs.step import jit_train_step, make_train_step
@@ -64,7 +65,7 @@ def training_batches(
     teacher: np.ndarray | None = None,
 ) -> Batches:
     """This host's part of every step's batch; `share` is from `row_share`, `teacher` from `teacher_logits`."""
-    split, items = store.split("train"), store.items
+    split, items = with_fairness(config, store.split("train"), store.items), store.items
     if losses.compares_batch(config.schema.tasks):
         home = Sources(config.schema, config.data).home
         split, items = with_identities(split, items, catalogue=home is not None)
