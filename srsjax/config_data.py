@@ -36,7 +36,7 @@ class Text:
     fill: str = ""
     """The text that `missing="constant"` puts in."""
     private: bool = False
-    """Whether its values stay out of reports (`report.html`, slices)."""
+    """Whether its values stay out of reports (`report.html`, slices) and messages."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class History:
     max_tokens: AtLeast1 = 64
     """Token budget of the whole history; the oldest items are cut first."""
     private: bool = False
-    """Whether its values stay out of reports (`report.html`, slices)."""
+    """Whether its values stay out of reports (`report.html`, slices) and messages."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Categorical:
     """Whether it says how the candidate was shown (position, device) and not what it is: training reads it, evaluation
     and scoring put what a missing value becomes in its place (`fill`), and its column need not be there."""
     private: bool = False
-    """Whether its values stay out of reports (`report.html`, slices)."""
+    """Whether its values stay out of reports (`report.html`, slices) and messages."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Numeric:
     """Whether it says how the candidate was shown (position) and not what it is: training reads it, evaluation and
     scoring put what a missing value becomes in its place (`fill`), and its column need not be there."""
     private: bool = False
-    """Whether its values stay out of reports (`report.html`, slices)."""
+    """Whether its values stay out of reports (`report.html`, slices) and messages."""
 
 
 @dataclass(frozen=True)
@@ -375,6 +375,14 @@ class Data:
     negatives_by: str = ""
     """Column of the candidates' catalogue with numbers >= 0: how often each item is drawn, as a share of their sum (how
     often it was bought in training). Empty draws all alike."""
+    private: tuple[str, ...] = ()
+    """Columns (`column` of the log, or `catalogue.column`) whose values no message, no file of bad rows and no report
+    shows; those of features with `private=True` are such too. What is learned from them is in the store and the run."""
+    hash_key_env: str = ""
+    """Name of an environment variable that holds a secret of at least 16 characters. The values of the column `user`,
+    and of what it joins, are then read as keyed hashes (BLAKE2b) wherever they would be kept, in a store as in a
+    vocabulary, and are private. Who knows the ids but not the secret cannot tell whose rows are whose. The same secret
+    must be there to resume, to evaluate and to score. Empty keeps unkeyed hashes, which can be guessed."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read as the schema says, or set it aside in `bad_rows.jsonl` and count it."""
     split: Split = Split()

@@ -16,7 +16,8 @@ from srsjax.config import columns
 from srsjax.data.preparing.catalogue import key_hashes
 from srsjax.data.preparing.encode import Encoder
 from srsjax.data.preparing.values import Value
-from srsjax.data.reading import cells, tables
+from srsjax.data.reading import tables
+from srsjax.data.reading.cells import Problems
 from srsjax.data.store.arrays import Items
 from srsjax.errors import InputError, did_you_mean
 from srsjax.inference.fingerprint import take_items
@@ -65,6 +66,10 @@ class CatalogueItems:
         assert self.encoder.items is not None
         return take_items(self.encoder.items, np.arange(len(self)))
 
+    def _problems(self) -> Problems:
+        sources = self.encoder.sources
+        return sources.problems(self.name, sources.data.on_bad_row)
+
     @property
     def key(self) -> tuple[str, ...]:
         """The columns of the key, as a candidate's mapping names them."""
@@ -93,7 +98,7 @@ class CatalogueItems:
                 f"keys of catalogue {self.name!r}: expected values of {', '.join(names)} ({error})"
             ) from None
         chunk = tables.Chunk(Path("keys"), 0, pa.RecordBatch.from_pydict(arrays))
-        hashes, missing = key_hashes(chunk, names, cells.Problems())
+        hashes, missing = key_hashes(chunk, names, self._problems())
         return np.where(missing, -1, self._catalogue.find(hashes))
 
     def column(self, name: str) -> list[Any]:
@@ -115,7 +120,7 @@ class CatalogueItems:
         values: list[Any] = [None] * len(self)
         key = columns(spec.key)
         for chunk in tables.read(spec, [*dict.fromkeys([*key, name])]):
-            hashes, _ = key_hashes(chunk, key, cells.Problems(self.encoder.sources.data.on_bad_row))
+            hashes, _ = key_hashes(chunk, key, self._problems())
             rows = self._catalogue.find(hashes)
             for row, value in zip(rows.tolist(), chunk.batch[name].to_pylist(), strict=True):
                 if row >= 0:

@@ -83,7 +83,7 @@ def add_rows(sources: Sources, catalogue: Catalogue, table: config.Table) -> Cat
     hashes, parts = [], {column: [array] for column, array in catalogue.values.items()}
     known = catalogue.hashes
     for chunk in tables.read(table, sorted(wanted)):
-        problems = cells.Problems()
+        problems = sources.problems()
         hashed, missing = key_hashes(chunk, on, problems)
         unique, first = np.unique(hashed, return_index=True)
         new = np.sort(first[~np.isin(unique, known) & ~missing[first]])
@@ -114,7 +114,8 @@ def read_values(chunk: tables.Chunk, column: Column, problems: cells.Problems) -
     list of float32."""
     match column.kind:
         case "text":
-            return cells.texts(chunk, column.name, problems).cast(pa.large_string())
+            found = cells.texts(chunk, column.name, problems).cast(pa.large_string())
+            return hashing.pseudonyms(found, column.secret) if column.secret else found
         case "texts":
             return cells.text_lists(chunk, column.name, problems).cast(pa.large_list(pa.large_string()))
         case "number" | "time":
@@ -158,7 +159,7 @@ def _read(sources: Sources, name: str, splitting: bool, places: list[tables.Chun
     hashes: list[np.ndarray] = []
     parts: dict[Column, list[pa.Array]] = {column: [] for column in wanted}
     for chunk in tables.read(spec, [*dict.fromkeys([*key, *(column.name for column in wanted)])]):
-        problems = cells.Problems(sources.data.on_bad_row)
+        problems = sources.problems(name, sources.data.on_bad_row)
         hashed, missing = key_hashes(chunk, key, problems)
         problems.report(chunk, missing, key[0], "a key; every row of a catalogue needs one")
         values = {column: read_values(chunk, column, problems) for column in wanted}

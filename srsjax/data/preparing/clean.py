@@ -142,7 +142,7 @@ class Cleaner:
         found: list[cells.Problem] = []
         rows, parents = chunk, np.arange(len(chunk))
         if explode := self.explode(chunk.batch.schema.names):
-            problems = cells.Problems(self.on_bad_row)
+            problems = self.sources.problems(on_bad_row=self.on_bad_row)
             rows, parents = cells.explode(chunk, explode, problems)
             found += problems.by_row.values()
             own.left_out["bad row"] += len(problems.by_row)
@@ -160,7 +160,7 @@ class Cleaner:
         Changes nothing here: safe to call from several threads."""
         if not (explode := self.explode(chunk.batch.schema.names)):
             return len(chunk)
-        return len(cells.explode(chunk, explode, cells.Problems(self.on_bad_row))[0])
+        return len(cells.explode(chunk, explode, self.sources.problems(on_bad_row=self.on_bad_row))[0])
 
     def add(self, cleaned: Cleaned) -> pa.RecordBatch:
         """Counts the next chunk of the input and numbers its rows. Chunks are added in input order."""
@@ -186,7 +186,7 @@ class Cleaner:
     ) -> pa.RecordBatch:
         """Clean rows of an exploded chunk; `impression` [n] are the numbers of their impressions, `copy` [n] is 0 for a
         row of the log and 1, 2, ... for the items drawn for it."""
-        problems = cells.Problems(self.on_bad_row)
+        problems = self.sources.problems(on_bad_row=self.on_bad_row)
         dropped: dict[str, np.ndarray] = {}
         out: dict[str, np.ndarray | pa.Array] = {"example": np.arange(len(chunk)), "impression": impression}
         rows = {name: self.join(chunk, name, problems, dropped) for name in self.joined}

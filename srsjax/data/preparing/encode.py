@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from srsjax.config import Table, TrainConfig, Unknown, columns
 from srsjax.config_data import LABELS
 from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
-from srsjax.data.preparing import convert
+from srsjax.data.preparing import convert, privacy
 from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
 from srsjax.data.preparing.clean import Cleaned, Cleaner
 from srsjax.data.preparing.convert import CodedText
@@ -29,7 +29,6 @@ from srsjax.data.preparing.sources import Column, Sources
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.preparing.values import Value, chunk_of, require, stand_in
 from srsjax.data.reading import tables
-from srsjax.data.reading.cells import Problems
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged, join
 from srsjax.data.store.tokenizer import TextEncoder, load_tokenizer
@@ -171,7 +170,7 @@ class Encoder:
         stand_ins = {name: catalogue for name, catalogue in made if catalogue is not None}
         catalogues = self.catalogues | stand_ins
         cleaner = Cleaner(self.sources, catalogues, refuse, labels=False, splitting=False, leave_out=False)
-        problems, rows = Problems(), {}
+        problems, rows = self.sources.problems(), {}
         out: dict[str, pa.Array] = {}
         for name in tables:
             rows[name] = np.arange(len(chunk)) if name in stand_ins else cleaner.join(chunk, name, problems, {})
@@ -383,13 +382,19 @@ def load_encoder(train: TrainConfig, folder: str | Path, unknown: Unknown | None
     if not (folder / "manifest.json").exists():
         raise InputError(f"{folder}: no manifest.json, expected a store or a run folder")
     try:
-        fitted = Fitted(**json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["fitted"])
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        fitted = Fitted(**manifest["fitted"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'manifest.json'}: not the manifest of a store ({error})") from None
     data = train.data
     if unknown:
         data = replace(data, catalogues=tuple(replace(each, unknown=unknown) for each in data.catalogues))
     sources = Sources(train.schema, data)
+    if (made := manifest.get("input", {}).get("secret", "")) != privacy.fingerprint(sources.secret):
+        raise InputError(
+            f"{folder}: made with {'another' if made and sources.secret else 'a' if made else 'no'} secret "
+            f"(data.hash_key_env), found {f'that of ${data.hash_key_env}' if sources.secret else 'none'}"
+        )
     catalogues = read_catalogues(sources, refuse, splitting=False)
     return Encoder(sources, catalogues, load_tokenizer(folder / "tokenizer"), fitted)
 

@@ -16,9 +16,9 @@ from typing import TextIO
 
 import pyarrow as pa
 
-from srsjax.config import Schema, Split, Table, TrainConfig, columns
+from srsjax.config import Feature, Schema, Split, Table, TrainConfig, columns
 from srsjax.data.kinds import has_text, kind_of
-from srsjax.data.preparing import fit, order
+from srsjax.data.preparing import fit, order, privacy
 from srsjax.data.preparing.catalogue import read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.encode import Encoder, refuse
@@ -46,7 +46,7 @@ def prepare(config: TrainConfig, log=print) -> Store:
         write_shop(config.data.shop)
     sources = check_schema(config)
     tokenizer = _given_tokenizer(config)
-    described = manifest.describe_input(config, tokenizer)
+    described = manifest.describe_input(config, tokenizer, privacy.fingerprint(sources.secret))
     folder = Path(config.data.store) / f"{_stem(config)}-{manifest.fingerprint(described)}"
     there = (folder / "manifest.json").exists()
     if there and has_checksums(folder):
@@ -150,7 +150,7 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, writt
             "moved": settled.moved if settled else 0,
         },
         "missing": {
-            feature.name: {"rows": cleaner.missing[feature.name], "became": kind_of(feature).became(fitted)}
+            feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, fitted)}
             for feature in cleaner.sources.features
             if cleaner.missing[feature.name]
         },
@@ -158,6 +158,11 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, writt
         "cut": {name: count for name, count in written.cut.items() if count},
         "unseen_classes": {name: count for name, count in written.unseen.items() if count},
     }
+
+
+def _became(feature: Feature, fitted: Fitted) -> str:
+    """What a missing value became, for people."""
+    return "a private value" if getattr(feature, "private", False) else kind_of(feature).became(fitted)
 
 
 def _finish(folder: Path, found: dict, schema: Schema) -> Store:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 from srsjax import config
 from srsjax.config import Data, Schema, TrainConfig, columns
 from srsjax.config_data import LABELS, LOSSES
 from srsjax.config_io import bounds
 from srsjax.data.kinds import is_text, kind_of
+from srsjax.data.preparing import privacy
 from srsjax.data.reading import tables
+from srsjax.data.reading.cells import Problems
 from srsjax.data.reading.vectors import Place
 from srsjax.errors import InputError, did_you_mean
 
@@ -43,6 +47,8 @@ class Column:
     """Where vectors are, if the column does not hold them."""
     of: str = ""
     """The column of that catalogue which stands for each key; empty where the items themselves do."""
+    secret: bytes = field(default=b"", repr=False, compare=False)
+    """What keys the hashes that its texts are read as; empty reads them as they are."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +94,38 @@ class Sources:
     def item_columns(self, feature: config.Feature) -> list[Column]:
         """The text columns of the items that a history lists; none for other features."""
         kind = kind_of(feature)
-        return [Column(kind.items or "", name, "text") for name in kind.item_fields]
+        return [self.locate(f"{kind.items}.{name}", "text") for name in kind.item_fields]
 
     def locate(self, name: str, kind: str) -> Column:
         """The column that `column` or `catalogue.column` names."""
+        place = self._place(name)
+        return Column(*place, kind, secret=self.secret if place in self._of_users else b"")
+
+    def _place(self, name: str) -> privacy.Place:
         table, _, rest = name.partition(".")
-        return Column(table, rest, kind) if table in self.catalogues else Column("", name, kind)
+        return (table, rest) if table in self.catalogues else ("", name)
+
+    @cached_property
+    def secret(self) -> bytes:
+        """The secret of `data.hash_key_env`, empty without one. Raises InputError where it is not there or short."""
+        return privacy.secret(self.data.hash_key_env)
+
+    @cached_property
+    def _of_users(self) -> set[privacy.Place]:
+        """Where ids of users are: the column `data.user`, and what is joined by it."""
+        user = self._place(self.data.user)
+        return privacy.joined_with(user, self.catalogues) if self.data.user else set()
+
+    @cached_property
+    def _private(self) -> set[privacy.Place]:
+        """The columns whose values are not to be shown."""
+        features = [feature for feature in self.features if getattr(feature, "private", False)]
+        columns = [*map(self._place, self.data.private), *((c.table, c.name) for c in map(self.column, features))]
+        return {*columns, *(self._of_users if self.data.hash_key_env else ())}
+
+    def problems(self, table: str = "", on_bad_row: Literal["error", "skip"] = "error") -> Problems:
+        """What takes the problems of a chunk of a catalogue, or of the log."""
+        return Problems(on_bad_row, frozenset(name for of, name in self._private if of == table))
 
     @cached_property
     def split(self) -> tuple[Column, ...]:
@@ -179,6 +211,9 @@ def check_schema(train: TrainConfig) -> Sources:
     Raises InputError for the first thing that cannot be.
     """
     sources = Sources(train.schema, train.data)
+    if train.data.hash_key_env and not train.data.user:
+        raise InputError("data.hash_key_env: found no data.user, expected the column whose values it is for")
+    _ = sources.secret  # what is sent to other machines has it
     _check_names(sources)
     for side in ("context", "candidate"):
         for feature in getattr(train.schema, side):
@@ -232,6 +267,9 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
     for name, limit in bounds(type(feature)).items():
         if not limit.allow(getattr(feature, name)):
             raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected {limit}")
+    shown = sources.column(feature)
+    if (shown.table, shown.name) in map(sources._place, sources.data.private) and not getattr(feature, "private", True):
+        raise InputError(f"{where}: found a column of data.private, expected private=True in a feature that reads one")
     kind = kind_of(feature)
     if side not in kind.sides:
         (other,) = kind.sides
@@ -356,6 +394,11 @@ def _check_columns(sources: Sources) -> None:
             raise InputError(f"column {name!r}: {_no_catalogue(sources, prefix)}")
     tables.require_columns(data.log, needed, explode)
     tables.require_columns(data.log, data.keys, explode)
+    private = map(sources._place, data.private)
+    for table, own in itertools.groupby(sorted(private), key=lambda place: place[0]):
+        tables.require_columns(
+            sources.catalogues.get(table, data.log), [name for _, name in own], () if table else explode
+        )
     for name, catalogue in sources.catalogues.items():
         wanted: Iterable[str] = (column.name for column in sources.catalogue_columns(name, splitting=True))
         tables.require_columns(catalogue, [*columns(catalogue.key), *wanted])

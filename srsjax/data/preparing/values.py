@@ -10,7 +10,6 @@ import pyarrow as pa
 from srsjax.data.kinds import TextKind, of_kind
 from srsjax.data.preparing.catalogue import Catalogue, find_items, history_advice, read_values
 from srsjax.data.preparing.sources import Sources
-from srsjax.data.reading import cells
 from srsjax.data.reading.tables import Chunk
 from srsjax.errors import InputError, did_you_mean, nearest
 
@@ -72,7 +71,7 @@ def stand_in(
                 f"{side} values: number {number} has {_listed(value)} and others columns of catalogue {name!r}, "
                 f"expected all by their key or all by {_listed(sorted(own))}; score the two in two calls"
             )
-    problems = cells.Problems()
+    problems = sources.problems(name)
     values = {}
     for column in wanted:
         require(chunk, column.name)

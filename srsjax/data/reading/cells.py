@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -51,10 +51,10 @@ class Problem:
 
 class Problems:
     """The problems of ONE chunk's rows, and the policy for them: `error` raises InputError at the first, `skip` keeps
-    the first problem of each row."""
+    the first problem of each row. Values of `private` columns are not shown."""
 
-    def __init__(self, on_bad_row: Literal["error", "skip"] = "error"):
-        self.on_bad_row = on_bad_row
+    def __init__(self, on_bad_row: Literal["error", "skip"] = "error", private: Collection[str] = ()):
+        self.on_bad_row, self.private = on_bad_row, private
         self.by_row: dict[int, Problem] = {}
         """Problem of each bad row of the chunk (from 0)."""
 
@@ -63,8 +63,10 @@ class Problems:
         message, advice included: `a number; clean it or set Numeric("price", missing="median")`). Also used for checks
         of the caller, such as missing values under `missing="error"`."""
         file_rows = chunk.file_rows + 1
+        hidden = any(name.partition(".")[0] == column or name == column for name in self.private)
         for row in np.flatnonzero(bad).tolist():
-            found = _shown(chunk.batch[column][row].as_py())
+            value = chunk.batch[column][row].as_py()
+            found = "a private value" if hidden and value is not None else _shown(value)
             problem = Problem(str(chunk.path), int(file_rows[row]), column, found, expected)
             if self.on_bad_row == "error":
                 raise InputError(str(problem))

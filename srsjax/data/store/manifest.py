@@ -33,12 +33,13 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 # ---------------------------------------------------------------------------------------------- fingerprints
 
 
-def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
+def describe_input(train: TrainConfig, tokenizer: TextEncoder | None, secret: str = "") -> dict:
     """Everything a store depends on, as plain data; equal descriptions give equal stores.
 
-    `tokenizer` is None if one is to be trained. Raises InputError if a file is missing.
+    `tokenizer` is None if one is to be trained; `secret` is the fingerprint of that of `data.hash_key_env`. Raises
+    InputError if a file is missing.
     """
-    apart = ("log", "catalogues", "shop", "store", "keys", "engine", "workers")
+    apart = ("log", "catalogues", "shop", "store", "keys", "engine", "workers", "private", "hash_key_env")
     settings = {name: value for name, value in _without_defaults(train.data).items() if name not in apart}
     trained = {"vocab_size": train.tokenizer.vocab_size, "lowercase": train.tokenizer.lowercase}
     return {
@@ -48,6 +49,7 @@ def describe_input(train: TrainConfig, tokenizer: TextEncoder | None) -> dict:
         "tokenizer": {"fingerprint": tokenizer.fingerprint} if tokenizer else {"trained": trained},
         "log": describe_table(train.data.log),
         "catalogues": {catalogue.name: describe_table(catalogue) for catalogue in train.data.catalogues},
+        **({"secret": secret} if secret else {}),
     } | describe_vectors(train)
 
 
@@ -70,6 +72,7 @@ def changes(old: dict, new: dict) -> list[str]:
     """Names of what differs between two descriptions of input."""
     found = [name for name in ("schema", "tokenizer") if old.get(name) != new[name]]
     found += ["files of vectors"] if old.get("vectors") != new.get("vectors") else []
+    found += ["the secret of data.hash_key_env"] if old.get("secret") != new.get("secret") else []
     found += ["format of the store"] if old.get("format") != new["format"] else []
     before, now = old.get("data", {}), new["data"]
     found += [f"data.{name}" for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
