@@ -40,7 +40,7 @@ class Model:
     pretrained: str = ""
     """Where weights start from: a Hugging Face folder or hub name of a BERT or RoBERTa checkpoint (safetensors), or the
     folder of a finished run, whose best checkpoint and tokenizer are taken (to train on with newer data). Empty makes a
-    fresh encoder."""
+    fresh encoder. A hub name may have a branch, tag or commit (`name@revision`); the run keeps the commit it found."""
     interaction: Literal["cross", "shared", "split", "towers"] = "cross"
     """Which tokens see which. `cross`: context and candidate see each other (plain BERT). `shared`: the candidate sees
     the context, which sees only itself and is computed once for all its candidates. `split`: as `shared`, but below

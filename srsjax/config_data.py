@@ -402,8 +402,8 @@ class Tokenizer:
     """Where the tokenizer comes from."""
 
     source: str = ""
-    """Hugging Face folder or hub name; empty means that of `model.pretrained`, and without one a WordPiece
-    vocabulary is trained on the training rows."""
+    """Hugging Face folder or hub name (`name@revision` too); empty means that of `model.pretrained`, and without one a
+    WordPiece vocabulary is trained on the training rows."""
     vocab_size: AtLeast100 = 8000
     """Size of a trained vocabulary."""
     lowercase: bool = True

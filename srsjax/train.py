@@ -35,6 +35,7 @@ from srsjax.runs.distillation import record_teacher
 from srsjax.runs.evaluation import predict_split, split_metrics
 from srsjax.runs.fairness import check_fairness
 from srsjax.runs.monitor import resolve_monitor
+from srsjax.runs.pinning import pin
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
@@ -84,6 +85,7 @@ def run(
     check_slices(config)
     check_fairness(config)
     profiled_steps(config.profile.steps)
+    config = distributed.on_first(partial(pin, config, folder))
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():
             show.finished(console, folder, config)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from srsjax.bounds import Bounds
 from srsjax.config import Optimizer
 from srsjax.errors import InputError, near
 from srsjax.runs.rules import found_by, match
@@ -28,6 +29,11 @@ DECAY = [
 
 LAYER = r"^bert/layers/(\d+)/"
 """Finds a parameter of an encoder layer, and its number."""
+ARGUMENTS = (
+    (re.compile(r"^((adam_)?b\d|momentum|decay|decay_rate)$"), Bounds(least=0, below=1)),
+    (re.compile(r"^((adam_)?eps_root|eps|(adam_)?weight_decay|initial_accumulator_value)$"), Bounds(least=0)),
+)
+"""Bounds of the arguments of optimizers, by their names in Optax."""
 UNFIT = ("lbfgs",)
 """Optimizers of Optax that take more than gradients; also all `schedule_free*`, which evaluate other parameters."""
 
@@ -130,6 +136,10 @@ def _optimizer(config: Optimizer, steps: int, paths: list[str], where: str) -> o
             f"{where}.args: {config.name} takes no {unknown[0]!r}{near(repr(unknown[0]), map(repr, accepted))}; "
             f"it takes {', '.join(name for name in accepted if name != 'learning_rate')}"
         )
+    for name, value in arguments.items():
+        for names, limit in ARGUMENTS:
+            if names.match(name) and isinstance(value, int | float) and not limit.allow(value):
+                raise InputError(f"{where}.args.{name}: found {value:g}, expected {limit}")
     return make(learning_rate=schedule(config, steps), **arguments)
 
 

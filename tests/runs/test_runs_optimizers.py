@@ -84,6 +84,25 @@ def test_an_unknown_optimizer_and_argument_are_refused_with_the_nearest():
         make_optimizer(Optimizer(args={"bb2": 0.9}), 10, PATHS)
 
 
+@pytest.mark.parametrize(
+    "name, argument, value, allowed",
+    [
+        ("adamw", "b2", 5.0, False),
+        ("adamw", "b1", 1.0, False),
+        ("adamw", "eps", -1.0, False),
+        ("sgd", "momentum", 1.5, False),
+    ]
+    + [("adamw", "b2", 0.0, True), ("adamw", "eps", 0.0, True), ("sgd", "momentum", 0.9, True)],
+)
+def test_arguments_have_bounds(name, argument, value, allowed):
+    config = Optimizer(name=name, args={argument: value})
+    if allowed:
+        make_optimizer(config, 10, PATHS)
+    else:
+        with pytest.raises(InputError, match=rf"optimizer\.args\.{argument}: found .*, expected at least 0"):
+            make_optimizer(config, 10, PATHS)
+
+
 def test_adamw_is_torchs():
     torch = pytest.importorskip("torch", reason="torch is the reference here")
     rng = np.random.default_rng(0)
