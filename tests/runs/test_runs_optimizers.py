@@ -91,8 +91,10 @@ def test_an_unknown_optimizer_and_argument_are_refused_with_the_nearest():
         ("adamw", "b1", 1.0, False),
         ("adamw", "eps", -1.0, False),
         ("sgd", "momentum", 1.5, False),
-    ]
-    + [("adamw", "b2", 0.0, True), ("adamw", "eps", 0.0, True), ("sgd", "momentum", 0.9, True)],
+        ("adamw", "b2", 0.0, True),
+        ("adamw", "eps", 0.0, True),
+        ("sgd", "momentum", 0.9, True),
+    ],
 )
 def test_arguments_have_bounds(name, argument, value, allowed):
     config = Optimizer(name=name, args={argument: value})
