@@ -271,7 +271,7 @@ class Evaluate:
     they have enough rows and gain by it. Candidates of different categories may then change their order."""
     slices: tuple[str, ...] = ()
     """Features (Categorical of one value, or Numeric) within whose categories and quarters the report measures the
-    first task too, and the gaps between them."""
+    first task too, and the gaps between them; validation logs them without intervals (`gap by country/auc`)."""
     negatives_rate: NotNegative = 1.0
     """Share of all negatives that the rows have, where they were sampled: log(rate) is added to the log-odds that
     `score` and `Scorer` give of binary tasks (not to those that are evaluated, on sampled rows). 0 is known of

@@ -39,7 +39,7 @@ from srsjax.runs.pinning import pin
 from srsjax.runs.precision import kept_precision
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
-from srsjax.runs.slices import check_slices
+from srsjax.runs.slices import Frame, check_slices, slice_scalars
 from srsjax.stopping import STOPPED, Stopped, since_asked, stoppable
 from srsjax.training import show
 from srsjax.training.anomalies import NonFiniteLoss
@@ -165,7 +165,14 @@ def validate(config: TrainConfig, session: Session, store: Store, shape: BatchSh
     if not np.isfinite(logits).all():
         raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
     # Computed once, so that all processes continue from the same numbers, bit for bit.
-    return distributed.on_first(lambda: split_metrics(config, session.spec.outputs, split, logits))
+    return distributed.on_first(lambda: _validated(config, session, store, split, logits))
+
+
+def _validated(config: TrainConfig, session: Session, store: Store, split: Split, logits) -> dict[str, float]:
+    """Metrics of a split, and those of the groups that `evaluate.slices` names."""
+    frame = Frame(config, split, store.items, None, store.manifest["fitted"]["vocabularies"])
+    of = (session.spec.outputs, logits)
+    return split_metrics(config, of[0], split, logits) | slice_scalars(frame, *of)
 
 
 def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:

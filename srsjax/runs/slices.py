@@ -141,8 +141,30 @@ def measure_slices(frame: Frame, outputs: Sequence[Outputs], logits: np.ndarray)
     return found
 
 
+def slice_scalars(frame: Frame, outputs: Sequence[Outputs], logits: np.ndarray) -> dict[str, float]:
+    """What validation logs of the groups of `evaluate.slices`: the first task's metric of `evaluate.monitor` (or AUC)
+    and mean prediction less mean label in each, as `by country/GB/auc` and `by country/GB/calibration`, and the largest
+    differences, `gap by country/auc`. Without intervals, which take longer."""
+    made, own = objectives(frame.config.schema.tasks, outputs)[0]
+    key = resolve_monitor(frame.config).key
+    keys = ["auc" if "/" in key else key, "calibration"]
+    scored = made.measured(logits[:, own])
+    found: dict[str, float] = {}
+    for name in frame.config.evaluate.slices:
+        groups = [
+            _measured(frame, made.families, scored, group, keys[:1], ends=False)
+            for group in feature_groups(frame, name)
+        ]
+        for metric in keys:
+            values = {each["name"]: each[metric][0] for each in groups if metric in each}
+            found |= {f"by {name}/{group}/{metric}": value for group, value in values.items()}
+            if len(values) > 1:
+                found[f"gap by {name}/{metric}"] = max(values.values()) - min(values.values())
+    return found
+
+
 def _measured(
-    frame: Frame, families: Sequence[str], scored: np.ndarray, group: Group, keys: Sequence[str]
+    frame: Frame, families: Sequence[str], scored: np.ndarray, group: Group, keys: Sequence[str], ends: bool = True
 ) -> dict[str, Any]:
     settings, rows = frame.config.evaluate, group.rows
     of = report.of_split(scored[rows], frame.split, rows=rows, threshold=settings.threshold, ndcg_at=settings.ndcg_at)
@@ -153,12 +175,13 @@ def _measured(
     for label, predicted in (("label_rate", "predicted_rate"), ("label_mean", "predicted_mean")):
         if label in values and predicted in values:
             made |= {"label": values[label], "predicted": values[predicted]}
-            made["calibration"] = [values[predicted] - values[label], *_calibration_ends(of, values)]
-    spreads = intervals.intervals(intervals.spreads(of, [key for key in keys if key in values]))
+            made["calibration"] = [values[predicted] - values[label]]
+            made["calibration"] += _calibration_ends(of, values) if ends else ()
+    spreads = intervals.intervals(intervals.spreads(of, [key for key in keys if key in values])) if ends else {}
     for key in keys:
         if key in values:
-            ends = spreads.get(key)
-            made[key] = [values[key], *((ends.low, ends.high) if ends else (None, None))]
+            own = spreads.get(key)
+            made[key] = [values[key], *((own.low, own.high) if own else (None, None))]
     return made
 
 

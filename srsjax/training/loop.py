@@ -208,6 +208,7 @@ class _Validation:
             self.log.scalars("valid", step, values)
         progress = progress.after(step, values.get(self.monitor.key, math.nan), self.monitor.mode)
         shown = [*(metric.key(self.config.evaluate.ndcg_at) for metric in METRICS if metric.headline), self.monitor.key]
+        shown += [name for name in values if name.startswith("gap by ")]
         _say_evaluation(self.console, shown, step, values, time.monotonic() - started, progress)
         return progress
 

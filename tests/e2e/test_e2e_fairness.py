@@ -54,6 +54,13 @@ def gap(report: dict) -> float:
 def test_either_method_halves_the_gap_at_a_small_cost(command, folder):
     plain = trained(command, folder, "plain")
     assert gap(plain) > 0.2
+    lines = [json.loads(line) for line in (folder / "runs/plain/metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "gap by country/calibration" in line][-1]
+    own = [last[f"by country/{name}/calibration"] for name in ("small", "large")]
+    assert last["gap by country/calibration"] == pytest.approx(max(own) - min(own), abs=1e-6)
+    assert last["by country/large/auc"] == pytest.approx(
+        plain["valid_slices"]["country"]["groups"][0]["auc"][0], abs=1e-6
+    )
     for name, options in {
         "reweight": ("--fairness.by", "country"),
         "penalty": ("--fairness.by", "country", "--fairness.method", "opportunity", "--fairness.strength", "20"),
