@@ -404,7 +404,7 @@ def _log_table(items, pages, language, shown, histories, click, probability) -> 
     item_ids = _ids("i", len(items.category))
     tongue = language[pages.user]
     queries = [_query(*row) for row in zip(tongue, pages.want, pages.attribute, pages.value, pages.name, strict=True)]
-    newest = pa.array(np.repeat(item_ids[histories], page, axis=0).ravel())
+    newest = pa.array(item_ids).take(pa.array(np.repeat(histories, page, axis=0).ravel()))
     offsets = pa.array(np.arange(0, n * page * HISTORY + 1, HISTORY, dtype=np.int32))
     return pa.table(
         {
