@@ -214,3 +214,37 @@ def test_preparing_imports_no_jax():
         "import srsjax.data.preparing.prepare, sys; print(sorted({'jax', 'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------------------------------------- cut files
+
+READS = """
+import sys
+from pathlib import Path
+from srsjax.data.store.arrays import open_store
+
+store = open_store(sys.argv[1])
+weights = store.split("train").weights
+path = Path(sys.argv[1]) / "train/weights.npy"
+if sys.argv[2] == "cut":
+    path.write_bytes(b"")
+    print(weights.sum())
+else:
+    import ctypes, mmap
+    other = Path(sys.argv[1]) / "other"
+    other.write_bytes(bytes(4096))
+    with open(other, "r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 4096)
+    other.write_bytes(b"")
+    print(mapped[0])
+"""
+
+
+@pytest.mark.parametrize("what, code", [("cut", 2), ("another file", -signal.SIGBUS)])
+def test_a_file_that_is_cut_while_it_is_read_is_one_line(tmp_path, what, code):
+    write_csv(tmp_path / "log.csv", make_log(200))
+    folder = prepare(make_config(tmp_path), log=quiet).folder
+    done = subprocess.run([sys.executable, "-c", READS, folder, what], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    if what == "cut":
+        assert done.stderr.count("\n") == 1 and "train/weights.npy: found 0 bytes, expected" in done.stderr

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from srsjax.data.store.cut_files import watch
 from srsjax.errors import InputError
 
 SEAL = "checksum"
@@ -107,6 +108,16 @@ def damage() -> InputError | None:
     return None
 
 
+def cut() -> InputError | None:
+    """Which of the mapped files is not as long as it was; None if none is. Reads no file."""
+    for checks in list(_opened):
+        try:
+            checks.look()
+        except InputError as error:
+            return error
+    return None
+
+
 class Checks:
     """The files of a folder, checked when they are first used: sizes and small files at once, others in a thread."""
 
@@ -125,6 +136,7 @@ class Checks:
     def begin(self, names: Iterable[str]) -> None:
         """Checks files that are about to be mapped. Raises InputError as `check_file`; for large files `tell` and
         `wait` do, once they are read."""
+        watch(cut)
         names = [name for name in names if name not in self._begun]
         for name in names:
             check_size(self.folder / name, self.files[name], self._advice)
@@ -142,8 +154,12 @@ class Checks:
             raise self._failed
         if time.monotonic() - self._looked > SIZES_EVERY:
             self._looked = time.monotonic()
-            for name in self._begun:
-                check_size(self.folder / name, self.files[name], self._advice)
+            self.look()
+
+    def look(self) -> None:
+        """Raises InputError where a file has another size than it had."""
+        for name in self._begun:
+            check_size(self.folder / name, self.files[name], self._advice)
 
     def wait(self) -> None:
         """Returns once all files that were begun are read. Raises InputError as `tell`."""
