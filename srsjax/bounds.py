@@ -32,8 +32,12 @@ class Bounds:
 
     def __str__(self) -> str:
         words = {"at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below}
-        said = " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+        said = " and ".join(f"{word} {_plain(bound)}" for word, bound in words.items() if bound is not None)
         return said if self.also is None else f"{self.also:g}, or {said}"
+
+
+def _plain(bound: float) -> str:
+    return f"{bound:,.0f}" if float(bound).is_integer() and abs(bound) >= 10_000 else f"{bound:g}"
 
 
 AtLeast0 = Annotated[int, Bounds(least=0)]
@@ -46,7 +50,9 @@ NotNegative = Annotated[float, Bounds(least=0)]
 DefaultOrShare = Annotated[float, Bounds(least=0, below=0.99, also=-1)]
 Share = Annotated[float, Bounds(least=0, most=1)]
 ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
-AnyInt = Annotated[int, Bounds()]
-"""A whole number without bounds: a seed."""
+Seed = Annotated[int, Bounds(least=0, most=2**32 - 1)]
+"""What all generators of random numbers take."""
+Steps = Annotated[int, Bounds(least=0, most=100_000_000)]
+"""Steps of a run: of each one the host keeps a few numbers."""
 AnyFloat = Annotated[float, Bounds()]
 """A number without bounds: what a missing one becomes."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from srsjax.bounds import (
-    AnyInt,
     AtLeast0,
     AtLeast1,
     DefaultOrAtLeast0,
@@ -20,8 +19,10 @@ from srsjax.bounds import (
     NotNegative,
     Positive,
     RestOrAtLeast1,
+    Seed,
     Share,
     ShareBelow1,
+    Steps,
 )
 from srsjax.config_data import *  # noqa: F403 (config files import all of it from here)
 from srsjax.config_data import Data, Schema, Tokenizer
@@ -327,11 +328,11 @@ class TrainConfig:
     """Traces."""
     epochs: Positive = 1.0
     """Passes over the training rows (may be a fraction)."""
-    max_steps: AtLeast0 = 0
+    max_steps: Steps = 0
     """Stop after this many optimizer steps; 0 means `epochs` decides."""
     log_every: AtLeast1 = 10
     """Steps between log lines; the host waits for the device only then."""
-    seed: AnyInt = 0
+    seed: Seed = 0
     """Seed of initialisation, order, packing and dropout."""
     run_dir: str = ""
     """Run folder; empty means `runs/<config name>`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srsjax.bounds import AnyFloat, AnyInt, AtLeast0, AtLeast1, AtLeast100, NotNegative, Positive, Share, ShareBelow1
+from srsjax.bounds import AnyFloat, AtLeast0, AtLeast1, AtLeast100, NotNegative, Positive, Seed, Share, ShareBelow1
 
 Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent", "indicator"]
 
@@ -318,7 +318,7 @@ class Split:
     """Share of test rows (hash, time)."""
     values: tuple[str, str, str] = ("train", "valid", "test")
     """What the column says for train, valid and test (column); rows with another value are left out, counted."""
-    seed: AnyInt = 0
+    seed: Seed = 0
     """Changes the hash split."""
 
 
@@ -336,7 +336,7 @@ class Shop:
     """Items of the catalogue."""
     users: AtLeast1 = 1500
     """Users."""
-    seed: AnyInt = 0
+    seed: Seed = 0
     """Seed of everything in it."""
     signals: bool = False
     """Whether clicks also depend on what no text says: prices and incomes, image vectors, the quality of an item; and

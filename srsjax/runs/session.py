@@ -28,6 +28,7 @@ from srsjax.runs.checkpoints import load_params
 from srsjax.runs.precision import choose_precision, kept_precision
 from srsjax.runs.predict import jit_predict_step
 from srsjax.runs.quantization import quantized
+from srsjax.runs.room import check_room
 from srsjax.runs.rules import found_by
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.sharding import (
@@ -175,6 +176,7 @@ def load_run(
     spec = read_spec(folder)
     kept = kept_precision(folder, resuming=False)
     config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
+    check_room(config, spec, training=False)
     session = open_session(config, spec, devices, training=False)
     if folder.compressed.exists():
         params = stored_params(folder)

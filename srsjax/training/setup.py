@@ -22,6 +22,7 @@ from srsjax.runs import optimizers
 from srsjax.runs.distillation import teacher_logits
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.precision import Precision, choose_precision
+from srsjax.runs.room import check_room
 from srsjax.runs.session import Session, initial_state, open_session, state_target
 from srsjax.runs.shapes import batch_shape
 from srsjax.runs.sharding import batch_target, put_same, row_share
@@ -62,6 +63,8 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
     keep_freed_memory()  # not before the data: its memory would stay
     text = load_tokenizer(str(store.folder / "tokenizer"))
     spec = make_spec(config, text, store.manifest)
+    check_room(config, spec)
+    check_room(config, spec, training=False)
     layout = layout_of(spec, text)
     precision = choose_precision(config.model, spec.encoder, kept)
     console.print(precision.said, highlight=False, markup=False, soft_wrap=True)

@@ -76,6 +76,11 @@ CASES = {
     "budgets longer than a row": (None, ("--batch.tokens", "32"), "batch.tokens: found 32", "max_tokens"),
     "two contexts in one impression": (None, ("--data.group_by", "user_id"), "data.group_by", "'query'"),
     "number out of range": (None, ("--log_every", "0"), "log_every: found 0", "at least 1"),
+    "negative seed": (None, ("--seed", "-5"), "--seed: found -5", "at least 0"),
+    "a sextillion steps": (None, ("--max_steps", str(10**21)), "--max_steps: found 1", "at most 100,000,000"),
+    "epochs without end": (None, ("--epochs", "1e30", "--max_steps", "0"), "epochs: found", "at most 100,000,000"),
+    "rows that no device holds": (None, ("--batch.rows", "100000000"), "batch.rows: found 100,000,000", "GiB"),
+    "width that no device holds": (None, ("--model.hidden_size", "100000000"), "model: found an encoder of", "GiB"),
     "unknown metric": (None, ("--evaluate.monitor", "aucc"), "evaluate.monitor: found 'aucc'", "'auc'"),
 }
 

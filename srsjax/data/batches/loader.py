@@ -30,6 +30,8 @@ from srsjax.errors import InputError
 
 log = logging.getLogger(__name__)
 
+MOST_STEPS = 100_000_000
+"""Steps of a run: of each one the host keeps a few numbers."""
 # Elements prefetched by the threads of this process, and by each worker process.
 THREADS, THREAD_BUFFER, WORKER_BUFFER = 1, 4, 2
 # Tokens of an element, and its most steps. The time of numpy and Grain for a small element hardly depends on its size.
@@ -170,6 +172,8 @@ def train_batches(
     assembler = Assembler(split, items, layout)
     plan, candidates = _training_plan(assembler, batch, whole_impressions)
     end = max_steps * batch.rows if max_steps else max(1, math.ceil(epochs * len(plan) - 1e-6))
+    if end > MOST_STEPS * batch.rows:
+        raise InputError(f"epochs: found {end / batch.rows:,.0f} steps, expected at most {MOST_STEPS:,}")
     source = StepSource(
         assembler,
         RowStream(plan, end, seed),
