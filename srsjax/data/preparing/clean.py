@@ -94,6 +94,8 @@ class Cleaner:
         """Candidates with a missing value, by feature."""
         self.lost_items: Counter[str] = Counter()
         """Items left out of histories because their key is not in the catalogue, by feature."""
+        self.unknown_keys: Counter[str] = Counter()
+        """Candidates, left in, whose key is not in the catalogue, by catalogue."""
 
     def read(self, table: Table) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
         """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
@@ -113,13 +115,13 @@ class Cleaner:
             return None
         explode = self.explode(tables.table_schema(table))
         wanted = [*self.sources.log_columns(self.labels, self.splitting), *self.keep]
-        fixed = not (self.labels or self.splitting)
+        fixed = not self.labels
         return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode, fixed)
 
     def explode(self, names: Collection[str]) -> tuple[str, ...]:
         """The columns to explode of a log with the columns `names`: to score, lists of labels need not be there."""
         explode = columns(self.sources.data.explode)
-        if self.labels or self.splitting:
+        if self.labels:
             return explode
         return tuple(name for name in explode if name in names) or explode
 
@@ -179,6 +181,7 @@ class Cleaner:
         self.left_out.update(cleaned.left_out)
         self.missing.update(cleaned.missing)
         self.lost_items.update(cleaned.lost_items)
+        self.unknown_keys.update({name: pc.sum(pc.less(rows[f"row:{name}"], 0)).as_py() or 0 for name in self.joined})
         return rows
 
     def _clean(
@@ -248,7 +251,7 @@ class Cleaner:
     def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
         column, kind = self.sources.column(feature), kind_of(feature)
-        if kind.training_only and not (self.labels or self.splitting):
+        if kind.training_only and not self.labels:
             out[f"feature:{feature.name}"] = pa.nulls(
                 len(chunk), pa.float64() if kind.reads in ("number", "time") else pa.string()
             )

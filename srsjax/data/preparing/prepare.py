@@ -65,8 +65,9 @@ def prepare(config: TrainConfig, log=print) -> Store:
     return store
 
 
-def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
-    """A store of labelled files, for evaluation: all rows are its test split.
+def labelled_store(encoder: Encoder, table: Table, folder: str | Path, labels: bool = True) -> Store:
+    """A store of labelled files, for evaluation: all rows are its test split. Without `labels` those need not be there,
+    nor what only training reads.
 
     They are cleaned, joined and grouped as the encoder's config says, except that nothing is fitted and a bad row is an
     error. Written into `folder`, which does not exist yet and is the caller's to remove.
@@ -74,7 +75,7 @@ def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
     folder = Path(folder)
     data = replace(encoder.sources.data, log=table, split=Split(valid=0.0, test=1.0))
     sources = Sources(encoder.sources.schema, data)
-    cleaner = Cleaner(sources, encoder.catalogues, refuse)
+    cleaner = Cleaner(sources, encoder.catalogues, refuse, labels=labels)
     engine = Local(data.workers)
     rows: Iterator[pa.RecordBatch] = map(cleaner.add, engine.clean(cleaner, table))
     settled = None
@@ -154,6 +155,7 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, writt
             for feature in cleaner.sources.features
             if cleaner.missing[feature.name]
         },
+        "unknown_keys": {name: count for name, count in cleaner.unknown_keys.items() if count},
         "unknown_history_items": {name: count for name, count in cleaner.lost_items.items() if count},
         "cut": {name: count for name, count in written.cut.items() if count},
         "unseen_classes": {name: count for name, count in written.unseen.items() if count},

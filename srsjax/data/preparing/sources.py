@@ -165,7 +165,7 @@ class Sources:
         """Names of the columns of the log that are read (after `explode`), each once: with the `labels` of evaluation
         or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user, by whom
         metrics are grouped, is read with either of them: scores do not depend on it."""
-        read = [f for f in self.features if labels or splitting or not kind_of(f).training_only]
+        read = [f for f in self.features if labels or not kind_of(f).training_only]
         names = [column.name for feature in read for column in self.read(feature) if not column.table]
         names += [name for catalogue in self.joined(splitting, labels or splitting) for name in self.on(catalogue)]
         names += [self.user.name] if self.user and (labels or splitting) and not self.user.table else []
