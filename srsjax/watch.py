@@ -18,6 +18,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.reading import tables
+from srsjax.data.reading.cells import Problem
 from srsjax.data.reading.tables import expand
+from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.errors import InputError, did_you_mean
 from srsjax.files import write_json
 from srsjax.inference.scorer import Scorer
+from srsjax.metrics.drift import FEWEST
 from srsjax.runs import drift, reference
 from srsjax.runs.observation import MOST, Named, Rows, not_watched
 from srsjax.runs.reference import Reference
@@ -52,7 +56,7 @@ FIELDS = (
 
 DRIFTED = 3
 """Exit code: something has drifted."""
-SHOWN = 60
+SHOWN = 40
 """Characters of an item's text that are shown."""
 
 
@@ -117,22 +121,46 @@ def watch(
     labelled = has_labels(config, log.files, tables.column_names(log, columns(config.data.explode)))
     scorer.encoder = scorer.encoder.with_new_rows(log)
     with tempfile.TemporaryDirectory() as folder:
-        store = labelled_store(scorer.encoder, log, Path(folder) / "store", labelled)
-        split = store.split("test")
-        if not len(split):
-            raise InputError(f"{expand(log.files)[0]}: no rows, expected some to compare")
-        rows, _ = reference.chosen(config, split, store.items, scorer.encoder.text)
-        if len(rows.split.item) < len(split.item):
-            say(f"of {len(split.item):,} candidates, {len(rows.split.item):,} are looked at, by lot (about {MOST:,})")
+        bad: list[Problem] = []
+        store = labelled_store(scorer.encoder, log, Path(folder) / "store", labelled, partial(keep_first, bad))
+        rows = few_enough(store, config, scorer, bad)
         outputs = scorer.session.spec.outputs
         raw = scorer.raw_logits(rows.split, store.items)
         logits = scorer.calibration.apply(config.schema, outputs, rows.split, store.items, raw)
         series = reference.observe(rows, known.known, outputs, logits)
-        share = reference.lost_share(replace(config, data=scorer.encoder.sources.data), store.manifest)
-        lost = {name: (each, len(split.item), len(split)) for name, each in share.items()}
-        found = drift.find(known, series, lost, limits_of(arguments), Namer(scorer, rows), arguments.ignore)
+        lacking = reference.lacking(replace(config, data=scorer.encoder.sources.data), store.manifest)
+        split = store.split("test")
+        counts = len(split.item), len(split)
+        named = Namer(scorer, rows)
+        found = drift.find(known, series, lacking, counts, limits_of(arguments), named, arguments.ignore)
+    if bad:
+        count = store.manifest["rows"]["left_out"]["bad row"]
+        say(f"{count:,} rows cannot be read and are left out, the first: {bad[0]}")
     files = [str(path) for path in expand(log.files)]
-    return found, {"input": files, "rows": len(split.item), "impressions": len(split), "labels": labelled}
+    return found, {"input": files, "rows": counts[0], "impressions": counts[1], "labels": labelled}
+
+
+def keep_first(bad: list[Problem], problem: Problem) -> None:
+    """Adds the first problem; there may be as many as rows."""
+    if not bad:
+        bad.append(problem)
+
+
+def few_enough(store: Store, config: TrainConfig, scorer: Scorer, bad: Sequence[Problem]) -> Rows:
+    """The rows that are looked at; `bad` ones are not in the store. Raises InputError where they are too few."""
+    split = store.split("test")
+    if not len(split):
+        why = f": {bad[0]}" if bad else ""
+        raise InputError(f"--input: no row is left to compare{why}")
+    rows, _ = reference.chosen(config, split, store.items, scorer.encoder.text)
+    if (users := reference.users(rows)) < FEWEST:
+        raise InputError(
+            f"--input: found {users} users (impressions, without data.user), expected at least {FEWEST} to tell drift "
+            "from chance; give more rows"
+        )
+    if len(rows.split.item) < len(split.item):
+        say(f"of {len(split.item):,} candidates, {len(rows.split.item):,} are looked at, by lot (about {MOST:,})")
+    return rows
 
 
 def has_labels(config: TrainConfig, files: str | Sequence[str], names: Sequence[str]) -> bool:
@@ -155,7 +183,7 @@ def limits_of(arguments: Arguments) -> drift.Limits:
 
 def check_ignored(known: Reference, ignore: Sequence[str]) -> None:
     """Raises InputError for a name that no line has."""
-    names = [*known.series, *map(drift.lost_name, known.lost)]
+    names = [*known.series, *known.lacking]
     for name in ignore:
         if name not in names:
             raise InputError(f"--ignore: found {name!r}, expected one of {', '.join(names)}{did_you_mean(name, names)}")

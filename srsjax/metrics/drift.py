@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 GROUPS = 2000
 """Clusters that covariances are taken over: more of them are put together by lot, which leaves the variance of a sum as
 it is."""
+FEWEST = 30
+"""Clusters, of fewer of which it is not known well enough how much they differ (Cameron, Gelbach and Miller 2008,
+"Bootstrap-Based Improvements for Inference with Clustered Errors")."""
 LEAST = 5.0
 """Expected count of a cell of its own (Cochran 1954); the smaller ones are put together."""
 
@@ -89,9 +92,9 @@ class Sample:
 
     counts: np.ndarray
     """[K] float64."""
-    powers: tuple[float, float, float]
-    """Sums of the design effects, of their squares and of their cubes; of independent rows K - 1 each. NaN with fewer
-    than two clusters."""
+    excess: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """By how much the sums of the design effects, of their squares and of their cubes are above those of independent
+    rows, which are 1 less than the cells with rows. NaN with fewer than `FEWEST` clusters."""
     step: float = 1.0
     """The largest design effect of a share of the first cells, at least 1: that of a distribution function."""
 
@@ -106,12 +109,9 @@ class Sample:
         return self.counts / max(self.rows, 1.0)
 
     def merged(self, cell: np.ndarray) -> Sample:
-        """The sample with cells put together: cell k becomes `cell[k]` [K], from 0. Of the design effects what is above
-        1 is kept: no cell put together has more of it."""
-        counts = np.bincount(cell, self.counts)
-        before, after = np.count_nonzero(self.counts), np.count_nonzero(counts)
-        powers = [after - 1 + max(power - (before - 1), 0.0) for power in self.powers]
-        return Sample(counts, (powers[0], powers[1], powers[2]), self.step)
+        """The sample with cells put together: cell k becomes `cell[k]` [K], from 0. The design effects of cells put
+        together are no further above 1 than those of the cells were."""
+        return replace(self, counts=np.bincount(cell, self.counts))
 
 
 def sample(cell: np.ndarray, cluster: np.ndarray, cells: int) -> Sample:
@@ -130,18 +130,19 @@ def sample(cell: np.ndarray, cluster: np.ndarray, cells: int) -> Sample:
         groups = GROUPS
     table = np.bincount(number * cells + cell, minlength=groups * cells).reshape(groups, cells).astype(np.float64)
     counts, rows = table.sum(0), table.sum()
-    if groups < 2:
+    if groups < FEWEST:
         return Sample(counts, (math.nan,) * 3, math.nan)
     shares, found = counts / rows, counts > 0
     apart = (table - shares * table.sum(1, keepdims=True)) * math.sqrt(groups / (groups - 1) / rows)
     scaled = apart[:, found] / np.sqrt(shares[found])
     effects = scaled.T @ scaled
     square = effects @ effects
-    powers = (float(np.trace(effects)), float(np.trace(square)), float(np.sum(square * effects)))
+    powers = (np.trace(effects), np.trace(square), np.sum(square * effects))
+    first, second, third = (max(float(each) - (found.sum() - 1), 0.0) for each in powers)
     below = np.cumsum(shares)[:-1]
     spread, chance = np.sum(np.cumsum(apart, axis=1)[:, :-1] ** 2, axis=0), below * (1 - below)
     inside = chance > 1e-12
-    return Sample(counts, powers, max(float(np.max(spread[inside] / chance[inside], initial=1.0)), 1.0))
+    return Sample(counts, (first, second, third), max(float(np.max(spread[inside] / chance[inside], initial=1.0)), 1.0))
 
 
 # ---------------------------------------------------------------------------------------------- comparisons
@@ -172,7 +173,7 @@ def compare(first: Sample, second: Sample) -> Difference:
     """Two samples in the same cells. The statistic is Pearson's, sum_k (p_k - q_k)^2 / m_k with the shares m of both;
     its distribution that of a sum of chi-squares of the two samples' design effects over their rows. Where these are
     not of the same direction in both samples, the sum has a heavier tail here than in fact."""
-    if min(first.rows, second.rows) < 2 or math.isnan(first.powers[0] + second.powers[0]):
+    if min(first.rows, second.rows) < 2 or math.isnan(first.excess[0] + second.excess[0]):
         return NOTHING
     cell = _large_enough(first, second)
     first, second = first.merged(cell), second.merged(cell)
@@ -182,7 +183,7 @@ def compare(first: Sample, second: Sample) -> Difference:
         return NOTHING
     apart, middle = first.shares - second.shares, counts / counts.sum()
     statistic = float(np.sum(apart[kept] ** 2 / middle[kept]))
-    powers = [_power(first, second, j) for j in (1, 2, 3)]
+    powers = [_power(first, second, int(kept.sum()) - 1, j) for j in (1, 2, 3)]
     return Difference(psi(first.counts[kept], second.counts[kept]), powers[0], quadratic_tail(statistic, powers))
 
 
@@ -221,7 +222,7 @@ def _large_enough(first: Sample, second: Sample) -> np.ndarray:
     return np.where(small, (~small).sum(), np.cumsum(~small) - 1)
 
 
-def _power(first: Sample, second: Sample, j: int) -> float:
-    """At most the sum of the j-th powers of the eigenvalues of D_1 / n + D_2 / m: Schatten norms obey the triangle
-    inequality."""
-    return float(sum(max(each.powers[j - 1], 0.0) ** (1 / j) / each.rows for each in (first, second)) ** j)
+def _power(first: Sample, second: Sample, independent: int, j: int) -> float:
+    """At most the sum of the j-th powers of the eigenvalues of D_1 / n + D_2 / m, of which so many are those of
+    `independent` rows: Schatten norms obey the triangle inequality."""
+    return sum((independent + each.excess[j - 1]) ** (1 / j) / each.rows for each in (first, second)) ** j

@@ -74,7 +74,8 @@ class Finding:
 def find(
     reference: Reference,
     series: Sequence[Series],
-    lost: Mapping[str, tuple[float, int, int]],
+    lacking: Mapping[str, float],
+    rows: tuple[int, int],
     limits: Limits,
     name: Name,
     ignore: Sequence[str] = (),
@@ -83,25 +84,20 @@ def find(
 
     Args:
       series: from `srsjax.runs.reference.observe`, of the new rows.
-      lost: by catalogue, the share of new rows whose key it lacks, the rows, and their impressions.
+      lacking: from `srsjax.runs.reference.lacking`, of the new rows.
+      rows: how many new rows there are, and of how many impressions.
       ignore: names that are left out.
     """
     found = [
-        _one(each, reference.series[each.name], reference, limits, name)
+        _one(each, reference.series[each.name], limits, name)
         for each in series
         if each.name in reference.series and each.name not in ignore
     ]
-    for catalogue, (share, rows, impressions) in lost.items():
-        label = lost_name(catalogue)
-        if catalogue in reference.lost and label not in ignore:
-            found.append(_lost(label, reference.lost[catalogue], reference.rows, share, rows, impressions, limits))
+    for label, share in lacking.items():
+        if label in reference.lacking and label not in ignore:
+            found.append(_lacking(label, (reference.lacking[label], reference.rows), (share, *rows), limits))
     made = adjusted(found, limits)
     return sorted(made, key=lambda each: not each.drifted)
-
-
-def lost_name(catalogue: str) -> str:
-    """What the rows whose key a catalogue lacks are called."""
-    return f"{catalogue} not in the catalogue"
 
 
 def adjusted(found: Sequence[Finding], limits: Limits) -> list[Finding]:
@@ -122,18 +118,20 @@ def adjusted(found: Sequence[Finding], limits: Limits) -> list[Finding]:
 
 
 def table(found: Sequence[Finding], title: str) -> Table:
-    """One line for each finding."""
+    """One line for each finding, but for shares that were 0 and are."""
     shown = Table(title=title, title_justify="left", show_edge=False, pad_edge=False, collapse_padding=True)
-    for heading in ("", "watched", "distance", "by chance", "change"):
+    for heading in ("", "watched", "distance", "p, corrected", "change"):
         shown.add_column(heading)
     for each in found:
+        if each.kind == "share" and not each.drifted and each.said == _of_shares(0, 0):
+            continue
         distances = ", ".join(f"{test} {value:.3f}" for test, (value, _, _) in each.tests.items())
         chance = min(each.adjusted.values(), default=1.0)
         shown.add_row("DRIFT" if each.drifted else "-", each.name, distances, f"{chance:.2g}", each.said)
     return shown
 
 
-def _one(series: Series, of: Mapping[str, Any], reference: Reference, limits: Limits, name: Name) -> Finding:
+def _one(series: Series, of: Mapping[str, Any], limits: Limits, name: Name) -> Finding:
     match series:
         case Mean():
             return _mean(series, of, limits)
@@ -151,11 +149,7 @@ def _mean(series: Mean, of: Mapping[str, Any], limits: Limits) -> Finding:
     p = drift.normal_tail(change / max(math.hypot(series.error, of["error"]), 1e-300))
     worse = {"max": change < 0, "min": change > 0, "": True}[series.better]
     limit = limits.metric if series.better else limits.mean
-    said = (
-        f"{of['value']:+.4f} -> {series.value:+.4f}"
-        if "calibration" in series.name
-        else f"{of['value']:.4f} -> {series.value:.4f}"
-    )
+    said = f"{of['value']:.4f} -> {series.value:.4f}"
     far = worse and abs(change) / scale >= limit
     return Finding(series.name, "metric" if series.better else "truth", 0, {"change": (change, p, far)}, said)
 
@@ -173,7 +167,7 @@ def _numbers(series: Numbers, of: Mapping[str, Any], limits: Limits) -> Finding:
     said = f"mean {_number(of['mean'])} -> {_number(float(there.mean()) if len(there) else None)}"
     missing = [each.shares[-1] for each in (old, new)]
     if max(missing) > 0:
-        said += f", missing {missing[0]:.2%} -> {missing[1]:.2%}"
+        said += f", missing {_of_shares(*missing)}"
     return Finding(series.name, "number", len(series.values), tests, said, apart.chance)
 
 
@@ -181,35 +175,38 @@ def _mix(series: Mix, of: Mapping[str, Any], limits: Limits, name: Name) -> Find
     old, new = of_summary(of), counted(series, of)
     apart = drift.compare(old, new)
     change = new.shares - old.shares
+    top = len(of["top"])
     said = []
-    for cell in np.argsort(-np.abs(change), kind="stable")[:3].tolist():
-        if change[cell] and cell < len(of["top"]):
+    for cell in np.argsort(-np.abs(change[:top]), kind="stable")[:3].tolist():
+        if change[cell]:
             label = name(series.named, series.feature, int(of["top"][cell]))
-            said.append(f"{label} {old.shares[cell]:.2%} -> {new.shares[cell]:.2%}")
-        elif change[cell]:
-            said.append(f"some others {old.shares[cell]:.2%} -> {new.shares[cell]:.2%}")
+            said.append(f"{label} {_of_shares(old.shares[cell], new.shares[cell])}")
+    others = [float(each.shares[top:].sum()) for each in (old, new)]
+    if max(others) > 0:
+        said.append(f"all others {_of_shares(*others)}")
     tests = {"psi": (apart.psi, apart.p, apart.psi - apart.chance >= limits.psi)}
-    return Finding(series.name, "mix", len(series.ids), tests, ", ".join(said) or "none", apart.chance)
+    return Finding(series.name, "mix", len(series.ids), tests, ", ".join(said) or "nothing", apart.chance)
 
 
 def _share(name: str, old: Sample, new: Sample, limits: Limits) -> Finding:
     before, after = (float(each.shares[1]) for each in (old, new))
     p = drift.compare(old, new).p
     tests = {"change": (after - before, p, abs(after - before) >= limits.share)}
-    return Finding(name, "share", int(new.rows), tests, f"{before:.2%} -> {after:.2%}")
+    return Finding(name, "share", int(new.rows), tests, _of_shares(before, after))
 
 
-def _lost(
-    name: str, before: float, rows: int, after: float, new_rows: int, impressions: int, limits: Limits
-) -> Finding:
-    """Shares of rows without their users: each impression is taken for a cluster of equal rows, which is the most that
-    it can be."""
-    effect = new_rows / max(impressions, 1)
-    old, new = (
-        Sample(np.array([1 - share, share]) * count, (effect, effect**2, effect**3), max(effect, 1.0))
-        for share, count in ((before, rows), (after, new_rows))
-    )
-    return _share(name, old, new, limits)
+def _lacking(name: str, old: tuple[float, int], new: tuple[float, int, int], limits: Limits) -> Finding:
+    """Shares of rows without their users: each impression is taken for a cluster of equal rows, the most it can be."""
+    effect = max(new[1] / max(new[2], 1), 1.0)
+    samples = [
+        Sample(np.array([1 - share, share]) * count, (effect - 1, effect**2 - 1, effect**3 - 1))
+        for share, count in (old, new[:2])
+    ]
+    return _share(name, samples[0], samples[1], limits)
+
+
+def _of_shares(before: float, after: float) -> str:
+    return f"{before:.2%} -> {after:.2%}"
 
 
 def _number(value: float | None) -> str:

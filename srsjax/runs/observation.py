@@ -24,6 +24,7 @@ from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.metrics import intervals, report
 from srsjax.metrics.calibration import logit
+from srsjax.metrics.drift import FEWEST
 from srsjax.metrics.table import Candidates, row_of
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives, predict
@@ -242,7 +243,7 @@ def truth(rows: Rows, outputs: Sequence[Outputs], logits: np.ndarray) -> Iterato
         of = report.of_split(
             made.measured(logits[:, own]), rows.split, t, threshold=settings.threshold, ndcg_at=settings.ndcg_at
         )
-        if len(np.unique(of.users)) < 2:
+        if len(np.unique(of.users)) < FEWEST:
             continue
         if made.kind in ("binary", "multiclass"):
             predicted, labels = of.claimed

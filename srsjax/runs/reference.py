@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from srsjax.config import TrainConfig, Vector
+from srsjax.data.kinds import kind_of
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.reading import hashing
 from srsjax.data.store.arrays import Items, Split, Store
@@ -24,7 +25,7 @@ from srsjax.data.store.checksums import is_sealed, sealed
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.errors import InputError
 from srsjax.files import write_text
-from srsjax.metrics.drift import Sample, sample
+from srsjax.metrics.drift import FEWEST, Sample, sample
 from srsjax.model.spec import Outputs
 from srsjax.runs import observation
 from srsjax.runs.observation import SIDES, Mean, Mix, Numbers, Rows, Series, Share
@@ -108,11 +109,13 @@ class Reference:
     """The run's name (`RunFolder.identity`)."""
     rows: int
     """Candidates that it is of."""
+    users: int
+    """Users (impressions, without `data.user`) that it is of."""
     known: Known
     series: Mapping[str, Mapping[str, Any]]
     """By name, from `summary`."""
-    lost: Mapping[str, float]
-    """By catalogue: share of the log's rows whose key it lacks."""
+    lacking: Mapping[str, float]
+    """Shares of the rows of the log (`lacking`)."""
 
     def save(self, folder: RunFolder) -> None:
         """Writes `reference.json`."""
@@ -140,10 +143,15 @@ class Reference:
             raise InputError(f"{file}: damaged: found other contents than its checksum is of; {again}")
         if data.get("format") != FORMAT:
             raise InputError(f"{file}: found format {data.get('format')}, expected {FORMAT}; {again}")
-        fields = {name: data[name] for name in ("split", "step", "run", "rows", "series", "lost")}
+        fields = {name: data[name] for name in ("split", "step", "run", "rows", "users", "series", "lacking")}
         made = cls(known=Known.from_json(data["known"]), **fields)
         if (made.step, made.run) != (step, folder.identity()):
             raise InputError(f"{file}: of another run or step ({made.step}, expected {step}); {again}")
+        if made.users < FEWEST:
+            raise InputError(
+                f"{file}: the {made.split} split has {made.users} users, expected at least {FEWEST} to tell drift from "
+                "chance; train with more rows held out (data.split)"
+            )
         return made
 
 
@@ -164,8 +172,13 @@ def make_reference(
     rows, of = chosen(config, split, items, text)
     series = [*observe(rows, known, outputs, logits[of])]
     summaries = {each.name: summary(each, known.top.get(each.name, [])) for each in series}
-    lost, run = lost_share(config, store.manifest), folder.identity()
-    return Reference(name, step, run, len(rows.split.item), known, summaries, lost)
+    of_rows = (len(rows.split.item), users(rows), known, summaries, lacking(config, store.manifest))
+    return Reference(name, step, folder.identity(), *of_rows)
+
+
+def users(rows: Rows) -> int:
+    """Users, whose rows are not independent of each other; impressions, without `data.user`."""
+    return len(np.unique(rows.of_context))
 
 
 def chosen(config: TrainConfig, split: Split, items: Items, text: TextEncoder) -> tuple[Rows, np.ndarray | slice]:
@@ -188,18 +201,22 @@ def observe(rows: Rows, known: Known, outputs: Sequence[Outputs], logits: np.nda
     ]
 
 
-def lost_share(config: TrainConfig, manifest: Mapping[str, Any]) -> dict[str, float]:
-    """By catalogue that the log is joined with: the share of rows whose key it lacks, left out or not; without those of
-    a store that was prepared before they were counted."""
+def lacking(config: TrainConfig, manifest: Mapping[str, Any]) -> dict[str, float]:
+    """What rows of a log lack, as shares of all: values, by feature; a key that a catalogue has; whatever else they
+    were set aside for. Rows are counted whether they were left out for it or not.
+
+    `manifest` is that of their store; one that was prepared before keys were counted gives fewer.
+    """
     sources, rows = Sources(config.schema, config.data), manifest["rows"]
-    found = {}
+    count = {"rows that cannot be read": rows["left_out"].get("bad row", 0)}
+    for feature in sources.features:
+        kind = kind_of(feature)
+        if kind.policy and not kind.training_only and not getattr(feature, "private", False):
+            count[f"{feature.name} missing"] = manifest["missing"].get(feature.name, {}).get("rows", 0)
     for name in sources.joined(splitting=False):
-        dropped = rows["left_out"].get(f"key not in catalogue {name}", 0)
-        if sources.catalogues[name].unknown != "missing":
-            found[name] = dropped / max(rows["read"], 1)
-        elif "unknown_keys" in manifest:
-            found[name] = manifest["unknown_keys"].get(name, 0) / max(rows["read"], 1)
-    return found
+        if "unknown_keys" in manifest:
+            count[f"{name} not in the catalogue"] = manifest["unknown_keys"].get(name, 0)
+    return {name: number / max(rows["read"], 1) for name, number in count.items()}
 
 
 def summary(series: Series, top: Sequence[int]) -> dict[str, Any]:
@@ -215,7 +232,8 @@ def summary(series: Series, top: Sequence[int]) -> dict[str, Any]:
             return _of_sample(counted(series, {}))
         case Numbers():
             there = series.values[~np.isnan(series.values)]
-            cuts, places = _quantiles(there, BINS)[:-1], _quantiles(there, PLACES, lowest=True)
+            cuts, places = _quantiles(there, BINS), _quantiles(there, PLACES, lowest=True)
+            cuts = [float(np.nextafter(each, -np.inf)) for each in places[:1]] + cuts  # below the lowest; up to ...
             upto, below = distribution(series, places)
             return {
                 "cuts": cuts,
@@ -255,13 +273,13 @@ def distribution(series: Numbers, places: Sequence[float]) -> tuple[np.ndarray, 
 
 def of_summary(of: Mapping[str, Any]) -> Sample:
     """The sample that a summary was made of."""
-    powers = of["powers"] or (math.nan,) * 3
-    return Sample(np.asarray(of["counts"], np.float64), tuple(powers), of["step"] or math.nan)
+    first, second, third = of["excess"] or (math.nan,) * 3
+    return Sample(np.asarray(of["counts"], np.float64), (first, second, third), of["step"] or math.nan)
 
 
 def _of_sample(of: Sample) -> dict[str, Any]:
-    powers, step = (None, None) if math.isnan(of.step) else ([*of.powers], of.step)  # of one cluster
-    return {"counts": of.counts.astype(np.int64).tolist(), "powers": powers, "step": step}
+    excess, step = (None, None) if math.isnan(of.step) else ([*of.excess], of.step)  # of too few clusters
+    return {"counts": of.counts.astype(np.int64).tolist(), "excess": excess, "step": step}
 
 
 def _quantiles(values: np.ndarray, count: int, lowest: bool = False) -> list[float]:
@@ -285,7 +303,8 @@ def _seen(rows: Rows, side: str) -> np.ndarray:
     seen = np.zeros(rows.text.vocab_size, bool)
     texts = rows.split.context if side == "context" else rows.items.tokens.take(np.unique(rows.split.item))
     for start in range(int(texts.offsets[0]), int(texts.offsets[-1]), TOKENS):
-        seen[np.unique(texts.values[start : min(start + TOKENS, int(texts.offsets[-1]))])] = True
+        part = texts.values[start : min(start + TOKENS, int(texts.offsets[-1]))]
+        seen |= np.bincount(part, minlength=len(seen)) > 0
     if rows.text.unk_id is not None:
         seen[rows.text.unk_id] = False
     return seen

@@ -58,6 +58,7 @@ class Cleaned:
     left_out: Counter[str]
     missing: Counter[str]
     lost_items: Counter[str]
+    unknown_keys: Counter[str]
     problems: tuple[cells.Problem, ...]
     """What the rows set aside have, in the order of the rows."""
 
@@ -95,7 +96,7 @@ class Cleaner:
         self.lost_items: Counter[str] = Counter()
         """Items left out of histories because their key is not in the catalogue, by feature."""
         self.unknown_keys: Counter[str] = Counter()
-        """Candidates, left in, whose key is not in the catalogue, by catalogue."""
+        """Candidates whose key is not in the catalogue, by catalogue; those left out too."""
 
     def read(self, table: Table) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
         """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
@@ -154,7 +155,7 @@ class Cleaner:
             every = np.repeat(np.arange(len(rows)), 1 + drawn)
             rows, parents = rows.take(every), parents[every]
         clean = own._clean(rows, parents, copy, found)
-        counts = own.left_out, own.missing, own.lost_items
+        counts = own.left_out, own.missing, own.lost_items, own.unknown_keys
         return Cleaned(rows, clean, len(rows), len(chunk), *counts, tuple(found))
 
     def count(self, chunk: tables.Chunk) -> int:
@@ -181,7 +182,7 @@ class Cleaner:
         self.left_out.update(cleaned.left_out)
         self.missing.update(cleaned.missing)
         self.lost_items.update(cleaned.lost_items)
-        self.unknown_keys.update({name: pc.sum(pc.less(rows[f"row:{name}"], 0)).as_py() or 0 for name in self.joined})
+        self.unknown_keys.update(cleaned.unknown_keys)
         return rows
 
     def _clean(
@@ -193,6 +194,7 @@ class Cleaner:
         dropped: dict[str, np.ndarray] = {}
         out: dict[str, np.ndarray | pa.Array] = {"example": np.arange(len(chunk)), "impression": impression}
         rows = {name: self.join(chunk, name, problems, dropped) for name in self.joined}
+        self.unknown_keys.update({name: int((row < 0).sum()) for name, row in rows.items()})
         if home := self.sources.home if copy.any() else None:
             rows[home] = np.where(copy > 0, self._draw(chunk, copy, rows[home], home), rows[home])
         out |= {f"row:{name}": row for name, row in rows.items()}
