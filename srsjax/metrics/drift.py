@@ -194,7 +194,7 @@ def quadratic_tail(x: float, powers: Sequence[float]) -> float:
     if not second:
         return 1.0
     freedom = second**3 / third**2
-    return chi_square_tail((x - first) * math.sqrt(freedom / second) + freedom, freedom)
+    return chi_square_tail(float((x - first) * math.sqrt(freedom / second) + freedom), float(freedom))
 
 
 def ks(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
@@ -225,4 +225,4 @@ def _large_enough(first: Sample, second: Sample) -> np.ndarray:
 def _power(first: Sample, second: Sample, independent: int, j: int) -> float:
     """At most the sum of the j-th powers of the eigenvalues of D_1 / n + D_2 / m, of which so many are those of
     `independent` rows: Schatten norms obey the triangle inequality."""
-    return sum((independent + each.excess[j - 1]) ** (1 / j) / each.rows for each in (first, second)) ** j
+    return float(sum((independent + each.excess[j - 1]) ** (1 / j) / each.rows for each in (first, second)) ** j)
