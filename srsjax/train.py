@@ -197,9 +197,10 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
         parts.append(split_part(name, *of, assessment, text, vocabularies, explainer))
         if "auc" in assessment.model:
             draw_curves(folder.path / f"{name}.png", *of)
-        reported = calibration.apply(config.schema, outputs, split, store.items, logits)
-        rows = (name, split, store.items, reported)
-        make_reference(folder, config, outputs, text, store, *rows, progress.best_step).save(folder)
+        if name == "test" or not has_split(store, "test"):
+            reported = calibration.apply(config.schema, outputs, split, store.items, logits)
+            rows = (name, split, store.items, reported)
+            make_reference(folder, config, outputs, text, store, *rows, progress.best_step).save(folder)
     distributed.on_first(lambda: calibration.save(folder))
     page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
     distributed.on_first(lambda: write_page(*page))

@@ -3,12 +3,14 @@
 
 The rows have the columns of the training log; label columns may be missing. They are read, grouped into impressions and
 scored as `evaluate` does, and compared with `reference.json` of the run: the distribution of each feature, of words,
-items and scores, what is unknown, and, where there are labels, how true the scores are. One line each, and all of it in
-a JSON file.
+items and scores, what is unknown, and, where there are labels, how true the scores are: `calibration` is the mean label
+less the mean score, `slope` below 1 says that scores are too far apart. One line each (shares that were 0 and are left
+out), and all of it in a JSON file.
 
 Something has drifted where it differs by more than chance and by so much that it matters. Chance is that of all lines
-together (`--alpha`), with the rows of one user counted as one another's. Distances are the population stability index,
-less what it would be by chance (`--psi`), and that of Kolmogorov and Smirnov (`--ks`).
+together (`--alpha`); rows of one user are not taken for independent ones. Distances are the population stability index,
+less what it would be by chance (`--psi`), and that of Kolmogorov and Smirnov (`--ks`). Of few rows only large drift can
+be told from chance.
 
 Exit codes: 0 nothing drifted; 3 something did, and is named; 2 wrong input or arguments, one line on stderr; 1 a bug.
 """

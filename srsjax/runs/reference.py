@@ -233,7 +233,8 @@ def summary(series: Series, top: Sequence[int]) -> dict[str, Any]:
         case Numbers():
             there = series.values[~np.isnan(series.values)]
             cuts, places = _quantiles(there, BINS), _quantiles(there, PLACES, lowest=True)
-            cuts = [float(np.nextafter(each, -np.inf)) for each in places[:1]] + cuts  # below the lowest; up to ...
+            # What is below the lowest number, or above the highest, is in a cell of its own.
+            cuts = [float(np.nextafter(each, -np.inf)) for each in places[:1]] + cuts
             upto, below = distribution(series, places)
             return {
                 "cuts": cuts,
@@ -283,7 +284,8 @@ def _of_sample(of: Sample) -> dict[str, Any]:
 
 
 def _quantiles(values: np.ndarray, count: int, lowest: bool = False) -> list[float]:
-    """The values [n] below which are 1 / count, 2 / count, ... of the rows, each once and none between two values."""
+    """The values [n] up to which 1 / count, 2 / count, ... of the rows are, and the lowest; each once, and all values
+    that some row has."""
     if not len(values):
         return []
     at = np.arange(0 if lowest else 1, count + 1) / count
