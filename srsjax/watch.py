@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     found, seen = watch(scorer, config, known, arguments)
     drifted = [each.name for each in found if each.drifted]
     say(drift.table(found, f"{seen['rows']:,} new rows beside {known.rows:,} of the {known.split} split"))
-    if private := not_watched(config.schema):
+    if private := not_watched(scorer.encoder.sources):
         say(f"not watched, as private: {', '.join(private)}")
     say(f"drift: {', '.join(drifted)}" if drifted else "no drift")
     if distributed.is_first():

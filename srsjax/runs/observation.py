@@ -1,8 +1,8 @@
 """What is watched of rows: their features, texts, items and scores, and how true the scores are where labels are known.
 
 Contexts count once for each impression, candidates once each; rows of one user (impression, without `data.user`) are a
-cluster. Nothing is read from features marked `private=True`, nor from the text of a side that has one: the texts of a
-side are joined in a store.
+cluster. Nothing is read from features of private columns, nor from the text of a side that has one: the texts of a side
+are joined in a store. Of the ids of users no more is read than how many are unknown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from srsjax.config import Categorical, Numeric, Schema, TrainConfig, Vector
+from srsjax.config import Categorical, Numeric, TrainConfig, Vector
 from srsjax.data.batches.identity import candidate_hashes
 from srsjax.data.kinds import is_text, kind_of
+from srsjax.data.preparing.sources import Sources
 from srsjax.data.reading import hashing
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
@@ -105,6 +106,11 @@ class Rows:
         return cls(config, split if len(split.item) <= most else split.take(by_lot(split, most)), items, text)
 
     @cached_property
+    def sources(self) -> Sources:
+        """Which column each feature reads."""
+        return Sources(self.config.schema, self.config.data)
+
+    @cached_property
     def of_context(self) -> np.ndarray:
         """The cluster of each impression, [N] int64."""
         return np.asarray(self.split.user)
@@ -127,7 +133,7 @@ class Rows:
     def arrays(self, side: str) -> Iterator[tuple[Categorical | Numeric | Vector, np.ndarray, np.ndarray]]:
         """The features of a side that are watched: values [n, ...] and clusters [n]."""
         for feature in getattr(self.config.schema, side):
-            if is_text(feature) or getattr(feature, "private", False) or kind_of(feature).training_only:
+            if is_text(feature) or self.sources.is_private(feature) or kind_of(feature).training_only:
                 continue
             if side == "context":
                 yield feature, np.asarray(self.split.context_features[feature.name]), self.of_context
@@ -153,26 +159,26 @@ def by_lot(split: Split, most: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(len(split))[:count])
 
 
-def reads_text(schema: Schema, side: str) -> bool:
+def reads_text(sources: Sources, side: str) -> bool:
     """Whether the text of a side is watched."""
-    texts = [feature for feature in getattr(schema, side) if is_text(feature)]
-    return bool(texts) and not any(feature.private for feature in texts)
+    texts = [feature for feature in getattr(sources.schema, side) if is_text(feature)]
+    return bool(texts) and not any(map(sources.is_private, texts))
 
 
-def knows_items(schema: Schema) -> bool:
+def knows_items(sources: Sources) -> bool:
     """Whether which items are shown is watched: they are known by their text or, without, their categories."""
-    if any(map(is_text, schema.candidate)):
-        return reads_text(schema, "candidate")
-    own = [feature for feature in schema.candidate if isinstance(feature, Categorical) and not feature.training_only]
-    return bool(own) and not any(feature.private for feature in own)
+    features = sources.schema.candidate
+    if any(map(is_text, features)):
+        return reads_text(sources, "candidate")
+    own = [feature for feature in features if isinstance(feature, Categorical) and not feature.training_only]
+    return bool(own) and not any(map(sources.is_private, own))
 
 
-def not_watched(schema: Schema) -> list[str]:
+def not_watched(sources: Sources) -> list[str]:
     """What is left out because it is private."""
-    both = (*schema.context, *schema.candidate)
-    found = [feature.name for feature in both if not is_text(feature) and getattr(feature, "private", False)]
+    found = [feature.name for feature in sources.features if not is_text(feature) and sources.is_private(feature)]
     for side in SIDES:
-        if any(map(is_text, getattr(schema, side))) and not reads_text(schema, side):
+        if any(map(is_text, getattr(sources.schema, side))) and not reads_text(sources, side):
             found.append(f"text of the {side}")
     return found
 
@@ -181,11 +187,11 @@ def mixes(rows: Rows) -> Iterator[Mix]:
     """Categories, words and items."""
     for side in SIDES:
         for feature, values, clusters in rows.arrays(side):
-            if isinstance(feature, Categorical):
+            if isinstance(feature, Categorical) and not rows.sources.is_of_users(feature):
                 yield Mix(feature.name, *_flat(values, clusters), "category", feature.like or feature.name)
-        if reads_text(rows.config.schema, side):
+        if reads_text(rows.sources, side):
             yield Mix(f"{side} words", *_words(rows, side), "token")
-    if knows_items(rows.config.schema):
+    if knows_items(rows.sources):
         yield Mix(ITEMS, rows.identities, rows.of_candidate, "item")
 
 
@@ -201,7 +207,7 @@ def numbers(rows: Rows, means: Mapping[str, Sequence[float]]) -> Iterator[Number
                 yield Numbers(f"{feature.name} length", length, clusters)
                 longest = np.maximum(length * np.linalg.norm(mean), 1e-30)
                 yield Numbers(f"{feature.name} direction", values @ mean / longest, clusters)
-        if reads_text(rows.config.schema, side):
+        if reads_text(rows.sources, side):
             tokens, clusters = rows.tokens(side)
             yield Numbers(f"{side} tokens", tokens.lengths.astype(np.float64), clusters)
     counts = np.diff(rows.split.candidates)
@@ -219,10 +225,10 @@ def shares(rows: Rows, seen: Mapping[str, np.ndarray], items: np.ndarray, limit:
         for feature, values, clusters in rows.arrays(side):
             if isinstance(feature, Categorical) and feature.max_values == 1:
                 yield Share(f"{feature.name} unknown", values == 0, clusters)
-        if reads_text(rows.config.schema, side):
+        if reads_text(rows.sources, side):
             ids, clusters = _words(rows, side)
             yield Share(f"{side} words unknown", ~seen[side][ids.astype(np.int64)], clusters)
-    if knows_items(rows.config.schema):
+    if knows_items(rows.sources):
         told = rows.identities <= np.uint64(limit)  # whether training had an item is known of these alone
         yield Share(f"{ITEMS} new", ~np.isin(rows.identities[told], items), rows.of_candidate[told])
 

@@ -2,7 +2,7 @@
 
 It has counts of categories, words and items, quantiles of numbers and scores, how true the scores were, and which words
 and items training had; of clusters no more than how much they make counts vary (`srsjax.metrics.drift`). Nothing is in
-it of users, nor of features marked `private=True`. It is bound to the checkpoint that the run's report is about.
+it of single users, nor of private columns. It is bound to the checkpoint that the run's report is about.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Known:
     def of(cls, config: TrainConfig, train: Split, items: Items, text: TextEncoder) -> Known:
         """That of a training split."""
         everything = Rows(config, train, items, text)
-        tokens = {side: _seen(everything, side) for side in SIDES if observation.reads_text(config.schema, side)}
+        tokens = {side: _seen(everything, side) for side in SIDES if observation.reads_text(everything.sources, side)}
         hashes = np.zeros(0, np.uint64)
-        if observation.knows_items(config.schema):
+        if observation.knows_items(everything.sources):
             hashes = np.unique(everything.identities)
         limit = int(hashes[ITEM_HASHES - 1]) if len(hashes) > ITEM_HASHES else 2**64 - 1
         some = Rows.of(config, train, items, text)
@@ -211,7 +211,7 @@ def lacking(config: TrainConfig, manifest: Mapping[str, Any]) -> dict[str, float
     count = {"rows that cannot be read": rows["left_out"].get("bad row", 0)}
     for feature in sources.features:
         kind = kind_of(feature)
-        if kind.policy and not kind.training_only and not getattr(feature, "private", False):
+        if kind.policy and not kind.training_only and not sources.is_private(feature):
             count[f"{feature.name} missing"] = manifest["missing"].get(feature.name, {}).get("rows", 0)
     for name in sources.joined(splitting=False):
         if "unknown_keys" in manifest:

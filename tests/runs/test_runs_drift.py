@@ -11,6 +11,7 @@ import scipy.optimize
 from batches import make_split
 
 from srsjax.config import Categorical, Data, Numeric, Schema, Task, Text, TrainConfig, Vector
+from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.ragged import Ragged
 from srsjax.data.store.tokenizer import train_tokenizer
@@ -196,8 +197,15 @@ def test_nothing_private_is_kept(made):
     kept = {*reference.series, *reference.known.tokens, *reference.known.top}
     assert not any(name.startswith(("context words", "context tokens", "country", "price")) for name in kept)
     assert {"income", "tags", "candidate words", "items", "click score"} <= kept and "context" not in kept
-    assert not_watched(config.schema) == ["country", "price", "text of the context"]
+    assert not_watched(Sources(config.schema, config.data)) == ["country", "price", "text of the context"]
     assert not {"user_id", "users"} & set(str(reference.series).split())
+    # Of the ids of users, and of vectors in a private column.
+    ids = Categorical("country", column="user_id")
+    data = replace(CONFIG.data, private=("image",))
+    schema = replace(schema, context=(schema.context[0], ids, schema.context[2]))
+    users = referred(replace(CONFIG, schema=schema, data=data), items, split, logits, pages(items, 1)[0])
+    assert "country" not in users.series and "country" not in users.known.top and "country unknown" in users.series
+    assert "income" in users.series and not users.known.means and "image length" not in users.series
     titles = replace(config, schema=replace(config.schema, candidate=(Text("title", private=True),)))
     own = referred(titles, Items(items.tokens), split, logits, pages(items, 1)[0])
     assert not len(own.known.items) and "items" not in own.series

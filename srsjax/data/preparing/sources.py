@@ -123,6 +123,16 @@ class Sources:
         columns = [*map(self._place, self.data.private), *((c.table, c.name) for c in map(self.column, features))]
         return {*columns, *(self._of_users if self.data.hash_key_env else ())}
 
+    def is_private(self, feature: config.Feature) -> bool:
+        """Whether a feature reads a column whose values are not to be shown."""
+        column = self.column(feature)
+        return (column.table, column.name) in self._private
+
+    def is_of_users(self, feature: config.Feature) -> bool:
+        """Whether a feature reads the ids of users."""
+        column = self.column(feature)
+        return (column.table, column.name) in self._of_users
+
     def problems(self, table: str = "", on_bad_row: Literal["error", "skip"] = "error") -> Problems:
         """What takes the problems of a chunk of a catalogue, or of the log."""
         return Problems(on_bad_row, frozenset(name for of, name in self._private if of == table))
