@@ -37,6 +37,7 @@ from srsjax.runs.fairness import check_fairness
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.pinning import pin
 from srsjax.runs.precision import kept_precision
+from srsjax.runs.reference import make_reference
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
 from srsjax.runs.slices import Frame, check_slices, slice_scalars
@@ -203,6 +204,10 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
         parts.append(split_part(name, *of, assessment, text, vocabularies, explainer))
         if "auc" in assessment.model:
             draw_curves(folder.path / f"{name}.png", *of)
+        if name == "test" or not has_split(store, "test"):
+            reported = calibration.apply(config.schema, outputs, split, store.items, logits)
+            rows = (name, split, store.items, reported)
+            make_reference(folder, config, outputs, text, store, *rows, progress.best_step).save(folder)
     distributed.on_first(lambda: calibration.save(folder))
     page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
     distributed.on_first(lambda: write_page(*page))

@@ -7,6 +7,7 @@ tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and cali
 skipped.jsonl    steps that were skipped, and their rows (`srsjax.training.anomalies`)
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
 calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
+reference.json   what the data and scores of the test split are like (`srsjax.runs.reference`)
 report.html      what a person reads: metrics, figures, slices, errors (`srsjax.reporting.page`)
 report.json      final metrics; written last: with it the run is finished
 checksums.json   of the files that scores depend on: config, model, manifest, tokenizer, calibration; and the run's name
@@ -71,6 +72,7 @@ class RunFolder:
         self.report_file = self.path / "report.json"
         self.page_file = self.path / "report.html"
         self.calibration_file = self.path / "calibration.json"
+        self.reference_file = self.path / "reference.json"
         self.checksums_file = self.path / "checksums.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.skipped_file = self.path / "skipped.jsonl"

@@ -175,6 +175,14 @@ def test_labelled_files_are_one_split(tables, encoder, tmp_path):
     config, _ = tables
     split = labelled_store(encoder, config.data.log, tmp_path / "new").split("test")
     np.testing.assert_array_equal(split.labels[:, 0], [1, 0, 0, 1, 0])
+    bad = LOG | {"click": [1, 7, None, 1, 0]}
+    pq.write_table(pa.table(bad), tmp_path / "bad.parquet")
+    with pytest.raises(InputError, match="row 2, column click: found 7"):
+        labelled_store(encoder, Table(str(tmp_path / "bad.parquet")), tmp_path / "refused")
+    found: list = []
+    store = labelled_store(encoder, Table(str(tmp_path / "bad.parquet")), tmp_path / "kept", set_aside=found.append)
+    np.testing.assert_array_equal(store.split("test").example, [0, 2, 3, 4])
+    assert [problem.row for problem in found] == [2] and store.manifest["rows"]["left_out"] == {"bad row": 1}
 
 
 def test_values_are_encoded_like_rows(tables, encoder):
@@ -246,6 +254,7 @@ def test_unknown_keys_as_missing_or_left_out(tmp_path):
         catalogue = Catalogue(str(tmp_path / "items.parquet"), key="item_id", unknown=unknown)
         store = prepare(make_config(tmp_path, schema, catalogues=(catalogue,)), log=quiet)
         np.testing.assert_array_equal(store.split("train").item, items)
+        assert store.manifest["unknown_keys"] == {"items": 1}
         if unknown == "missing":
             assert store.items.tokens[4].tolist() == store.items.tokens[2].tolist()
         else:

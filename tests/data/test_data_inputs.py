@@ -25,7 +25,7 @@ from srsjax.config import (
 )
 from srsjax.data.inputs import input_specs
 from srsjax.data.preparing.encode import load_encoder
-from srsjax.data.preparing.prepare import prepare
+from srsjax.data.preparing.prepare import labelled_store, prepare
 from srsjax.errors import InputError
 
 ROWS = 40
@@ -154,6 +154,9 @@ def test_a_column_that_only_training_reads_need_not_be_there_to_score(folder):
     np.testing.assert_array_equal(encoded.split.candidate_features["price"], [7.0, 7.0])
     values = encoder.encode_values([{}], [[{"tags": ["a"]}]])
     np.testing.assert_array_equal(values.split.candidate_features["price"], [7.0])
+    store = labelled_store(encoder, Table(str(path / "new.jsonl")), path / "new", labels=False)
+    np.testing.assert_array_equal(store.split("test").candidate_features["price"], [7.0, 7.0])
+    np.testing.assert_array_equal(store.split("test").weights, 0)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ class Cleaned:
     left_out: Counter[str]
     missing: Counter[str]
     lost_items: Counter[str]
+    unknown_keys: Counter[str]
     problems: tuple[cells.Problem, ...]
     """What the rows set aside have, in the order of the rows."""
 
@@ -94,6 +95,8 @@ class Cleaner:
         """Candidates with a missing value, by feature."""
         self.lost_items: Counter[str] = Counter()
         """Items left out of histories because their key is not in the catalogue, by feature."""
+        self.unknown_keys: Counter[str] = Counter()
+        """Candidates whose key is not in the catalogue, by catalogue; those left out too."""
 
     def read(self, table: Table) -> Iterator[tuple[tables.Chunk, pa.RecordBatch]]:
         """Streams a log: each chunk (exploded, with nothing left out unless it is bad) and its clean rows."""
@@ -113,13 +116,13 @@ class Cleaner:
             return None
         explode = self.explode(tables.table_schema(table))
         wanted = [*self.sources.log_columns(self.labels, self.splitting), *self.keep]
-        fixed = not (self.labels or self.splitting)
+        fixed = not self.labels
         return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode, fixed)
 
     def explode(self, names: Collection[str]) -> tuple[str, ...]:
         """The columns to explode of a log with the columns `names`: to score, lists of labels need not be there."""
         explode = columns(self.sources.data.explode)
-        if self.labels or self.splitting:
+        if self.labels:
             return explode
         return tuple(name for name in explode if name in names) or explode
 
@@ -152,7 +155,7 @@ class Cleaner:
             every = np.repeat(np.arange(len(rows)), 1 + drawn)
             rows, parents = rows.take(every), parents[every]
         clean = own._clean(rows, parents, copy, found)
-        counts = own.left_out, own.missing, own.lost_items
+        counts = own.left_out, own.missing, own.lost_items, own.unknown_keys
         return Cleaned(rows, clean, len(rows), len(chunk), *counts, tuple(found))
 
     def count(self, chunk: tables.Chunk) -> int:
@@ -179,6 +182,7 @@ class Cleaner:
         self.left_out.update(cleaned.left_out)
         self.missing.update(cleaned.missing)
         self.lost_items.update(cleaned.lost_items)
+        self.unknown_keys.update(cleaned.unknown_keys)
         return rows
 
     def _clean(
@@ -190,6 +194,7 @@ class Cleaner:
         dropped: dict[str, np.ndarray] = {}
         out: dict[str, np.ndarray | pa.Array] = {"example": np.arange(len(chunk)), "impression": impression}
         rows = {name: self.join(chunk, name, problems, dropped) for name in self.joined}
+        self.unknown_keys.update({name: int((row < 0).sum()) for name, row in rows.items()})
         if home := self.sources.home if copy.any() else None:
             rows[home] = np.where(copy > 0, self._draw(chunk, copy, rows[home], home), rows[home])
         out |= {f"row:{name}": row for name, row in rows.items()}
@@ -248,7 +253,7 @@ class Cleaner:
     def feature(self, chunk, feature: config.Feature, rows, problems, dropped, out) -> None:
         """Reads a feature that the log holds, and applies the policy for its missing values."""
         column, kind = self.sources.column(feature), kind_of(feature)
-        if kind.training_only and not (self.labels or self.splitting):
+        if kind.training_only and not self.labels:
             out[f"feature:{feature.name}"] = pa.nulls(
                 len(chunk), pa.float64() if kind.reads in ("number", "time") else pa.string()
             )

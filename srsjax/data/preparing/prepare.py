@@ -9,10 +9,10 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import pyarrow as pa
 
@@ -65,16 +65,24 @@ def prepare(config: TrainConfig, log=print) -> Store:
     return store
 
 
-def labelled_store(encoder: Encoder, table: Table, folder: str | Path) -> Store:
-    """A store of labelled files, for evaluation: all rows are its test split.
+def labelled_store(
+    encoder: Encoder,
+    table: Table,
+    folder: str | Path,
+    labels: bool = True,
+    set_aside: Callable[[Problem], None] | None = None,
+) -> Store:
+    """A store of labelled files, for evaluation: all rows are its test split. Without `labels` those need not be there,
+    nor what only training reads.
 
-    They are cleaned, joined and grouped as the encoder's config says, except that nothing is fitted and a bad row is an
-    error. Written into `folder`, which does not exist yet and is the caller's to remove.
+    They are cleaned, joined and grouped as the encoder's config says, except that nothing is fitted and that a bad row
+    is an error, or taken by `set_aside`. Written into `folder`, which does not exist yet and is the caller's to remove.
     """
     folder = Path(folder)
     data = replace(encoder.sources.data, log=table, split=Split(valid=0.0, test=1.0))
     sources = Sources(encoder.sources.schema, data)
-    cleaner = Cleaner(sources, encoder.catalogues, refuse)
+    on_bad_row: Literal["error", "skip"] = "skip" if set_aside else "error"
+    cleaner = Cleaner(sources, encoder.catalogues, set_aside or refuse, labels=labels, on_bad_row=on_bad_row)
     engine = Local(data.workers)
     rows: Iterator[pa.RecordBatch] = map(cleaner.add, engine.clean(cleaner, table))
     settled = None
@@ -154,6 +162,7 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, writt
             for feature in cleaner.sources.features
             if cleaner.missing[feature.name]
         },
+        "unknown_keys": {name: count for name, count in cleaner.unknown_keys.items() if count},
         "unknown_history_items": {name: count for name, count in cleaner.lost_items.items() if count},
         "cut": {name: count for name, count in written.cut.items() if count},
         "unseen_classes": {name: count for name, count in written.unseen.items() if count},

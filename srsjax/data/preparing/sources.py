@@ -123,6 +123,16 @@ class Sources:
         columns = [*map(self._place, self.data.private), *((c.table, c.name) for c in map(self.column, features))]
         return {*columns, *(self._of_users if self.data.hash_key_env else ())}
 
+    def is_private(self, feature: config.Feature) -> bool:
+        """Whether a feature reads a column whose values are not to be shown."""
+        column = self.column(feature)
+        return (column.table, column.name) in self._private
+
+    def is_of_users(self, feature: config.Feature) -> bool:
+        """Whether a feature reads the ids of users."""
+        column = self.column(feature)
+        return (column.table, column.name) in self._of_users
+
     def problems(self, table: str = "", on_bad_row: Literal["error", "skip"] = "error") -> Problems:
         """What takes the problems of a chunk of a catalogue, or of the log."""
         return Problems(on_bad_row, frozenset(name for of, name in self._private if of == table))
@@ -165,7 +175,7 @@ class Sources:
         """Names of the columns of the log that are read (after `explode`), each once: with the `labels` of evaluation
         or without, with what decides duplicates, impressions and the split (`splitting`) or without. The user, by whom
         metrics are grouped, is read with either of them: scores do not depend on it."""
-        read = [f for f in self.features if labels or splitting or not kind_of(f).training_only]
+        read = [f for f in self.features if labels or not kind_of(f).training_only]
         names = [column.name for feature in read for column in self.read(feature) if not column.table]
         names += [name for catalogue in self.joined(splitting, labels or splitting) for name in self.on(catalogue)]
         names += [self.user.name] if self.user and (labels or splitting) and not self.user.table else []
