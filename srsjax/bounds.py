@@ -46,6 +46,8 @@ NotNegative = Annotated[float, Bounds(least=0)]
 DefaultOrShare = Annotated[float, Bounds(least=0, below=0.99, also=-1)]
 Share = Annotated[float, Bounds(least=0, most=1)]
 ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
+OffOrSeconds = Annotated[float, Bounds(least=1, most=7 * 24 * 3600, also=0)]
+"""Seconds of a time-out, at most a week; 0 is none."""
 AnyInt = Annotated[int, Bounds()]
 """A whole number without bounds: a seed."""
 AnyFloat = Annotated[float, Bounds()]

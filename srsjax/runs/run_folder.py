@@ -50,6 +50,7 @@ FREE = (
     "evaluate.slices",
     "model.remat",
     "profile",
+    "watchdog",
 )
 
 PRECISION, CHECKSUMS = "precision", "checksums"
