@@ -50,6 +50,8 @@ NotNegative = Annotated[float, Bounds(least=0)]
 DefaultOrShare = Annotated[float, Bounds(least=0, below=0.99, also=-1)]
 Share = Annotated[float, Bounds(least=0, most=1)]
 ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
+OffOrSeconds = Annotated[float, Bounds(least=1, most=7 * 24 * 3600, also=0)]
+"""Seconds of a time-out, at most a week; 0 is none."""
 Seed = Annotated[int, Bounds(least=0, most=2**32 - 1)]
 """What all generators of random numbers take."""
 Steps = Annotated[int, Bounds(least=0, most=100_000_000)]

@@ -43,10 +43,12 @@ from srsjax.config_io import (
     type_hints,
     with_field,
 )
+from srsjax.data.batches import workers
 from srsjax.data.store import checksums
 from srsjax.errors import InputError, near
 from srsjax.files import trouble
 from srsjax.runs.run_folder import RunFolder
+from srsjax.stopping import WORKER_LOST
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def find_config(name: str) -> Path:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a command and exits: 0 or what `main` returns; 2 wrong input, said in one line; 130 interrupted.
+    """Runs a command and exits: 0 or what `main` returns; 2 wrong input, said in one line; 71 a worker process was
+    lost, said in one line; 130 interrupted.
 
     Any other exception is a bug and keeps its traceback (exit code 1), unless a file of a store turns out to be
     damaged: then that is what it came of.
@@ -150,6 +153,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except InputError as error:
         complain(str(error))
         code = 2
+    except workers.WorkerLost as error:
+        complain(str(error))
+        leave(WORKER_LOST)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -163,14 +169,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if said := trouble(error):
             complain(f"{said}; what was complete before is kept: mend it and run the same command again")
             leave(2)
-        if distributed.process_count() == 1:
+        if distributed.process_count() == 1 and not workers.left_behind():
             raise
         traceback.print_exc()
+        if distributed.process_count() == 1:
+            leave(1)
         complain(
             f"{type(error).__name__} above; where another process ended, this is what came of it: see what that one "
             f"printed, and run the same command again to go on"
         )
         leave(1)
+    if workers.left_behind():
+        leave(code)
     sys.exit(code)
 
 
@@ -178,7 +188,7 @@ def leave(code: int) -> NoReturn:
     """Ends this process without waiting for the others, which JAX would do and they would never come."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    workers.end(code)
 
 
 def complain(message: str) -> None:

@@ -41,15 +41,19 @@ def enable_cache() -> Path | None:
     return folder
 
 
-GPU_OPTIONS = {
+GPU_OPTIONS: dict[str, bool | str] = {
     # Schedules a program so that matmuls overlap transfers of parameters and gradients between devices. NVIDIA's
     # images of JAX turn it on.
     "xla_gpu_enable_latency_hiding_scheduler": True,
+    # A program that takes longer ends its process: a collective whose other devices never come would wait for ever. It
+    # is for whoever turned the watchdog of training off, and for the other commands; the watchdog says more, so it is
+    # to come first.
+    "xla_gpu_execution_terminate_timeout": "1h",
 }
-"""Compiler options for programs on several GPUs."""
+"""Compiler options for programs on several GPUs. They have not been run on any: XLA's compiler takes them."""
 
 
-def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
+def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool | str]:
     """Compiler options of `jax.jit` for programs whose devices exchange parameters; XLA_FLAGS takes precedence."""
     if mesh.size == 1 or mesh.devices.flat[0].platform != "gpu":
         return {}

@@ -17,6 +17,7 @@ from srsjax.bounds import (
     DefaultOrAtLeast0,
     DefaultOrShare,
     NotNegative,
+    OffOrSeconds,
     Positive,
     RestOrAtLeast1,
     Seed,
@@ -155,7 +156,8 @@ class Batch:
     """Rows of an evaluation or scoring batch; 0 means as many as one micro-batch and, where a CPU encodes text, at most
     1,024 tokens: its caches hold no more."""
     workers: AtLeast0 = 0
-    """Grain worker processes that assemble batches; 0 assembles them in threads of this process."""
+    """Grain worker processes that assemble batches; 0 assembles them in threads of this process. One that is killed, or
+    stopped for 20 seconds, ends training with exit code 71, saved."""
 
 
 @dataclass(frozen=True)
@@ -336,5 +338,9 @@ class TrainConfig:
     """Seed of initialisation, order, packing and dropout."""
     run_dir: str = ""
     """Run folder; empty means `runs/<config name>`."""
+    watchdog: OffOrSeconds = 1800.0
+    """Seconds without progress after which training prints the stack of every thread and ends with exit code 70; 0
+    waits without end. Progress is a finished step, a batch of an evaluation, and any use of CPUs or files in set-up,
+    compilation, checkpoints and metrics, which may take as long as they need. More than the longest step."""
     overwrite: bool = False
     """Delete what the run folder holds and start anew."""

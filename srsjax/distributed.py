@@ -29,6 +29,7 @@ from typing import Any
 import jax
 from jax._src import distributed as _jax_distributed  # its key-value store has no public name; Orbax uses it as well
 
+from srsjax import waits
 from srsjax.cpu import may_have_accelerator
 from srsjax.errors import InputError
 
@@ -193,14 +194,17 @@ def on_first(work: Callable[[], Any]) -> Any:
             client.key_value_set(key, json.dumps({"failed": f"{type(error).__name__}: {error}"}))
             raise
         client.key_value_set(key, json.dumps({"result": result}))
-        client.wait_at_barrier(f"{key}/done", _FOREVER_MS)
+        with waits.elsewhere():
+            client.wait_at_barrier(f"{key}/done", _FOREVER_MS)
         return result
-    told = json.loads(client.blocking_key_value_get(key, _FOREVER_MS))
+    with waits.elsewhere():
+        told = json.loads(client.blocking_key_value_get(key, _FOREVER_MS))
     if "wrong_input" in told:
         raise InputError(told["wrong_input"])
     if "failed" in told:
         raise PeerError(f"process 0 failed: {told['failed']}")
-    client.wait_at_barrier(f"{key}/done", _FOREVER_MS)
+    with waits.elsewhere():
+        client.wait_at_barrier(f"{key}/done", _FOREVER_MS)
     return told["result"]
 
 
@@ -215,9 +219,8 @@ def gather(value: Any) -> list[Any]:
     client: Any = _jax_distributed.global_state.client
     key = f"srsjax/gather/{next(_calls)}"
     client.key_value_set(f"{key}/{process_index()}", json.dumps(value))
-    return [
-        json.loads(client.blocking_key_value_get(f"{key}/{process}", _FOREVER_MS)) for process in range(process_count())
-    ]
+    with waits.elsewhere():
+        return [json.loads(client.blocking_key_value_get(f"{key}/{n}", _FOREVER_MS)) for n in range(process_count())]
 
 
 def tell(topic: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Stopping by a signal: work is brought to a point from which the same command goes on."""
+"""Stopping by a signal: work is brought to a point from which the same command goes on; exit codes of early ends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from contextlib import contextmanager
 
 STOPPED = 75
 """Exit code: stopped by a signal, saved; the same command resumes (EX_TEMPFAIL of sysexits.h)."""
+HUNG = 70
+"""Exit code: training made no progress and was ended by its watchdog (EX_SOFTWARE)."""
+WORKER_LOST = 71
+"""Exit code: a worker process that assembles batches was killed or stopped (EX_OSERR)."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _asked_at: float | None = None

@@ -49,6 +49,7 @@ from srsjax.training.loop import fit
 from srsjax.training.meter import known_work
 from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import Training, set_up
+from srsjax.training.watchdog import Watchdog
 
 PROGRAMS = ("init", "train_step", "predict_step")
 """Programs whose compilation is printed; the many small ones mean nothing to a person."""
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     config = replace(config, run_dir=config.run_dir or f"runs/{name}")
     with contextlib.ExitStack() as held:
         held.enter_context(stoppable())
+        held.enter_context(Watchdog(config.watchdog, goodput))
         try:
             return run(config, goodput, cache, compilations, held)
         except Stopped as stopped:
@@ -137,7 +139,7 @@ def train(
         training.state,
         step,
         training.batches,
-        partial(validate, config, session, store, shape),
+        partial(validate, config, session, store, shape, goodput),
         training.learning_rates,
         folder,
         session.mesh,
@@ -148,7 +150,7 @@ def train(
     )
     training.batches.close()
     with goodput.of("evaluation"):
-        report(config, session, store, shape, folder, progress)
+        report(config, session, store, shape, folder, progress, goodput)
 
 
 def is_done(folder: RunFolder, config: TrainConfig) -> bool:
@@ -157,12 +159,14 @@ def is_done(folder: RunFolder, config: TrainConfig) -> bool:
     return folder.finished and not config.overwrite
 
 
-def validate(config: TrainConfig, session: Session, store: Store, shape: BatchShape, params) -> dict[str, float]:
+def validate(
+    config: TrainConfig, session: Session, store: Store, shape: BatchShape, goodput: Goodput, params
+) -> dict[str, float]:
     """Metrics of the valid split, none where it is empty. Raises NonFiniteLoss for logits that are not finite."""
     if not has_split(store, "valid"):
         return {}
     split = store.split("valid")
-    logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
+    logits = predicted(session, params, split, store, shape, goodput)
     if not np.isfinite(logits).all():
         raise NonFiniteLoss("the logits of the validation split are not finite; lower optimizer.learning_rate")
     # Computed once, so that all processes continue from the same numbers, bit for bit.
@@ -176,7 +180,23 @@ def _validated(config: TrainConfig, session: Session, store: Store, split: Split
     return split_metrics(config, of[0], split, logits) | slice_scalars(frame, *of)
 
 
-def report(config: TrainConfig, session: Session, store: Store, shape: BatchShape, folder: RunFolder, progress) -> None:
+def predicted(session: Session, params, split: Split, store: Store, shape: BatchShape, goodput: Goodput) -> np.ndarray:
+    """`predict_split`, heard of by the watchdog batch by batch; metrics, which follow, have no such parts."""
+    of = (params, split, store.items, shape, session.mesh)
+    logits = predict_split(session.predict_step, *of, progress=lambda candidates: goodput.beat())
+    goodput.enter("evaluation")
+    return logits
+
+
+def report(
+    config: TrainConfig,
+    session: Session,
+    store: Store,
+    shape: BatchShape,
+    folder: RunFolder,
+    progress,
+    goodput: Goodput,
+) -> None:
     """Evaluates the best checkpoint on valid and test and writes `report.json`, which ends the run.
 
     All processes compute the logits; the first one the metrics and the files.
@@ -192,7 +212,7 @@ def report(config: TrainConfig, session: Session, store: Store, shape: BatchShap
             result |= Assessment({}).of_split(name)
             continue
         split = store.split(name)
-        logits = predict_split(session.predict_step, params, split, store.items, shape, session.mesh)
+        logits = predicted(session, params, split, store, shape, goodput)
         if not distributed.is_first():
             continue
         if name == "valid":

@@ -90,7 +90,8 @@ def another(leaf) -> tuple[list[str], object]:
         made = [7, 8, 9] if arguments[0] is int else [f"word {i}" for i in range(3)]
         return [str(each) for each in made], tuple(made)
     number = next((n for n in (-7, 7, 777) if leaf.bounds is None or leaf.bounds.allow(n)), 7)
-    simple = {bool: (["true"], True), int: ([f"{number}"], number), float: (["0.25"], 0.25), str: (["x y"], "x y")}
+    share = next((n for n in (0.25, 777.5) if leaf.bounds is None or leaf.bounds.allow(n)), 0.25)
+    simple = {bool: (["true"], True), int: ([f"{number}"], number), float: ([f"{share}"], share), str: (["x y"], "x y")}
     # What else there is takes one string or several.
     return simple.get(expected, (["x", "y"], ("x", "y")))
 

@@ -90,4 +90,8 @@ def test_several_gpus_have_options_that_the_compiler_knows(monkeypatch):
 
 def test_xla_flags_have_the_last_word(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
+    assert compiler_options(mesh_of("gpu", 2)).keys() == GPU_OPTIONS.keys() - {
+        "xla_gpu_enable_latency_hiding_scheduler"
+    }
+    monkeypatch.setenv("XLA_FLAGS", " ".join(f"--{name}=1" for name in GPU_OPTIONS))
     assert compiler_options(mesh_of("gpu", 2)) == {}

@@ -51,6 +51,7 @@ FREE = (
     "evaluate.slices",
     "model.remat",
     "profile",
+    "watchdog",
 )
 
 PRECISION, CHECKSUMS = "precision", "checksums"

@@ -12,6 +12,7 @@ import json
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ stopped      between the last line of one start and the beginning of the next
 NOT_LOST = ("compile", "set-up")
 """Parts that a later start does not make `repeated`: they keep their own names even if their work was lost."""
 
+RECENT = 11
+"""Steps whose times are kept."""
+
 
 class Goodput:
     """Adds up the parts of one start of a run; the thread that creates it is timed.
@@ -55,12 +59,28 @@ class Goodput:
         self._file: TextIO | None = None
         self.resumed = False
         """Whether the run was started before."""
+        self.beats = 0
+        """Signs of progress so far, for the watchdog."""
+        self.untold = True
+        """Whether the evaluation does what has no units that `beat` could count."""
+        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        """The last steps, each with the clock when it was done."""
+
+    @property
+    def part(self) -> str:
+        """The one of PARTS that time is spent on."""
+        return self._part
+
+    def beat(self) -> None:
+        """A small unit of work is done: a batch of an evaluation."""
+        self.beats, self.untold = self.beats + 1, False
 
     def enter(self, part: str) -> None:
         """From now on time is spent on `part`."""
         now = self._clock()
         self._seconds[self._part] += now - self._since
         self._part, self._since = part, now
+        self.beats, self.untold = self.beats + 1, part == "evaluation"
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
@@ -102,8 +122,10 @@ class Goodput:
 
     def tick(self, step: int) -> None:
         """As `mark`, but only where the last line is old enough. Costs under a microsecond otherwise."""
-        self._step = step
-        if self._clock() >= self._next_line:
+        self._step, now = step, self._clock()
+        self.recent.append((step, now))
+        self.beats += 1
+        if now >= self._next_line:
             self.mark(step)
 
     def total(self) -> dict[str, float]:

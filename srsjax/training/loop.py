@@ -20,6 +20,7 @@ from srsjax.compilation import Compilations
 from srsjax.config import TrainConfig
 from srsjax.console import Console
 from srsjax.data.batches.batch import PackedBatch
+from srsjax.data.batches.workers import Interrupted, WorkerLost
 from srsjax.metrics.table import METRICS
 from srsjax.runs.checkpoints import Checkpointer, better
 from srsjax.runs.monitor import resolve_monitor
@@ -78,8 +79,8 @@ def fit(
     `state` is fresh, the target of a restore, and donated to `train_step`; `evaluate` maps parameters to validation
     metrics; `learning_rates` [steps] are for the log; `goodput` is in its set-up; `work` is for MFU, or None.
 
-    Returns the progress at the end; the checkpoint of `best_step` is on disk. Raises NonFiniteLoss, and Stopped after a
-    SIGTERM or SIGINT (everything is saved then).
+    Returns the progress at the end; the checkpoint of `best_step` is on disk. Raises NonFiniteLoss; Stopped after a
+    SIGTERM or SIGINT, and WorkerLost (everything is saved then, but for WorkerLost of one process of several).
     """
     total, evaluate_at = batches.steps, _evaluation_steps(config, batches)
     # Leaving the checkpointer waits for what is still being written.
@@ -99,12 +100,14 @@ def fit(
             goodput.mark(progress.next_step)
             if goodput.resumed:
                 console.print(f"so far: {goodput.said()}")
-            ahead, stop_asked = _Ahead(batches, mesh, meter), _agreed_stop(stop, mesh)
+            ahead, stop_asked = _Ahead(batches, mesh, meter, stop), _agreed_stop(stop, mesh)
             validation = _Validation(config, evaluate, log, meter, compilations, console)
             for step in range(progress.next_step + 1, total + 1):
                 if validation.gave_up(progress):
                     break
-                batch, counts, numbers = ahead.take()
+                if (taken := ahead.take()) is None:
+                    raise _ended(ahead, step - 1, total, config)
+                batch, counts, numbers = taken
                 profiler.before(step, (state, batch))
                 with profiler.step(step):
                     state, metrics = train_step(state, batch)
@@ -115,7 +118,8 @@ def fit(
                 compilations.tell(console)
                 progress = replace(progress, next_step=step)
 
-                stopping = stop_asked()  # read once: a signal that comes later is answered after the next step
+                # Read once: a signal that comes later is answered after the next step.
+                stopping = stop_asked() or ahead.lost is not None
                 saving = step in evaluate_at or stopping or _due(step, config.checkpoints.every)
                 if saving or step % config.log_every == 0:
                     meter.flush()
@@ -128,8 +132,7 @@ def fit(
                     batches.wait_checked()  # no checkpoint holds what was learned from a damaged file
                     _save(checkpointer, step, state, progress, goodput)
                 if stopping and step < total:
-                    without = " without --overwrite" if config.overwrite else ""
-                    raise Stopped(f"saved at step {step} of {total}; run the same command{without} to go on")
+                    raise _ended(ahead, step, total, config)
         return progress
 
 
@@ -174,6 +177,13 @@ def _save(checkpointer: Checkpointer, step: int, state: TrainState, progress: Pr
     with goodput.of("checkpoints"):
         checkpointer.save(step, state, vars(progress), progress.best_step)
     goodput.mark(step)
+
+
+def _ended(ahead: _Ahead, step: int, total: int, config: TrainConfig) -> Exception:
+    """What to raise where training ends after a step that is saved: the signal comes before the loss of a worker."""
+    saved = f"saved at step {step} of {total}" if step else "before the first step"
+    said = f"{saved}; run the same command{' without --overwrite' if config.overwrite else ''} to go on"
+    return Stopped(said) if ahead.stop.asked or not ahead.lost else WorkerLost(f"{ahead.lost}; {said}")
 
 
 def _profiler(config: TrainConfig, folder: RunFolder, progress: Progress, meter: Meter, console: Console) -> Profiler:
@@ -225,26 +235,45 @@ class _Ahead:
     """Batches on their way to the device: each is put there while the step before it runs.
 
     It is one batch further than the training; a checkpoint holds the number of steps done, not of batches taken here.
+    Where there is no next batch, because of a signal or a lost worker, the steps done can be saved; but not with
+    several processes: they save together, one step after the signal, for which they all need a batch.
     """
 
-    def __init__(self, batches, mesh: jax.sharding.Mesh, meter: Meter):
-        self.batches, self.mesh, self.meter = batches, mesh, meter
+    def __init__(self, batches, mesh: jax.sharding.Mesh, meter: Meter, stop: StopSignal):
+        self.batches, self.mesh, self.meter, self.stop = batches, mesh, meter, stop
+        self.lost: WorkerLost | None = None
+        """Why there is no next batch."""
         self.fetched: deque[tuple[PackedBatch, tuple[float, int], np.ndarray | None]] = deque()
+        self._alone = jax.process_count() == 1
+        if self._alone:
+            batches.interrupted = lambda: stop.asked
 
     def fetch(self, running: StepMetrics | None = None) -> None:
         """Waits for the next batch of the host and begins to put it on the device, while `running` runs there."""
         started = time.monotonic()
-        batch, numbers = next(self.batches)
-        put = put_batch(self.mesh, batch, row_axis=1)
+        if made := self._next():
+            put = put_batch(self.mesh, made[0], row_axis=1)
         self.meter.waited_for_input(time.monotonic() - started, running)
-        self.fetched.append((put, self.meter.count(batch), numbers))
+        if made:
+            self.fetched.append((put, self.meter.count(made[0]), made[1]))
 
-    def take(self) -> tuple[PackedBatch, tuple[float, int], np.ndarray | None]:
+    def _next(self) -> tuple[PackedBatch, np.ndarray] | None:
+        try:
+            return next(self.batches)
+        except Interrupted:
+            return None
+        except WorkerLost as lost:
+            if not self._alone:
+                raise WorkerLost(f"{lost}; the newest checkpoint is kept: run the same command to go on") from None
+            self.lost = lost
+            return None
+
+    def take(self) -> tuple[PackedBatch, tuple[float, int], np.ndarray | None] | None:
         """The batch that was fetched, what the meter counted in it, and its candidates; the first time it is fetched
-        here."""
+        here. None where there is no next batch."""
         if not self.fetched:
             self.fetch()
-        return self.fetched.popleft()
+        return self.fetched.popleft() if self.fetched else None
 
 
 def _agreed_stop(stop: StopSignal, mesh: jax.sharding.Mesh) -> Callable[[], bool]:

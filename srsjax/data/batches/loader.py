@@ -12,7 +12,7 @@ import logging
 import math
 import mmap
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from srsjax.data.batches.assembly import Assembler
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.packing import Plan, RowStream, choose_candidates, plan_rows
+from srsjax.data.batches.workers import Feed, begin
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
 
@@ -45,7 +46,7 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
     """Batches one after another; the state is one integer, the number of batches given so far.
 
     Each is `(PackedBatch, numbers)`: `numbers` int64 is the candidate's number in the split (its row of `split.labels`)
-    in every candidate slot, -1 in empty ones.
+    in every candidate slot, -1 in empty ones. With worker processes `next` raises WorkerLost where one was lost.
     """
 
     def __init__(self, source: StepSource, plan: Plan, epoch_ends: list[int], workers: int):
@@ -65,9 +66,11 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
         """Candidates of a batch of all hosts, on average."""
         self.tokens_per_step = (1 - plan.padding_share) * source.rows * source.tokens
         """Real (non-padding) tokens of a batch of all hosts, on average."""
+        self.interrupted: Callable[[], bool] = lambda: False
+        """Asked while worker processes are waited for; true makes `next` raise Interrupted, and loses no batch."""
         self._source, self._workers = source, workers
         self._step = 0
-        self._iterator: grain.DatasetIterator | None = None
+        self._iterator: grain.DatasetIterator | Feed | None = None
         self._made: list[tuple[PackedBatch, np.ndarray]] = []  # of the element at hand, the next one last
 
     def __len__(self) -> int:
@@ -82,8 +85,11 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
             checks.tell()
         if self._iterator is None:
             self._iterator = self._open()
+        feed = self._iterator
+        if isinstance(feed, Feed):
+            feed.check()
         if not self._made:
-            made = next(self._iterator)
+            made = feed.take(self.interrupted) if isinstance(feed, Feed) else next(feed)
             given = self._step % self._source.steps_at_once  # more than 0 only right after `restore`
             self._made = made[given:][::-1]
         self._step += 1
@@ -120,7 +126,7 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
             self._iterator.close()
             self._iterator, self._made = None, []
 
-    def _open(self) -> grain.DatasetIterator:
+    def _open(self) -> grain.DatasetIterator | Feed:
         # Always a fresh pipeline that starts at the step: Grain's own state counts batches per worker, and is silently
         # wrong when restored with a different number of workers.
         steps = grain.MapDataset.source(self._source)[self._step // self._source.steps_at_once :]
@@ -130,7 +136,7 @@ class Batches(Iterator[tuple[PackedBatch, np.ndarray]]):
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; the defaults are what we want
         workers = grain.MultiprocessingOptions(self._workers, WORKER_BUFFER)
         batches = grain.experimental.WithOptionsIterDataset(steps.to_iter_dataset(grain.ReadOptions(0, 0)), BY_PIPE)
-        return iter(batches.mp_prefetch(workers))
+        return Feed(batches.mp_prefetch(workers, begin), self._workers)
 
 
 def train_batches(

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from srsjax import waits
 from srsjax.config import Table
 from srsjax.data.preparing.clean import Cleaned, Cleaner
 from srsjax.data.preparing.encode import Encoded, Encoder
@@ -70,7 +71,8 @@ class Spark:
         if tasks:
             numbers = self.session.range(0, tasks, 1, numPartitions=tasks)
             run = functools.partial(_run_tasks, str(folder))
-            said = numbers.mapInArrow(run, "id long, error string").collect()
+            with waits.elsewhere():
+                said = numbers.mapInArrow(run, "id long, error string").collect()
             errors = {row["id"]: row["error"] for row in said if row["error"]}
             if errors:
                 raise InputError(errors[min(errors)])
