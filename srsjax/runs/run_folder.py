@@ -6,6 +6,7 @@ manifest.json    the prepared store's manifest  checkpoints/     Orbax, the late
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 skipped.jsonl    steps that were skipped, and their rows (`srsjax.training.anomalies`)
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
+tracking/        ids, and what trackers keep here (`srsjax.training.tracking`)
 calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
 reference.json   what the data and scores of the test split are like (`srsjax.runs.reference`)
 report.html      what a person reads: metrics, figures, slices, errors (`srsjax.reporting.page`)
@@ -42,6 +43,7 @@ FREE = (
     "overwrite",
     "run_dir",
     "log_every",
+    "track",
     "checkpoints",
     "mesh",
     "data.store",
