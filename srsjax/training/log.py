@@ -77,6 +77,19 @@ class RunLog:
             )
 
 
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`, none where there is no file; a cut off or damaged one is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            read = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(read, dict) and isinstance(read.get("step"), int) and "kind" in read:
+            found.append(read)
+    return found
+
+
 def drop_lines_after(path: Path, step: int) -> None:
     """Keeps the JSON lines of steps up to `step`, so that a resumed run's file is that of an uninterrupted one."""
     if not path.exists():
