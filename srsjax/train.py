@@ -24,12 +24,13 @@ from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Split, Store
 from srsjax.data.store.tokenizer import load_tokenizer
-from srsjax.files import write_json
+from srsjax.files import write_json, write_text
 from srsjax.jax_version import check_jax
 from srsjax.locks import exclusive
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
 from srsjax.objectives import predict
+from srsjax.reporting.card import Facts, about_run, run_card
 from srsjax.reporting.page import split_part, write_page
 from srsjax.runs.assessment import Assessment, assess
 from srsjax.runs.attribution import Explainer
@@ -270,6 +271,9 @@ def report(
     distributed.on_first(lambda: calibration.save(folder))
     page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
     distributed.on_first(lambda: write_page(*page))
+    facts = Facts(folder, config, store.manifest, result, calibration, session.parameters)
+    about = about_run(folder, config, session.spec, text, store.manifest)
+    distributed.on_first(lambda: write_text(folder.card_file, str(run_card(facts, about))))
     distributed.on_first(lambda: folder.bind((folder.calibration_file,), progress.best_step))
     distributed.on_first(lambda: write_json(folder.report_file, result))
     return result

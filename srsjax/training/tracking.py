@@ -25,8 +25,10 @@ from srsjax.training.trackers import MlflowTracker, TensorBoardTracker, TrackioT
 
 MOST_WAITING = 1000
 """Calls that wait for a tracker, above which it is taken to hang."""
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 15.0
 """How long the end of a run waits for all trackers together to send what they have."""
+STOP_SECONDS = 5.0
+"""The same where a run stops before its end: whoever asked for it may soon be less patient."""
 
 THREAD = "srsjax-track-"
 
@@ -105,7 +107,7 @@ class Tracking:
         return self
 
     def __exit__(self, *_) -> None:
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + (self._patience if self._summary is not None else min(self._patience, STOP_SECONDS))
         if self._started:
             for worker in self._workers:
                 worker.call("finish", self._summary)
