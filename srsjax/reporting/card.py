@@ -121,6 +121,7 @@ def eval_results(facts: Facts, of: Assessment) -> list[EvalResult]:
                 task_type=kind if reads_text else kind.replace("text-", "tabular-"),
                 task_name=task,
                 dataset_type="tabular",
+                dataset_config=task,  # results of one configuration are one entry, with one task
                 dataset_name=_log_files(facts.manifest) or "log",
                 dataset_split=facts.split,
                 dataset_revision=str(facts.manifest["fingerprint"]),
@@ -171,7 +172,7 @@ def calibration(facts: Facts, of: Assessment) -> str:
         own = facts.calibration.tasks.get(task.name, TaskCalibration())
         by = f", and by {facts.calibration.slice}" if own.slices else ""
         row = [task.name, f"{own.method}{by}"]
-        for name in ("ece", "log_loss"):
+        for name in ("ece", "log_loss" if task.kind == "binary" else "cross_entropy"):
             after = of.model.get(prefix + name)
             before = of.uncalibrated.get(prefix + name, after)
             row += [_number(before), _number(after)]

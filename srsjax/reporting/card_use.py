@@ -166,7 +166,8 @@ def _value(feature: Feature) -> Any:
         return 0
     if isinstance(feature, Vector):
         return None if feature.files else [0.0] * feature.size
-    words = f"a {feature.name.replace('_', ' ')}"
+    article = "an" if feature.name[0].lower() in "aeiou" else "a"
+    words = f"{article} {feature.name.replace('_', ' ')}"
     if isinstance(feature, Categorical) and feature.max_values > 1:
         return [] if feature.of else [words]
     return words

@@ -29,7 +29,7 @@ class MeasuredGroup:
     @property
     def said(self) -> str:
         """The metric in words."""
-        return with_ends(self.value)
+        return with_ends(self.value or None)
 
     @property
     def calibration(self) -> str:
