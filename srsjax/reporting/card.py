@@ -193,7 +193,7 @@ def calibration(facts: Facts, of: Assessment) -> str:
 
 def weak(facts: Facts, of: Assessment) -> str:
     """Groups of slices that are surely worse than the whole, or whose mean prediction is surely off."""
-    groups = measured_groups(of)
+    groups, fairness = measured_groups(of), facts.config.fairness
     if not groups:
         return "None measured."
     names = ", ".join(code(name) for name in dict.fromkeys(group.slice for group in groups))
@@ -202,6 +202,8 @@ def weak(facts: Facts, of: Assessment) -> str:
         for group in weak_groups(of, groups)
     ]
     said = f"{len(groups)} groups of {names} were measured, those with 100 rows at least."
+    if fairness.by:
+        said += f" Training was asked to treat the groups of {code(fairness.by)} alike, by {fairness.method}."
     if not rows:
         return f"{said} None is worse than the whole split by more than its 95 % interval."
     headings = ("slice", "group", "rows", "metric", "in the group", "in the whole split", "predicted less label")
@@ -295,10 +297,10 @@ def _split_said(config: TrainConfig) -> str:
 
 
 def _private_time(config: TrainConfig) -> bool:
-    """Whether the column of times is one that a private feature reads."""
+    """Whether the column of times is a private one."""
     both = (*config.schema.context, *config.schema.candidate)
     private = {each.column or each.name for each in both if getattr(each, "private", False)}
-    return config.data.split.column in private
+    return config.data.split.column in {*private, *config.data.private}
 
 
 def _period(ends: Sequence[float] | None) -> str:
@@ -311,5 +313,5 @@ def _reads_text(config: TrainConfig) -> bool:
 
 def _base_model(config: TrainConfig) -> str:
     """The hub name of the weights that training started from; empty where they came from a folder, or are fresh."""
-    name = config.model.pretrained
+    name = config.model.pretrained.partition("@")[0]
     return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists() else ""

@@ -159,18 +159,10 @@ def data_tables(config: TrainConfig, manifest: Mapping[str, Any]) -> list[Shown]
         ("cut", "cut to the token budget"),
         ("unseen_classes", "classes unseen"),
     ):
-        lost += [
-            [f"{name}: {words}", _short(_shown_count(config, name, of))] for name, of in manifest.get(key, {}).items()
-        ]
+        lost += [[f"{name}: {words}", _short(count)] for name, count in manifest.get(key, {}).items()]
     if manifest.get("set_aside"):
         lost.append(["bad rows set aside", f"{manifest['set_aside']:,}"])
     return [*found, Shown("Cut, missing and left out", ("what", "rows"), lost)]
-
-
-def _shown_count(config: TrainConfig, name: str, of: Any) -> Any:
-    """A count of the manifest, without what a missing value of a private feature became."""
-    private = {f.name for f in (*config.schema.context, *config.schema.candidate) if getattr(f, "private", False)}
-    return of["rows"] if name in private and isinstance(of, Mapping) else of
 
 
 def metric_table(config: TrainConfig, of: Assessment, caption: str) -> Shown:

@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from srsjax.config import Catalogue, Categorical, Data, History, Numeric, Schema, Task, Text, TrainConfig, Vector
+from srsjax.config import (
+    Catalogue,
+    Categorical,
+    Data,
+    History,
+    Model,
+    Numeric,
+    Schema,
+    Split,
+    Task,
+    Text,
+    TrainConfig,
+    Vector,
+)
 from srsjax.metrics import report
 from srsjax.metrics.recalibration import Affine
 from srsjax.metrics.table import row_of
@@ -251,6 +264,28 @@ def test_a_group_is_weak_where_its_interval_says_so():
     assert "| brand | worse | 900 | auc | 0.6000 [0.550, 0.650] | 0.7000 | 0.0000 [-0.100, 0.100] |" in said
     lower = Assessment({"rmse": 1.0}, slices=groups({"name": "worse", "rows": 900, "rmse": [1.5, 1.2, 1.8]}))
     assert len(weak_groups(lower, measured_groups(lower))) == 1
+
+
+def test_a_private_column_of_times_has_no_periods():
+    schema = Schema(candidate=(Numeric("listed", column="time", private=True),))
+    manifest = {"input": {"log": {"files": [{"name": "a.csv"}]}}, "splits": {}, "periods": {"train": [2e9, 2.1e9]}}
+    manifest["splits"] = {"train": {"impressions": 1, "candidates": 1}}
+    split = Split(by="time", column="time")
+    for config, shown in (
+        (TrainConfig(data=Data(split=split)), True),
+        (TrainConfig(schema=schema, data=Data(split=split)), False),
+        (TrainConfig(data=Data(split=split, private=("time",))), False),
+    ):
+        made = Facts(RunFolder("nowhere"), config, manifest, {}, Calibration(), 1)
+        assert ("2033-05-18 03:33 to 2036-07-18 13:20" in card.data(made)) == shown
+
+
+def test_weights_of_the_hub_are_named_without_their_commit():
+    def base(pretrained: str) -> str:
+        return card.measured(facts(TrainConfig(model=Model(pretrained=pretrained)))).base_model
+
+    assert base("google-bert/bert-base-uncased@0123abc") == "google-bert/bert-base-uncased"
+    assert base("") == base("/models/mine") == base("runs/a/b") == ""
 
 
 def test_without_slices_or_weak_groups_it_says_so():
