@@ -317,7 +317,7 @@ def _form(expected: Any) -> tuple[int | str, str]:
         case origin if origin is dict:
             return "*", f"NAME={arguments[1].__name__.upper()}"
         case origin if origin is tuple:
-            return ("*" if Ellipsis in arguments else len(arguments)), arguments[0].__name__.upper()
+            return ("*" if Ellipsis in arguments else len(arguments)), _form(arguments[0])[1]
         case None:
             return ("?", "true|false") if expected is bool else (1, expected.__name__.upper())
     return "+", arguments[0].__name__.upper()  # str | tuple[str, ...]

@@ -334,6 +334,9 @@ class TrainConfig:
     """Stop after this many optimizer steps; 0 means `epochs` decides."""
     log_every: AtLeast1 = 10
     """Steps between log lines; the host waits for the device only then."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    """Trackers that log lines and evaluations go to, besides `metrics.jsonl`; several may be named, all but TensorBoard
+    are extras ([wandb], [mlflow], [trackio]). One that fails or hangs is dropped; a resumed run continues its own."""
     seed: Seed = 0
     """Seed of initialisation, order, packing and dropout."""
     run_dir: str = ""

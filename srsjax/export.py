@@ -19,13 +19,13 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from srsjax import cli
-from srsjax.config import Mesh
+from srsjax.config import Mesh, TrainConfig
 from srsjax.console import say
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.tokenizer import load_tokenizer
@@ -36,10 +36,10 @@ from srsjax.model import hf_card, hf_export
 from srsjax.model.int8 import Quantized
 from srsjax.portable import folder as portable
 from srsjax.portable import onnx
+from srsjax.reporting.card import Facts, about_run, measured
 from srsjax.runs.calibration import Calibration
 from srsjax.runs.run_folder import RunFolder
-from srsjax.runs.session import Quantize, load_run
-from srsjax.runs.spec import layout_of
+from srsjax.runs.session import Quantize, Session, load_run
 
 
 @dataclass(frozen=True)
@@ -85,36 +85,59 @@ def main(argv: list[str] | None = None) -> int:
     folded = Calibration.load(folder).folded(params, session.spec.outputs)
     if folded is None:
         say("note: the run's calibration fits in no linear head: the exported model gives uncalibrated logits")
-    text, fitted = load_tokenizer(folder.tokenizer), Fitted(**folder.read(folder.manifest_file)["fitted"])
-    about = hf_card.Described(
-        name=folder.path.resolve().name,
-        run=arguments.run,
-        spec=session.spec,
-        schema=config.schema,
-        text=text,
-        layout=layout_of(session.spec, text),
-        fills=fitted.fills,
-    )
+    manifest = folder.read(folder.manifest_file)
+    text, fitted = load_tokenizer(folder.tokenizer), Fitted(**manifest["fitted"])
+    about = about_run(folder, config, session.spec, text, manifest)
+    measured = measured_of(folder, config, manifest, session, arguments.quantize, folded is not None)
     params = params if folded is None else folded
     with atomic_folder(output) as partial:
         if arguments.format == "stablehlo":
-            portable.save(partial, params, session.compute, about, fitted)
+            portable.save(partial, params, session.compute, about, fitted, measured)
         else:
-            write(partial, params, about)
+            write(partial, params, about, measured)
         if arguments.format == "onnx":
             say(f"{onnx.FILE}: logits as those of transformers, to {onnx.save(partial):.1e}")
     say(f"exported: {output}")
     return 0
 
 
-def write(folder: Path, params: Mapping[str, np.ndarray], about: hf_card.Described) -> None:
-    """Writes weights, tokenizer and card into `folder`, made if absent; `params` as `ctr.init` names them."""
+def measured_of(
+    folder: RunFolder,
+    config: TrainConfig,
+    manifest: Mapping[str, Any],
+    session: Session,
+    quantize: Quantize,
+    calibrated: bool,
+) -> hf_card.Measured:
+    """What the card says of the run; `calibrated`: whether the exported logits are."""
+    notes = []
+    if folder.compressed.exists():
+        notes.append(
+            "What follows was measured before the weights were compressed; `compression.json` of the run says "
+            "what that changed."
+        )
+    if quantize == "int8":
+        notes.append("What follows was measured before the weights were made 8-bit.")
+    if not calibrated:
+        notes.append("The logits are not calibrated: of the metrics below those before calibration are its own.")
+    of = (manifest, folder.read(folder.report_file), Calibration.load(folder), session.parameters)
+    return measured(Facts(folder, config, *of, notes))
+
+
+def write(
+    folder: Path,
+    params: Mapping[str, np.ndarray],
+    about: hf_card.Described,
+    measured: hf_card.Measured = hf_card.Measured(),
+) -> None:
+    """Writes weights, tokenizer and card into `folder`, made if absent; `params` as `ctr.init` names them, `measured`
+    of the run that they are of."""
     lengths, params = hf_card.lengths(about.schema, about.layout), hf_export.in_units(params, about.spec.outputs)
     if about.form == "towers":
         hf_export.save_towers(folder, params, about.spec, about.text, about.layout, lengths)
     else:
         hf_export.save_pairs(folder, params, about.spec, about.text, sum(lengths))
-    hf_card.model_card(about).save(folder / "README.md")
+    hf_card.model_card(about, measured).save(folder / "README.md")
 
 
 if __name__ == "__main__":

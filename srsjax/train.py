@@ -7,25 +7,30 @@ test split and says how to score with it. The run folder holds everything evalua
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
+from srsjax.config_io import to_json
 from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Split, Store
 from srsjax.data.store.tokenizer import load_tokenizer
-from srsjax.files import write_json
+from srsjax.files import write_json, write_text
 from srsjax.jax_version import check_jax
 from srsjax.locks import exclusive
 from srsjax.metrics import report as metrics
 from srsjax.metrics.plots import save_curves
 from srsjax.objectives import predict
+from srsjax.reporting.card import Facts, about_run, run_card
 from srsjax.reporting.page import split_part, write_page
 from srsjax.runs.assessment import Assessment, assess
 from srsjax.runs.attribution import Explainer
@@ -49,6 +54,7 @@ from srsjax.training.loop import fit
 from srsjax.training.meter import known_work
 from srsjax.training.profile import profiled_steps
 from srsjax.training.setup import Training, set_up
+from srsjax.training.tracking import TRACKERS, Tracker, Tracking, any_hangs, check_trackers
 from srsjax.training.watchdog import Watchdog
 
 PROGRAMS = ("init", "train_step", "predict_step")
@@ -67,10 +73,15 @@ def main(argv: list[str] | None = None) -> int:
         held.enter_context(stoppable())
         held.enter_context(Watchdog(config.watchdog, goodput))
         try:
-            return run(config, goodput, cache, compilations, held)
+            code = run(config, goodput, cache, compilations, held)
         except Stopped as stopped:
             say(f"stopped: {stopped}{since_asked()}")
-            return STOPPED
+            code = STOPPED
+    if any_hangs():  # its library may wait for it when the program ends
+        if distributed.process_count() > 1:
+            jax.distributed.shutdown()
+        cli.leave(code)
+    return code
 
 
 def run(
@@ -88,6 +99,7 @@ def run(
     check_slices(config)
     check_fairness(config)
     profiled_steps(config.profile.steps)
+    distributed.on_first(partial(check_trackers, config.track))
     config = distributed.on_first(partial(pin, config, folder))
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():
@@ -127,6 +139,19 @@ def train(
     training: Training, folder: RunFolder, console: Console, compilations: Compilations, goodput: Goodput
 ) -> None:
     """Trains to the end and writes the report. Raises NonFiniteLoss and Stopped as `fit` does."""
+    with goodput.of("log"), tracked(training.config, folder, console) as tracking:
+        tracking.summarize(_train(training, folder, console, compilations, goodput, tracking))
+
+
+def _train(
+    training: Training,
+    folder: RunFolder,
+    console: Console,
+    compilations: Compilations,
+    goodput: Goodput,
+    tracking: Tracking,
+) -> dict[str, float]:
+    """`train`; returns the numbers of the report that trackers keep."""
     config, store, session, shape = training.config, training.store, training.session, training.shape
 
     def step(state, batch):
@@ -147,10 +172,24 @@ def train(
         compilations,
         goodput,
         known_work(session.spec, session.mesh),
+        tracking,
     )
     training.batches.close()
     with goodput.of("evaluation"):
-        report(config, session, store, shape, folder, progress, goodput)
+        return summary(report(config, session, store, shape, folder, progress, goodput))
+
+
+def tracked(config: TrainConfig, folder: RunFolder, console: Console) -> Tracking:
+    """The trackers of a run, on the first process."""
+    made: dict[str, Tracker] = {name: TRACKERS[name]() for name in config.track if distributed.is_first()}
+    return Tracking(made, folder.path.resolve().name, to_json(config), folder.path, console.print)
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of `report.json` by which runs are compared: the model's metrics as `report/test/auc`, and the best
+    step."""
+    found = {f"report/{name}/{key}": x for name in ("valid", "test") for key, x in result.get(name, {}).items()}
+    return found | {f"report/{name}": result[name] for name in ("best_step", "best_value") if result[name] is not None}
 
 
 def is_done(folder: RunFolder, config: TrainConfig) -> bool:
@@ -196,8 +235,9 @@ def report(
     folder: RunFolder,
     progress,
     goodput: Goodput,
-) -> None:
-    """Evaluates the best checkpoint on valid and test and writes `report.json`, which ends the run.
+) -> dict[str, Any]:
+    """Evaluates the best checkpoint on valid and test and writes `report.json`, which ends the run; returns what it
+    holds, of which the first process alone has the metrics.
 
     All processes compute the logits; the first one the metrics and the files.
     """
@@ -231,8 +271,12 @@ def report(
     distributed.on_first(lambda: calibration.save(folder))
     page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
     distributed.on_first(lambda: write_page(*page))
+    facts = Facts(folder, config, store.manifest, result, calibration, session.parameters)
+    about = about_run(folder, config, session.spec, text, store.manifest)
+    distributed.on_first(lambda: write_text(folder.card_file, str(run_card(facts, about))))
     distributed.on_first(lambda: folder.bind((folder.calibration_file,), progress.best_step))
     distributed.on_first(lambda: write_json(folder.report_file, result))
+    return result
 
 
 def draw_curves(

@@ -86,6 +86,9 @@ def another(leaf) -> tuple[list[str], object]:
         return [other], other
     if origin is dict:
         return ["b1=0.5", "eps=1e-06"], {"b1": 0.5, "eps": 1e-6}
+    if origin is tuple and typing.get_origin(arguments[0]) is typing.Literal:
+        made = [choice for choice in typing.get_args(arguments[0]) if choice not in value]
+        return made, tuple(made)
     if origin is tuple:
         made = [7, 8, 9] if arguments[0] is int else [f"word {i}" for i in range(3)]
         return [str(each) for each in made], tuple(made)

@@ -204,7 +204,7 @@ def _scored(outputs: Sequence[Outputs]) -> str:
 
 def _encode(reading: Reading, outputs: Sequence[Outputs]) -> str:
     """sentence-transformers from strings: fields joined by the separator's text."""
-    separator = reading.separator
+    context, candidate = example_strings(reading)
     lines = [
         "import torch",
         "from safetensors.torch import load_file",
@@ -212,8 +212,8 @@ def _encode(reading: Reading, outputs: Sequence[Outputs]) -> str:
         "",
         'model = SentenceTransformer(".")',
         'head = {name: x.to(model.device) for name, x in load_file("head.safetensors").items()}',
-        f"u = model.encode_query([{_quoted(_string(reading.context, separator))}], convert_to_tensor=True)",
-        f"v = model.encode_document([{_quoted(_string(reading.candidate, separator))}], convert_to_tensor=True)",
+        f"u = model.encode_query([{_quoted(context)}], convert_to_tensor=True)",
+        f"v = model.encode_document([{_quoted(candidate)}], convert_to_tensor=True)",
         f'print([{_scored(outputs)} for logits in (u * v) @ head["scale"] + head["bias"]])',
     ]
     return "\n".join([*lines, ""])
@@ -229,6 +229,12 @@ def _value(feature: Text | History) -> str | list[tuple[str, ...]]:
     if isinstance(feature, Text):
         return f"a {words}"
     return [tuple(f"the {field} of {which} item" for field in feature.fields) for which in ("the newest", "an older")]
+
+
+def example_strings(reading: Reading) -> tuple[str, str]:
+    """A context and a candidate to try, each as one string, fields joined by the separator; the context is empty where
+    there is none."""
+    return _string(reading.context, reading.separator), _string(reading.candidate, reading.separator)
 
 
 def _string(features: Sequence[Text | History], separator: str) -> str:

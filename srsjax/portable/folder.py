@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 
 from srsjax import __version__
@@ -26,13 +27,21 @@ from srsjax.portable.program import DTYPES, PLATFORMS, exported, feature_shape, 
 PROGRAM, WEIGHTS = "scores.jax", "weights.safetensors"
 
 
-def save(folder: Path, params: Mapping[str, Any], compute: Compute, about: Described, fitted: Fitted) -> None:
+def save(
+    folder: Path,
+    params: Mapping[str, Any],
+    compute: Compute,
+    about: Described,
+    fitted: Fitted,
+    measured: hf_card.Measured = hf_card.Measured(),
+) -> None:
     """Writes the folder, made if absent.
 
     Args:
       params: as `ctr.init` names them, as they are: their dtypes are those of the program.
       compute: how the run computes.
       fitted: fills and vocabularies of the run.
+      measured: of the run, for the README.
     """
     folder.mkdir(parents=True, exist_ok=True)
     goals = objectives(about.schema.tasks, about.spec.outputs)
@@ -48,7 +57,7 @@ def save(folder: Path, params: Mapping[str, Any], compute: Compute, about: Descr
     used = {each["vocabulary"] for each in described["features"] if "vocabulary" in each}
     if any(each["kind"] == "categorical" for each in described["features"]):
         write_json(folder / "vocabularies.json", {name: fitted.vocabularies[name] for name in sorted(used)})
-    write_text(folder / "README.md", _readme(about, compute, described))
+    write_text(folder / "README.md", str(_card(about, compute, described, measured)))
 
 
 def description(about: Described, fitted: Fitted) -> dict[str, Any]:
@@ -155,40 +164,44 @@ _KINDS = {
 }
 
 
-def _readme(about: Described, compute: Compute, described: dict[str, Any]) -> str:
+def _card(about: Described, compute: Compute, described: dict[str, Any], measured: hf_card.Measured) -> ModelCard:
     spec, dtype = about.spec, compute.dtype.name
     reads = f", interaction `{spec.interaction.name}`, read-out `{spec.readout}`" if spec.reads_text else ""
     scores = ["| task | kind | score |", "|---|---|---|"]
     scores += [f"| `{each.task}` | {each.kind} | {_KINDS[each.kind]}{_classes(each)} |" for each in spec.outputs]
-    fields = ["| side | field | what it is |", "|---|---|---|"]
-    for side in ("context", "candidate"):
-        fields += [
-            f"| {side} | `{each['name']}` | {_said(each)} |" for each in described.get(side, {}).get("texts", ())
-        ]
-        own = [each for each in described["features"] if each["side"] == side]
-        fields += [f"| {side} | `{each['name']}` | {_said(each)} |" for each in own]
-    example: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for side, values in zip(("context", "candidate"), example, strict=True):
-        values |= {each["name"]: _example(each) for each in described.get(side, {}).get("texts", ())}
-        values |= {each["name"]: None for each in described["features"] if each["side"] == side}
-    parts = [
-        f"# {about.name}",
+    first = [
         f"A click model trained with srsjax {__version__} (`{about.run}`){reads}, as a program that JAX alone runs: on "
         f"{', '.join(PLATFORMS)}, for any number of pairs. It computes in {dtype}; its scores are those of "
         f"`srsjax.inference.scorer.Scorer` to the rounding of {dtype}.",
         _FILES,
         "## Scores",
         "\n".join(scores),
+    ]
+    example: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for side, values in zip(("context", "candidate"), example, strict=True):
+        values |= {each["name"]: _example(each) for each in described.get(side, {}).get("texts", ())}
+        values |= {each["name"]: None for each in described["features"] if each["side"] == side}
+    use = [
         "## Input",
-        "\n".join(fields),
+        _fields(about, described),
         "A history or a key of a catalogue is given as what the catalogue says of it, not as the key.",
         "## Use",
         "Run in this folder, with `pip install jax flatbuffers numpy safetensors tokenizers`. Each new number of "
         "pairs, and each new width of tokens, is compiled when it first comes: keep to a few.",
-        f"```python\n{loader.code(about, example)}```",
+        hf_card.python(loader.code(about, example)),
     ]
-    data = "library_name: jax\ntags:\n- srsjax\n- click-model\n- ranking\n- stablehlo"
-    return f"---\n{data}\n---\n\n" + "\n\n".join(parts) + "\n"
+    return hf_card.assembled(about, "jax", None, ["stablehlo"], first, use, measured)
+
+
+def _fields(about: Described, described: dict[str, Any]) -> str:
+    """The table of what is read."""
+    hidden = {feature.name for feature in _all(about.schema) if hf_card.private_fill(feature)}
+    rows = ["| side | field | what it is |", "|---|---|---|"]
+    for side in ("context", "candidate"):
+        texts = described.get(side, {}).get("texts", ())
+        own = [*texts, *(each for each in described["features"] if each["side"] == side)]
+        rows += [f"| {side} | `{each['name']}` | {_said(each, each['name'] in hidden)} |" for each in own]
+    return "\n".join(rows)
 
 
 _FILES = f"""* `{PROGRAM}`: the program, StableHLO serialized by `jax.export`. JAX promises that versions of the next
@@ -199,11 +212,12 @@ _FILES = f"""* `{PROGRAM}`: the program, StableHLO serialized by `jax.export`. J
 
 
 def _classes(outputs: Any) -> str:
-    return ", in the order " + ", ".join(f"`{name}`" for name in outputs.classes) if outputs.classes else ""
+    return ", in the order " + ", ".join(map(hf_card.code, outputs.classes)) if outputs.classes else ""
 
 
-def _said(field: dict[str, Any]) -> str:
-    """A field in words."""
+def _said(field: dict[str, Any], hidden: bool) -> str:
+    """A field in words; `hidden`: what fills a missing value is private."""
+    fill = "a private value" if hidden else hf_card.code(field.get("missing"))
     if "max_items" in field:
         of = " and ".join(f"`{name}`" for name in field["fields"])
         return (
@@ -211,11 +225,11 @@ def _said(field: dict[str, Any]) -> str:
             f"{field['item_tokens']} tokens, {field['max_tokens']} in all"
         )
     if "max_tokens" in field:
-        return f"a text, at most {field['max_tokens']} tokens; `{field['missing']}` where it is blank"
+        return f"a text, at most {field['max_tokens']} tokens; {fill} where it is blank"
     number = "a list of categories" if field["shape"] else "a category"
     words = {"numeric": "a number", "vector": f"a vector {field['shape']}", "categorical": f"{number}, as text"}
     since = f", less `{field['since']}`, in seconds" if field.get("since") else ""
-    missing = "may be missing" if field["missing"] is None else f"`{field['missing']}` where it is missing"
+    missing = "may be missing" if field["missing"] is None else f"{fill} where it is missing"
     return f"{words[field['kind']]}{since}; {missing}"
 
 

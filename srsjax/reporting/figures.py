@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -187,10 +188,14 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     return Figure("Confusions", Markup(""), ("class", "taken for", "weight", "of the class"), rows, note, folded=False)
 
 
-def learning_curves(lines: Sequence[Mapping[str, float]], monitor: str, best_step: int) -> Iterator[Figure]:
+def learning_curves(lines: Sequence[Mapping[str, Any]], monitor: str, best_step: int) -> Iterator[Figure]:
     """Loss and the monitored metric by step, from a run's `metrics.jsonl`."""
-    train = [(line["step"], line["loss"]) for line in lines if line.get("kind") == "train" and "loss" in line]
-    valid = [(line["step"], line[monitor]) for line in lines if line.get("kind") == "valid" and monitor in line]
+
+    def finite(kind: str, key: str) -> list[tuple[int, float]]:
+        own = [line for line in lines if line.get("kind") == kind]
+        return [(line["step"], line[key]) for line in own if isinstance(line.get(key), int | float)]  # else "nan"
+
+    train, valid = finite("train", "loss"), finite("valid", monitor)
     if train:
         steps, losses = (list(each) for each in zip(*train, strict=True))
         axes = Axis("step", 0, max(steps)), Axis("training loss", *span(losses))

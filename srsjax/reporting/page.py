@@ -11,6 +11,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.run_folder import RunFolder, changed_fields
 from srsjax.runs.slices import gaps_said, slice_rows
 from srsjax.training import goodput
+from srsjax.training.log import read_lines
 from srsjax.training.show import command
 
 MOST_CHARACTERS = 300
@@ -107,7 +109,7 @@ def write_page(
       parts: the splits, the most telling one first.
       best: the step of the best checkpoint.
     """
-    lines = goodput.read(folder.metrics_file) if folder.metrics_file.exists() else []
+    lines = read_lines(folder.metrics_file)
     seconds = goodput.account(goodput.read(folder.goodput_file)) if folder.goodput_file.exists() else {}
     page = _template().render(
         title=folder.path.resolve().name,
@@ -265,6 +267,17 @@ def _of_part(config: TrainConfig, part: SplitPart) -> dict[str, Any]:
         "slices": slice_tables(of),
         "examples": part.examples,
     }
+
+
+DATES = (1e8, 4.1e9)
+"""Numbers between are taken for seconds since 1970 (years 1973 to 2099); others are shown as they are."""
+
+
+def time_said(seconds: float) -> str:
+    """A time of the data: `2024-03-01 12:00`, in UTC, or the number where it can be none."""
+    if not DATES[0] <= seconds <= DATES[1]:
+        return f"{seconds:g}"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _label(task: str, of: Mapping[str, Any]) -> str:

@@ -6,9 +6,11 @@ manifest.json    the prepared store's manifest  checkpoints/     Orbax, the late
 tokenizer/       a Hugging Face tokenizer       valid.png test.png  ROC and calibration curves
 skipped.jsonl    steps that were skipped, and their rows (`srsjax.training.anomalies`)
 goodput.jsonl    where the wall time went    tensorboard/plugins/profile  traces of `profile.steps`
+tracking/        ids, and what trackers keep here (`srsjax.training.tracking`)
 calibration.json  how logits of the best checkpoint become calibrated (`srsjax.runs.calibration`)
 reference.json   what the data and scores of the test split are like (`srsjax.runs.reference`)
 report.html      what a person reads: metrics, figures, slices, errors (`srsjax.reporting.page`)
+README.md        the model card: data, metrics, use (`srsjax.reporting.card`)
 report.json      final metrics; written last: with it the run is finished
 checksums.json   of the files that scores depend on: config, model, manifest, tokenizer, calibration; and the run's name
 
@@ -42,6 +44,7 @@ FREE = (
     "overwrite",
     "run_dir",
     "log_every",
+    "track",
     "checkpoints",
     "mesh",
     "data.store",
@@ -72,6 +75,7 @@ class RunFolder:
         self.manifest_file = self.path / "manifest.json"
         self.report_file = self.path / "report.json"
         self.page_file = self.path / "report.html"
+        self.card_file = self.path / "README.md"
         self.calibration_file = self.path / "calibration.json"
         self.reference_file = self.path / "reference.json"
         self.checksums_file = self.path / "checksums.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,11 @@ class Session:
     """How `graphdef` is computed."""
     frozen: frozenset[str] = frozenset()
     """Paths of parameters that are not trained."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        return sum(math.prod(shape.shape) for shape in self.shapes.values())
 
     def objectives(self, config: TrainConfig) -> Objectives:
         """What each task of the config trains and predicts, and where its outputs are."""

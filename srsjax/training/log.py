@@ -1,8 +1,7 @@
-"""What a run says: a progress bar and tables for people, JSON lines and TensorBoard for programs."""
+"""What a run says: a progress bar and tables for people, JSON lines and trackers for programs."""
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from srsjax.console import Console
 from srsjax.distributed import is_first
 from srsjax.files import write_text
 from srsjax.runs.run_folder import RunFolder
+from srsjax.training.tracking import Tracking
 
 
 class RunLog:
@@ -22,15 +22,16 @@ class RunLog:
     Of several processes the first writes; on the others all of it does nothing.
     """
 
-    def __init__(self, folder: RunFolder, step: int, total: int, console: Console):
-        self.console = console
+    def __init__(self, folder: RunFolder, step: int, total: int, console: Console, tracking: Tracking | None = None):
+        self.console, self._tracking = console, tracking
         self._writes = is_first()
         if self._writes:
             drop_lines_after(folder.metrics_file, step)
             drop_lines_after(folder.skipped_file, step)
         file = folder.metrics_file if self._writes else os.devnull
         self._file = open(file, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
-        self._tensorboard = functools.cache(lambda: _tensorboard(folder, step + 1))  # opened by the first scalar
+        if tracking:
+            tracking.start(step)
         self._bar = Progress(
             TextColumn("[bold]step {task.completed:>{task.fields[width]}}/{task.total}"),
             BarColumn(bar_width=8),
@@ -48,8 +49,6 @@ class RunLog:
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
-        if self._writes:
-            self._tensorboard().close()
         self._file.close()
 
     def advance(self, step: int) -> None:
@@ -57,13 +56,12 @@ class RunLog:
         self._bar.update(self._task, completed=step)
 
     def scalars(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """One line `{"kind", "step", **values}` and the TensorBoard scalars `kind/name`."""
+        """One line `{"kind", "step", **values}`, and `kind/name` for the trackers."""
         if not self._writes:
             return
         self._file.write(json.dumps({"kind": kind, "step": step, **_plain(values)}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                self._tensorboard().add_scalar(f"{kind}/{name}", value, step)
+        if self._tracking:
+            self._tracking.log(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def said(self, step: int, total: int, values: dict[str, float]) -> None:
         """The bar's text, short enough for 80 columns; where there is no terminal, a plain line that says more."""
@@ -79,10 +77,17 @@ class RunLog:
             )
 
 
-def _tensorboard(folder: RunFolder, first: int):
-    from tensorboardX import SummaryWriter  # here, because it imports torch where that is installed: two seconds
-
-    return SummaryWriter(str(folder.tensorboard), purge_step=first)
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a run's `metrics.jsonl`, none where there is no file; a cut off or damaged one is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            read = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(read, dict) and isinstance(read.get("step"), int) and "kind" in read:
+            found.append(read)
+    return found
 
 
 def drop_lines_after(path: Path, step: int) -> None:

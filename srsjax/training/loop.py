@@ -34,6 +34,7 @@ from srsjax.training.goodput import Goodput
 from srsjax.training.log import RunLog
 from srsjax.training.meter import Meter, Work
 from srsjax.training.profile import Profiler, profiled_steps
+from srsjax.training.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,13 @@ def fit(
     compilations: Compilations,
     goodput: Goodput,
     work: Work | None = None,
+    tracking: Tracking | None = None,
 ) -> Progress:
     """Trains from the newest checkpoint of the run folder (or from `state`) to the end.
 
     `state` is fresh, the target of a restore, and donated to `train_step`; `evaluate` maps parameters to validation
-    metrics; `learning_rates` [steps] are for the log; `goodput` is in its set-up; `work` is for MFU, or None.
+    metrics; `learning_rates` [steps] are for the log; `goodput` is in its set-up; `work` is for MFU, or None;
+    `tracking` is started here, and ended by the caller.
 
     Returns the progress at the end; the checkpoint of `best_step` is on disk. Raises NonFiniteLoss; Stopped after a
     SIGTERM or SIGINT, and WorkerLost (everything is saved then, but for WorkerLost of one process of several).
@@ -90,7 +93,7 @@ def fit(
         batches.restore(progress.next_step)
         anomalies = _anomalies(config, folder, batches, progress, console)
         with (
-            RunLog(folder, progress.next_step, total, console) as log,
+            RunLog(folder, progress.next_step, total, console, tracking) as log,
             StopSignal() as stop,
             goodput.of("steps"),
             _profiler(

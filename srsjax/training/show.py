@@ -79,6 +79,8 @@ def finished(console: Console, folder: RunFolder, config: TrainConfig) -> None:
     run = shlex.quote(str(folder.path))
     if folder.page_file.exists():
         console.print(f"report: {folder.page_file}")
+    if folder.card_file.exists():
+        console.print(f"model card: {folder.card_file}")
     console.print("Score with it:", style="bold")
     for line in (
         f"{command('score')} --run {run} --input '{new}' --output scores/",

@@ -37,7 +37,7 @@ def test_train_leaves_a_whole_run_folder_and_says_how_to_use_it(trained):
     files = {path.name for path in run.iterdir()}
     assert {"config.json", "model.json", "manifest.json", "metrics.jsonl", "report.json", "tokenizer", "tensorboard",
             "goodput.jsonl", "checkpoints", "valid.png", "test.png", "calibration.json",
-            "report.html", "reference.json", "checksums.json"} == files  # fmt: skip
+            "report.html", "README.md", "reference.json", "checksums.json"} == files  # fmt: skip
     printed = (trained / "train.txt").read_text()
     for expected in ("item popularity", "best attainable", "python -m srsjax.score --run runs/ctr --input"):
         assert expected in printed

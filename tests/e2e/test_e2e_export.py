@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -65,6 +66,52 @@ def test_the_code_of_the_card_gives_the_scores_of_the_run(exported, trained, com
     # float32 forward passes of two libraries; logits of retrieval are 20 times a cosine
     np.testing.assert_allclose(found, scorer.predict(pairs), atol=2e-4 if np.max(found) > 1 else 1e-5)
     assert np.ptp(found) > 1e-3
+
+
+def test_the_card_of_the_run_loads_it_in_each_library_that_can(exported, trained, monkeypatch):
+    """Each of its programs has three lines; those of other libraries give what the card of the export gives."""
+    pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[reference]'")
+    folder, scorer = exported
+    run = folder.name.removeprefix("exported-")
+    text = (trained / "runs" / {"cross": "ctr"}.get(run, run) / "README.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    libraries = [program.split()[1].partition(".")[0] for program in programs]
+    towers = folder.name != "exported-cross"
+    assert libraries == [
+        "srsjax",
+        *(["sentence_transformers"] if towers else ["transformers", "sentence_transformers"]),
+    ]
+    assert all(program.count("\n") == 3 for program in programs)
+    monkeypatch.chdir(trained)
+    example = ({"query": "a query", "history": []}, {"title": "a title", "description": "a description"})
+    assert printed(programs[0]) == str(scorer.predict([example]))
+    monkeypatch.chdir(folder)
+    own = re.search(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    names: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(own, "README.md", "exec"), names)
+    short = {"the title of the newest item": "red", "the title of an older item": "blue", "a query": "coat"}
+    short |= {"a title": "wool", "a description": "warm", '"exported"': '"."'}  # this tokenizer knows few words
+    history = [("red",), ("blue",)]
+    expected = names["score"]({"query": "coat", "history": history}, {"title": "wool", "description": "warm"})["click"]
+    for library, program in list(zip(libraries, programs, strict=True))[1:]:
+        pytest.importorskip(library, reason=f"needs {library}: pip install -e '.[reference]'")
+        for words, fewer in short.items():
+            assert words in program
+            program = program.replace(words, fewer)
+        found = printed(program)
+        if towers:  # a cosine
+            assert -1 <= float(re.search(r"-?\d+\.\d+(e-\d+)?", found)[0]) <= 1
+        else:
+            assert float(re.search(r"0\.\d+", found)[0]) == pytest.approx(expected, abs=1e-4)
+
+
+def printed(program: str) -> str:
+    """What a program prints in the working folder."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(program, "README.md", "exec"), {})
+    return out.getvalue().strip()
 
 
 def test_a_program_gives_the_scores_of_the_run(trained, command):

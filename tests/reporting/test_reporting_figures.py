@@ -84,6 +84,8 @@ def test_learning_curves_name_the_best_step():
     train, valid = learning_curves(lines, "auc", 30)
     assert [row[0] for row in train.rows] == ["10", "20", "30"] and valid.rows == [["15", "0.6500"], ["30", "0.8000"]]
     assert "that of step 30" in valid.note and list(learning_curves([], "auc", 0)) == []
+    lines.append({"kind": "train", "step": 40, "loss": "nan"})  # as a run writes a loss that is not finite
+    assert len(next(learning_curves(lines, "auc", 30)).rows) == 3
 
 
 @given(st.lists(st.floats(-1e9, 1e9) | st.just(float("nan")), max_size=400), st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))

@@ -140,6 +140,13 @@ def test_every_metric_of_the_report_is_there_as_text(folder, text):
             assert f"By {name}" in cells and {group["name"] for group in of["groups"]} <= cells
 
 
+def test_the_curves_of_training_are_there(folder, text):
+    lines = [json.loads(line) for line in (folder / "runs/shop/metrics.jsonl").read_text().splitlines()]
+    cells = {part.strip() for part in Page(text).texts}
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 4 and {"Training loss", "Validation", *(f"{loss:.4f}" for loss in losses)} <= cells
+
+
 def test_texts_are_escaped_and_categories_named(text):
     assert HOSTILE not in text and "<b>" not in text and "<i>hat" not in text
     plain = unescape(text)

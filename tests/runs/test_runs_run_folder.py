@@ -30,7 +30,9 @@ def create(tmp_path):
 
 def test_the_same_run_goes_on_and_another_is_refused(create):
     assert create().config() == CONFIG
-    create(replace(CONFIG, mesh=Mesh(2), log_every=3, profile=Profile("2:3")))  # changes nothing of what is computed
+    create(
+        replace(CONFIG, mesh=Mesh(2), log_every=3, track=("wandb",), profile=Profile("2:3"))
+    )  # changes nothing of what is computed
     with pytest.raises(InputError, match=r"batch\.rows 32 there, 64 here; optimizer\.name 'adamw' there, 'sgd' here"):
         create(replace(CONFIG, optimizer=Optimizer(name="sgd"), batch=Batch(rows=64)))
 

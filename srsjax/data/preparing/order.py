@@ -7,14 +7,14 @@ every step below reads those in blocks, so memory does not grow with the log.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from srsjax.data.store.arrays import ArrayWriter
+from srsjax.data.store.arrays import SPLITS, ArrayWriter
 
 # Rows whose hashes are sorted at a time, and bytes of spilled rows that are sorted at a time.
 BLOCK = 1 << 20
@@ -94,6 +94,8 @@ class Order:
     duplicates: int
     moved: int
     """Rows whose own key or column gives a different split than that of their impression."""
+    periods: dict[str, list[float]] = field(default_factory=dict)
+    """Of a split by time: by split with rows, the first and the last of their times."""
 
 
 def settle(spill: Spill, valid: float, test: float) -> Order:
@@ -116,7 +118,21 @@ def settle(spill: Spill, valid: float, test: float) -> Order:
         split[at] = np.where(keep[at], own[first[at]], -1)
         moved += 0 if by_time else int((keep[at] & (own[at] != split[at])).sum())
         counts += np.bincount(split[at][keep[at]], minlength=3)
-    return Order(first, split, counts.tolist(), spill.rows - int(counts.sum()), moved)
+    periods = _periods(spill, split) if by_time else {}
+    return Order(first, split, counts.tolist(), spill.rows - int(counts.sum()), moved, periods)
+
+
+def _periods(spill: Spill, split: np.ndarray) -> dict[str, list[float]]:
+    """The first and the last time of the rows of each split that has any."""
+    time = spill["time"]
+    ends: dict[str, list[float]] = {}
+    for at in spill.blocks():
+        for number, name in enumerate(SPLITS):
+            own = time[at][split[at] == number]
+            if len(own):
+                low, high = ends.get(name, [np.inf, -np.inf])
+                ends[name] = [float(min(low, own.min())), float(max(high, own.max()))]
+    return ends
 
 
 def first_positions(spill: Spill, name: str, keep: np.ndarray | None = None) -> np.ndarray:

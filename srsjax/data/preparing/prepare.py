@@ -157,6 +157,7 @@ def _counts(cleaner: Cleaner, fitted: Fitted, settled: order.Order | None, writt
             "left_out": {reason: count for reason, count in left_out.items() if count},
             "moved": settled.moved if settled else 0,
         },
+        "periods": settled.periods if settled else {},
         "missing": {
             feature.name: {"rows": cleaner.missing[feature.name], "became": _became(feature, fitted)}
             for feature in cleaner.sources.features
