@@ -251,6 +251,8 @@ def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
     """Reads the folder without transformers; None if only transformers can interpret its files together."""
     settings = _settings(folder / "tokenizer_config.json")
     kind = settings.get("tokenizer_class") or _settings(folder / "config.json").get("model_type", "")
+    if not isinstance(kind, str):
+        raise InputError(f"{folder}: found tokenizer_class or model_type {kind!r}, expected a name; get the files again")
     kind = kind.removesuffix("Fast")
     special = _special_tokens(folder, settings)
     if kind in ("PreTrainedTokenizer", "TokenizersBackend") and (folder / "tokenizer.json").exists():
@@ -300,7 +302,9 @@ def _read_with_transformers(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
 def _special_tokens(folder: Path, settings: dict) -> dict[str, str]:
     named = _settings(folder / "special_tokens_map.json") | settings
     tokens = {role: named.get(f"{role}_token") for role in ROLES}
-    texts = {role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items()}
+    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
+    if wrong := [role for role, text in texts.items() if not isinstance(text, str | None)]:
+        raise InputError(f"{folder}: found {texts[wrong[0]]!r} as {wrong[0]}_token, expected text; get the files again")
     return {role: text for role, text in texts.items() if text}
 
 
