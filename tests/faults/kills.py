@@ -1,7 +1,7 @@
 """Random kills of prepare, train, score, export and evaluate: `python tests/faults/kills.py --kills 300 --seed 0`.
 
 Each series starts a command, kills one of its processes (SIGKILL) at a random moment or before a random file operation,
-starts it again, up to four times, and then lets it come to its end. What it leaves must be that of a run that nothing
+starts it again, up to five times, and then lets it come to its end. What it leaves must be that of a run that nothing
 interrupted, bit for bit. Prints counts and every failure; the exit code is 1 where there is one.
 """
 
