@@ -166,7 +166,9 @@ class Fuzzer:
         """A store one of whose files is damaged."""
         shutil.copytree(self.good, work, dirs_exist_ok=True)
         (folder,) = (work / "stores").iterdir()
-        _damage(chance, folder, ("manifest.json",) * 3 + ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"))
+        _damage(
+            chance, folder, ("manifest.json",) * 3 + ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
+        )
         if chance.random() < 0.3:
             _drop(folder / "manifest.json", "files", "checksum")
         store = prepare(self.config, log=_quiet)
@@ -221,7 +223,9 @@ class Fuzzer:
 def _word(chance: random.Random, value: object) -> str:
     """A word for a field: one that it may hold, more or less, or one that none does."""
     if chance.random() < 0.4:
-        return chance.choice(("0", "1", "2", "7", "0.5", "true", "column", "time", "user", "item", "items", "items.title"))
+        return chance.choice(
+            ("0", "1", "2", "7", "0.5", "true", "column", "time", "user", "item", "items", "items.title")
+        )
     if chance.random() < 0.2:
         return str(value)
     return str(chance.choice(cases.NASTY)).replace("\x00", "")[:2000]  # no argument holds a NUL

@@ -118,10 +118,37 @@ def item_rows(chance: random.Random) -> list[dict]:
 
 NASTY = (
     *(None, "", " ", "\t", "nan", "NaN", "NULL", "none", "inf", "-inf", "Infinity", "1e39", "-1e39", "1e308", "1e309"),
-    *("1e-400", "0x10", "1_000", "٣", "１２", "+1", "-0", "--1", "1.2.3", "1,5", "9" * 400, "-" + "9" * 30, "1e" + "9" * 9),
+    *(
+        "1e-400",
+        "0x10",
+        "1_000",
+        "٣",
+        "１２",
+        "+1",
+        "-0",
+        "--1",
+        "1.2.3",
+        "1,5",
+        "9" * 400,
+        "-" + "9" * 30,
+        "1e" + "9" * 9,
+    ),
     *("2024-01-01", "2024-01-01T00:00:00Z", "0001-01-01", "9999-12-31T23:59:59+23:59", "0001-01-01T00:00:00+14:00"),
     *("2024-13-01", "24:00", "2024-W01-1", "20240101", "01/02/2024", "true", "False", "[", "[]", "[[1]]", "[1, null]"),
-    *('{"a": 1}', "[NaN]", "[true]", "|", "a||b", "[" * 2000, '["\\ud800"]', "\x00", "\x00a", "\ufeff", "\u2028", "\u202e"),
+    *(
+        '{"a": 1}',
+        "[NaN]",
+        "[true]",
+        "|",
+        "a||b",
+        "[" * 2000,
+        '["\\ud800"]',
+        "\x00",
+        "\x00a",
+        "\ufeff",
+        "\u2028",
+        "\u202e",
+    ),
     *("�", "🙂" * 50, "a" * 5000, "\r\n", 'a "b" c', "'", "=1+1", "[SEP]", "[PAD] [CLS]", "-1", "0", "1", "0.5", "2"),
 )
 """What a cell of text may hold."""
@@ -169,7 +196,9 @@ def damaged_rows(chance: random.Random, rows: list[dict], kind: str) -> list[dic
             case 9 if rows:
                 rows.append(dict(rows[row]))
             case 10 if rows:
-                new = chance.choice((f"{name}.x", "", " ", "a,b", name.upper(), "x" * 3000, "items.title", "\x00", "__"))
+                new = chance.choice(
+                    (f"{name}.x", "", " ", "a,b", name.upper(), "x" * 3000, "items.title", "\x00", "__")
+                )
                 rows = [{new if key == name else key: value for key, value in each.items()} for each in rows]
             case 11 if rows:
                 rows = [{key: each[other] for key, other in zip(each, [*each][::-1], strict=True)} for each in rows]
@@ -242,7 +271,9 @@ def column(chance: random.Random, values: list) -> pa.Array:
             array = pa.nulls(len(values), kind) if pa.types.is_map(kind) else array.cast(kind, safe=False)
         except (pa.ArrowException, OverflowError, ValueError):
             try:
-                array = pa.array([chance.choice((None, *TYPED)) if chance.random() < 0.3 else None for _ in values], kind)
+                array = pa.array(
+                    [chance.choice((None, *TYPED)) if chance.random() < 0.3 else None for _ in values], kind
+                )
             except (pa.ArrowException, OverflowError, ValueError, TypeError, AttributeError):
                 array = pa.nulls(len(values), kind)
     if chance.random() < 0.03:
@@ -269,7 +300,9 @@ def damaged_bytes(chance: random.Random, content: bytes) -> bytes:
             case 5:
                 content[to:to] = content[at : min(to, at + 500)]
             case 6:
-                content[at:at] = chance.choice((b"\xff", b"\xc3\x28", b"\x00", b'"', b"\n", b"\r", b",", b"\xef\xbb\xbf"))
+                content[at:at] = chance.choice(
+                    (b"\xff", b"\xc3\x28", b"\x00", b'"', b"\n", b"\r", b",", b"\xef\xbb\xbf")
+                )
             case 7:
                 content[at : at + 4] = chance.choice((b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\x01\x00\x00\x00"))
             case 8:
@@ -282,7 +315,9 @@ def write_table(chance: random.Random, folder: Path, stem: str, rows: list[dict]
     rows = damaged_rows(chance, rows, kind) if damage else rows
     content = encoded(chance, rows, kind)
     if damage and chance.random() < 0.4:
-        content = chance.choice((b"", b"\n", b"\xef\xbb\xbf")) if chance.random() < 0.03 else damaged_bytes(chance, content)
+        content = (
+            chance.choice((b"", b"\n", b"\xef\xbb\xbf")) if chance.random() < 0.03 else damaged_bytes(chance, content)
+        )
     name = f"{stem}.{kind}"
     if kind != "parquet" and chance.random() < 0.1:
         name, content = f"{name}.gz", gzip.compress(content)

@@ -49,8 +49,9 @@ class Killer:
 
     def tell(self) -> None:
         """Writes how many operations there were."""
+        seen = self.seen
         with open(self.report, "w") as file:
-            file.write(str(self.seen))
+            file.write(str(seen))
 
 
 def main() -> None:

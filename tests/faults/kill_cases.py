@@ -333,4 +333,3 @@ def run_kills(kills: int, seed: int, names: tuple[str, ...], say=print) -> Kills
                 made.series(case)
                 say(f"{made.counts['kills']} kills, {len(made.failures)} failures: {case.name}", flush=True)
         return made
-

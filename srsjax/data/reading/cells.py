@@ -92,8 +92,8 @@ def _shown(value) -> str:
 
 
 def numbers(chunk: Chunk, column: str, problems: Problems, expected: str = "a number") -> tuple[np.ndarray, np.ndarray]:
-    """Numbers that float32 can hold, [n] float64 (0 where missing), and missing [n] bool. Integers, floats, decimals, booleans (0, 1),
-    and text that holds one of these are accepted."""
+    """Numbers that float32 can hold, [n] float64 (0 where missing), and missing [n] bool. Integers, floats, decimals,
+    booleans (0, 1), and text that holds one of these are accepted."""
     values, missing, bad = _numbers(chunk.batch[column])
     problems.report(chunk, bad, column, expected)
     large = overflows(values)
@@ -369,6 +369,6 @@ def _iso_seconds(array: pa.Array, missing: np.ndarray) -> tuple[np.ndarray, np.n
         try:
             time = datetime.fromisoformat(cells[row].strip())
             seconds[row] = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
+        except ValueError:
             bad[row] = True
     return seconds, bad

@@ -242,8 +242,8 @@ def require_columns(
 ) -> list[str]:
     """The stored columns that hold `names`, each once, and those to explode: what to hand to `read`.
 
-    A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`; `c` itself is then
-    no column. Raises InputError for a column that does not exist, naming the file, an existing column that is near and
+    A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`; `c` is then no
+    column. Raises InputError for a column that does not exist, naming the file, an existing column that is near and
     (the first of) all columns. The name may be the misspelt one, or, where a run has `fixed` the names, the column is.
     """
     holder = _holders(table, explode)
