@@ -306,3 +306,7 @@ def test_the_time_that_is_unlike_the_others_is_named(values):
 
 def test_lists_within_lists_without_end_are_bad_rows():
     assert "row 1202" in line(columns.text_lists, ["[1]", "[" * 100_000])
+
+
+def test_half_a_character_in_a_list_is_a_bad_row():
+    assert "row 1202" in line(columns.text_lists, [r'["\ud83d\ude42"]', r'["\ud83d"]'])

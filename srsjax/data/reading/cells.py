@@ -345,7 +345,9 @@ def _split(cell: str):
         return [part.strip() for part in cell.split("|")]
     try:
         elements = [json.dumps(value) if isinstance(value, bool) else value for value in _decode(cell)]
-    except (json.JSONDecodeError, RecursionError):
+        if "\\ud" in cell.lower():  # half of an escaped surrogate pair is not a character
+            json.dumps(elements, ensure_ascii=False).encode("utf-8")
+    except (json.JSONDecodeError, UnicodeError, RecursionError):
         return _BAD
     return _BAD if any(isinstance(element, list | dict) for element in elements) else elements
 
