@@ -18,7 +18,7 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.reading.tables import expand
 from srsjax.data.store.arrays import Split, Store
-from srsjax.files import write_json
+from srsjax.files import remove_old_partials, write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.reporting.page import SplitPart, split_part, write_page
 from srsjax.runs.assessment import assess
@@ -76,9 +76,11 @@ def main(argv: list[str] | None = None) -> int:
         say(table)
     if arguments.output and distributed.is_first():
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
+        remove_old_partials(arguments.output)
         write_json(Path(arguments.output), found.to_json())
     if arguments.report and distributed.is_first():
         Path(arguments.report).parent.mkdir(parents=True, exist_ok=True)
+        remove_old_partials(arguments.report)
         folder = RunFolder(arguments.run)
         write_page(Path(arguments.report), folder, config, manifest, [part], folder.best_step())
         say(f"report: {arguments.report}")

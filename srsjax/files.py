@@ -127,6 +127,17 @@ def remove_partial_files(folder: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
+def remove_old_partials(path: str | Path) -> None:
+    """Removes the partial files of `path` that killed processes left behind: nothing was written to them for some time.
+
+    For files that are written at once; of others (`atomic_file` for as long as its block takes) a live one may be old.
+    """
+    path = Path(path).resolve()
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):
+        if partial.is_file() and time.time() - partial.stat().st_mtime > GRACE_SECONDS:
+            partial.unlink(missing_ok=True)
+
+
 TROUBLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE),

@@ -58,6 +58,9 @@ def read_json(path: Path) -> dict:
     if not path.exists():
         raise InputError(f"{path.parent}: no {path.name}, expected a Hugging Face model folder")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); get the file again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: found {type(found).__name__}, expected a JSON object; get the file again")
+    return found

@@ -19,7 +19,7 @@ import numpy as np
 from srsjax import cli, distributed
 from srsjax.compilation import Compilations, enable_cache
 from srsjax.config import TrainConfig
-from srsjax.config_io import to_json
+from srsjax.config_io import from_json, to_json
 from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Split, Store
@@ -100,7 +100,7 @@ def run(
     check_fairness(config)
     profiled_steps(config.profile.steps)
     distributed.on_first(partial(check_trackers, config.track))
-    config = distributed.on_first(partial(pin, config, folder))
+    config = from_json(distributed.on_first(lambda: to_json(pin(config, folder))))  # processes exchange JSON
     if distributed.on_first(partial(is_done, folder, config)):
         if distributed.is_first():
             show.finished(console, folder, config)

@@ -15,6 +15,7 @@ from srsjax.files import (
     atomic_file,
     atomic_folder,
     remove_leftovers,
+    remove_old_partials,
     remove_partial_files,
     swap_folders,
     trouble,
@@ -173,3 +174,13 @@ def test_trouble_of_a_disk_is_found_in_whatever_came_of_it():
     assert trouble(library) == "/data/runs/b/d/0: No space left on device"
     for other in (None, ValueError("no"), OSError(errno.ENOENT, "No such file", "/x"), KeyError("/a/b")):
         assert trouble(other) is None
+
+
+def test_what_killed_writers_of_a_file_left_behind_is_removed_once_it_is_old(tmp_path):
+    old, young, other = (tmp_path / f".{name}.partial" for name in ("a[1].00", "a[1].01", "b.00"))
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    remove_old_partials(tmp_path / "a[1]")
+    assert not old.exists() and young.exists() and other.exists()

@@ -108,7 +108,7 @@ class ModelSpec:
             if INTERACTIONS[data["interaction"]].apart and data.get("candidate_start"):
                 raise KeyError("in towers a candidate is a sequence of its own")
             return cls(**data | made)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{source}: not the model of a run of this version ({error}); train it again") from None
 
     @classmethod

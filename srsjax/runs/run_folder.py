@@ -148,7 +148,8 @@ class RunFolder:
 
     def check_data(self, manifest: dict) -> None:
         """Raises InputError where a store's manifest is not that of the data this run was trained on."""
-        if self.read(self.manifest_file)["fingerprint"] != manifest["fingerprint"]:
+        found = self.read(self.manifest_file)
+        if not isinstance(found, dict) or found.get("fingerprint") != manifest["fingerprint"]:
             raise InputError(
                 f"{self.path}: its data changed since the run began; restore them, or choose another --run_dir, "
                 f"or --overwrite True to train anew"

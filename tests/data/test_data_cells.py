@@ -94,7 +94,7 @@ def test_numbers_of_integers_and_booleans(values):
     assert numbers.tolist() == [1, 0, 0] and missing.tolist() == [False, False, True]
 
 
-@given(st.lists(st.floats(allow_infinity=False, allow_nan=False), min_size=1))
+@given(st.lists(st.floats(-3.4e38, 3.4e38), min_size=1))
 def test_text_holds_the_same_numbers(values):
     assert cast(columns.numbers, [repr(value) for value in values])[0].tolist() == values
 
@@ -278,3 +278,35 @@ def test_explode_gives_every_element_once(lists):
     expected = [(row, value) for row, values in enumerate(lists) for value in values or []]
     found = list(zip(exploded.batch["number"].to_pylist(), exploded.batch["value"].to_pylist(), strict=True))
     assert found == expected and parent.tolist() == [row for row, _ in expected]
+
+
+# ---------------------------------------------------------------------------------------------- found by the fuzz
+
+
+def test_a_number_that_float32_cannot_hold_is_bad():
+    assert "row 1202" in line(columns.numbers, ["1", "1e39"])
+    assert 'found "-1e39", expected a number (in size at most 3.4e38' in line(columns.numbers, ["1", "-1e39"])
+    assert "row 1202" in line(columns.numbers, [1.0, 3.5e38]) and "row 1202" in line(columns.non_negative, [1.0, 1e39])
+    assert "row 1202" in line(columns.vectors, [[1.0, 2.0], [1.0, 1e39]], 2)
+    assert "row 1202" in line(columns.times, [1.0, 1e39])
+    problems = Problems("skip")
+    values, missing = columns.numbers(chunk(x=[3.4e38, 1e39]), "x", problems)
+    assert values.tolist() == [3.4e38, 0] and missing.tolist() == [False, True] and list(problems.by_row) == [1]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["1704448800", "2024-01-05T12:00:00", "1704448801"], ["2024-01-05", "7", "2024-01-06", "2024-01-07"]],
+    ids=["a date among numbers", "a number among dates"],
+)
+def test_the_time_that_is_unlike_the_others_is_named(values):
+    said = line(columns.times, values)
+    assert "row 1202" in said and f'found "{values[1]}"' in said
+
+
+def test_lists_within_lists_without_end_are_bad_rows():
+    assert "row 1202" in line(columns.text_lists, ["[1]", "[" * 100_000])
+
+
+def test_half_a_character_in_a_list_is_a_bad_row():
+    assert "row 1202" in line(columns.text_lists, [r'["\ud83d\ude42"]', r'["\ud83d"]'])

@@ -318,3 +318,62 @@ def test_text_of_parquet_that_is_no_utf8_is_named(tmp_path, dictionary):
     pyarrow.parquet.write_table(pa.table({"query": text}), tmp_path / "log.parquet")
     with pytest.raises(InputError, match=r"log\.parquet: cannot be read \(.*Invalid UTF8"):
         list(tables.read(Table(str(tmp_path / "log.parquet"))))
+
+
+# ---------------------------------------------------------------------------------------------- found by faults
+
+
+def test_two_stars_follow_no_links_and_no_file_is_read_twice(tmp_path, monkeypatch):
+    write(tmp_path / "a.csv")
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / "deep/er/b.csv")
+    write(tmp_path / ".hidden/c.csv")
+    (tmp_path / "deep/loop").symlink_to(tmp_path)
+    (tmp_path / "deep/other").symlink_to(tmp_path / "deep/er")
+    (tmp_path / "deep/again.csv").symlink_to(tmp_path / "a.csv")
+    found = tables.expand(f"{tmp_path}/**/*.csv")
+    assert found == [tmp_path / "a.csv", tmp_path / "deep/er/b.csv"]
+    assert len(contents(Table(f"{tmp_path}/**/*.csv"))) == 2 * len(ROWS)
+    assert tables.expand((f"{tmp_path}/**", f"{tmp_path}/a.csv")) == found
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in tables.expand("**/*.csv")] == ["a.csv", "deep/er/b.csv"]
+    assert [str(path) for path in tables.expand(("./a.csv", str(tmp_path / "a.csv")))] == [str(tmp_path / "a.csv")]
+    assert [str(path) for path in tables.expand("deep/*/*.csv")] == ["deep/er/b.csv", "deep/loop/a.csv"]
+
+
+def test_views_of_text_and_bytes_are_text_and_bytes(tmp_path):
+    views = {
+        "text": pa.array(["a", None], pa.string_view()),
+        "bytes": pa.array([b"a", b"\xff"], pa.binary_view()),
+        "texts": pa.array([["a"], None], pa.list_(pa.string_view())),
+    }
+    pa.parquet.write_table(pa.table(views), tmp_path / "log.parquet")
+    (chunk,) = tables.read(Table(str(tmp_path / "log.parquet")))
+    taken = chunk.take(np.array([1, 0])).batch.to_pydict()
+    assert taken == {"text": [None, "a"], "bytes": [b"\xff", b"a"], "texts": [None, ["a"]]}
+
+
+def test_text_in_parquet_that_is_not_utf8_is_one_line(tmp_path):
+    raw = pa.array([b"ok", b"\xff\xfe"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    pa.parquet.write_table(pa.table({"title": text}), tmp_path / "log.parquet")
+    said = error(Table(str(tmp_path / "log.parquet")))
+    assert "log.parquet" in said and "UTF8" in said and "\n" not in said
+
+
+def test_a_list_of_objects_is_no_column_once_it_is_exploded(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"c": [{"id": "a", "label": 1}]}\n')
+    with pytest.raises(InputError, match=r"column 'c' is a list of objects, expected one of c\.id, c\.label"):
+        tables.require_columns(Table(str(tmp_path / "log.jsonl")), ["c"], explode=["c"])
+
+
+def test_a_message_does_not_list_very_many_columns(tmp_path):
+    (tmp_path / "log.csv").write_text(",".join(f"c{n}" for n in range(1000)) + "\n" + "," * 999 + "\n")
+    with pytest.raises(InputError, match=r"c99 and 900 more$"):
+        tables.require_columns(Table(str(tmp_path / "log.csv")), ["other"])
+
+
+def test_json_without_end_is_one_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"a": ' + "[" * 100_000 + "\n")
+    assert "log.jsonl line 1: lists within lists too deep" in error(Table(str(tmp_path / "log.jsonl")))

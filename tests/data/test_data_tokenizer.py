@@ -243,3 +243,25 @@ def test_too_little_to_train_on_is_refused():
         train_tokenizer([None, ""], vocab_size=200, lowercase=True)
     with pytest.raises(InputError, match="found 10"):
         train_tokenizer(CORPUS, vocab_size=10, lowercase=True)
+
+
+def test_a_word_without_end_does_not_keep_training(trained):
+    """The trainer's time is quadratic in a word; it would take hours for this one."""
+    word = "".join(np.random.default_rng(0).choice([*"abcdefgh"], 1_000_000))
+    texts = ["red coat", "blue coat", "red hat", "blue hat"] * 3
+    with_word = train_tokenizer([*texts, word], 120, lowercase=True)
+    assert with_word.fingerprint == train_tokenizer(texts, 120, lowercase=True).fingerprint
+    ids, cut = with_word.encode([word], 8)
+    assert ids[0].tolist() == [with_word.unk_id] and cut == 0
+
+
+@pytest.mark.parametrize("name, value", [("tokenizer_class", 7), ("pad_token", 7), ("pad_token", {"id": 3})])
+def test_settings_of_another_type_are_refused(trained, tmp_path, name, value):
+    load_tokenizer(trained).save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {name: value}))
+    with pytest.raises(InputError):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: found list, expected a JSON object"):
+        load_tokenizer(tmp_path)

@@ -115,9 +115,9 @@ class Cleaner:
         if self.splitting and self.sources.whole_row:
             return None
         explode = self.explode(tables.table_schema(table))
-        wanted = [*self.sources.log_columns(self.labels, self.splitting), *self.keep]
+        wanted = dict.fromkeys([*self.sources.log_columns(self.labels, self.splitting), *self.keep])
         fixed = not self.labels
-        return tables.require_columns(table, [*dict.fromkeys([*wanted, *explode])], explode, fixed)
+        return tables.require_columns(table, [*wanted], explode, fixed)
 
     def explode(self, names: Collection[str]) -> tuple[str, ...]:
         """The columns to explode of a log with the columns `names`: to score, lists of labels need not be there."""
@@ -270,6 +270,7 @@ class Cleaner:
             if since := self.sources.since(feature):
                 values = pc.subtract(values, self._values(chunk, since, rows, problems))
                 missing = np.asarray(values.is_null())
+                problems.report(chunk, _beyond(values), column.name, f"a time near that of column {since.name}")
             out[f"feature:{feature.name}"] = values
         if kind.policy and missing.any():
             self.missing[feature.name] += int(missing.sum())
@@ -293,6 +294,7 @@ class Cleaner:
                 weights, no_weight = cells.non_negative(chunk, task.weight, problems)
                 problems.report(chunk, no_weight, task.weight, "a weight >= 0 in every row")
                 weight = weight * weights
+                problems.report(chunk, cells.overflows(weight), task.weight, "a weight whose product is below 3.4e38")
             out[f"label:{task.name}"] = label if isinstance(label, pa.Array) else label.astype(np.float32)
             out[f"weight:{task.name}"] = np.where(missing, 0, weight).astype(np.float32)
         if self.sources.data.oracle:
@@ -393,6 +395,11 @@ def read_label(
         return np.ones(len(chunk)), np.ones(len(chunk)), np.zeros(len(chunk), bool)
     label, missing = cells.labels(chunk, column, problems, task.positive)
     return label, np.ones(len(chunk)), missing
+
+
+def _beyond(values: pa.Array) -> np.ndarray:
+    """[n] bool, where a number is larger than the store can hold."""
+    return cells.overflows(pc.fill_null(values, 0.0).to_numpy())
 
 
 def _unsigned(numbers: np.ndarray) -> np.ndarray:

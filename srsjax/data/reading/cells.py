@@ -92,11 +92,14 @@ def _shown(value) -> str:
 
 
 def numbers(chunk: Chunk, column: str, problems: Problems, expected: str = "a number") -> tuple[np.ndarray, np.ndarray]:
-    """Finite numbers, [n] float64 (0 where missing), and missing [n] bool. Integers, floats, decimals, booleans (0, 1),
-    and text that holds one of these are accepted."""
+    """Numbers that float32 can hold, [n] float64 (0 where missing), and missing [n] bool. Integers, floats, decimals,
+    booleans (0, 1), and text that holds one of these are accepted."""
     values, missing, bad = _numbers(chunk.batch[column])
     problems.report(chunk, bad, column, expected)
-    return values, missing | bad
+    large = overflows(values)
+    problems.report(chunk, large, column, f"{expected} (in size at most 3.4e38: numbers are stored as float32)")
+    bad |= large
+    return np.where(bad, 0, values), missing | bad
 
 
 def non_negative(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +107,16 @@ def non_negative(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndar
     values, missing, bad = _numbers(chunk.batch[column])
     bad |= values < 0
     problems.report(chunk, bad, column, "a number >= 0")
+    large = overflows(values)
+    problems.report(chunk, large, column, "a number from 0 to 3.4e38: numbers are stored as float32")
+    bad |= large
     return np.where(bad, 0, values), missing | bad
+
+
+def overflows(values: np.ndarray) -> np.ndarray:
+    """[n] bool, where a number [n] float64 would be infinite in a store, which holds float32."""
+    with np.errstate(over="ignore"):
+        return np.isinf(values.astype(np.float32))
 
 
 def texts(chunk: Chunk, column: str, problems: Problems) -> pa.Array:
@@ -132,7 +144,8 @@ def vectors(chunk: Chunk, column: str, size: int, problems: Problems) -> tuple[n
     `text_lists`."""
     values, lengths, missing, bad = _lists(chunk.batch[column])
     values, missing_values, bad_values = _numbers(values)
-    bad |= _any_in_row(missing_values | bad_values, lengths) | (~missing & (lengths != size))
+    bad_values |= missing_values | overflows(values)
+    bad |= _any_in_row(bad_values, lengths) | (~missing & (lengths != size))
     problems.report(chunk, bad, column, f"a list of {size} numbers")
     out = np.zeros((len(chunk), size), np.float32)
     good = ~(missing | bad)
@@ -150,10 +163,13 @@ def times(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndarray, np
         values /= 1e6
     else:
         values, missing, bad = _numbers(array)
+        bad |= overflows(values)
         if bad.any() and pa.types.is_string(array.type):
-            values, bad = _iso_seconds(array, missing)
-    problems.report(chunk, bad, column, "a date or time (ISO 8601), or a number in every row")
-    return values, missing | bad
+            seconds, no_date = _iso_seconds(array, missing)
+            if no_date.sum() <= bad.sum():  # what most rows are
+                values, bad = seconds, no_date
+    problems.report(chunk, bad, column, "a date or time (ISO 8601) in every row, or a number in every row")
+    return np.where(bad, 0, values), missing | bad
 
 
 def labels(chunk: Chunk, column: str, problems: Problems, positive: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -329,7 +345,9 @@ def _split(cell: str):
         return [part.strip() for part in cell.split("|")]
     try:
         elements = [json.dumps(value) if isinstance(value, bool) else value for value in _decode(cell)]
-    except json.JSONDecodeError:
+        if "\\ud" in cell.lower():  # half of an escaped surrogate pair is not a character
+            json.dumps(elements, ensure_ascii=False).encode("utf-8")
+    except (json.JSONDecodeError, UnicodeError, RecursionError):
         return _BAD
     return _BAD if any(isinstance(element, list | dict) for element in elements) else elements
 

@@ -60,6 +60,10 @@ def _records(path: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[tup
                 json.dumps(record, ensure_ascii=False).encode("utf-8")
         except UnicodeError as error:
             raise InputError(f"{path} line {number}: {error}, expected JSON in UTF-8") from None
+        except RecursionError:
+            raise InputError(
+                f"{path} line {number}: lists within lists too deep, expected one JSON object a line"
+            ) from None
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path} line {number}: {error.msg} at character {error.pos + 1}, expected one JSON object a line"

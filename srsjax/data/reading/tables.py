@@ -11,10 +11,12 @@ import csv
 import functools
 import glob
 import io
+import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,9 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 # Bytes read at a time. A row of CSV must fit in a block; Arrow reads up to 32 blocks of CSV ahead.
 BLOCK_BYTES = 2 << 20
+
+SHOWN = 100
+"""Names of columns in a message."""
 
 # What "surrogateescape" substitutes for bytes that are invalid in the encoding.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
@@ -83,12 +88,16 @@ class Piece:
 def expand(files: str | tuple[str, ...]) -> list[Path]:
     """The files that paths and globs name, sorted, each once; `${NAME}` and `~` are replaced.
 
+    A file that is named twice, or by links too, is read once. `**` stands for folders at any depth, but for hidden ones
+    and links, which may lead back.
+
     Raises InputError for a path that does not exist, a glob that matches nothing, an unset variable.
     """
     patterns = (files,) if isinstance(files, str) else tuple(files)
     if not any(patterns):
         raise InputError("a table names no files; set its `files` to a path or a glob")
-    return sorted({path for pattern in patterns for path in _match(pattern)})
+    found = sorted({path for pattern in patterns for path in _match(pattern)}, reverse=True)
+    return sorted({os.path.realpath(path): path for path in found}.values())  # of several names the first
 
 
 def with_variables(pattern: str) -> str:
@@ -102,11 +111,25 @@ def _match(pattern: str) -> list[Path]:
         raise InputError(f"{name}: a folder, expected files; name them, as in {os.path.join(name, '*.parquet')}")
     if os.path.exists(name):
         return [Path(name)]
-    found = [Path(path) for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+    found = [Path(path) for path in _glob(name) if os.path.isfile(path)]
     if not found:
         reason = "no file matches" if glob.has_magic(name) else "no such file"
         raise InputError(f"{name}: {reason}; the working folder is {os.getcwd()}")
     return found
+
+
+def _glob(pattern: str) -> Iterator[str]:
+    """`glob.glob`, whose `**` follows no links: round a loop of them it would find a file again and again."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    rest = os.sep.join(parts[at + 1 :]) or "*"
+    for top in glob.glob(os.sep.join([*parts[:at], ""])) if at else [""]:
+        for folder, folders, _ in os.walk(top or os.curdir):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _glob(os.path.join(glob.escape(folder), rest))
 
 
 def _variable(name: str, pattern: str) -> str:
@@ -163,7 +186,8 @@ def pieces(table: config.Table, columns: Sequence[str], batch_rows: int) -> list
         if _format(path, table) == "parquet":
             with _one_line_errors(path), _open_parquet(path) as file:
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-                if "dictionary" not in str(pa.schema([file.schema_arrow.field(name) for name in columns])):
+                schema = file.schema_arrow  # made anew whenever it is asked for
+                if "dictionary" not in str(pa.schema([schema.field(name) for name in columns])):
                     starts = enumerate(np.cumsum([0, *sizes[:-1]]).tolist())
                     cuts = [(group, row) for group, row in starts if row % batch_rows == 0] or cuts
             ends = [group for group, _ in cuts[1:]] + [len(sizes)]
@@ -201,38 +225,53 @@ def table_schema(table: config.Table) -> dict[str, pa.DataType]:
     """
     _check_encoding(table)
     paths = expand(table.files)
-    schemas = [_file_schema(path, table) for path in paths]
-    for path, schema in zip(paths, schemas, strict=True):
-        if missing := [name for name in schemas[0].names if name not in schema.names]:
-            raise InputError(f"{path}: no column {missing[0]!r}, expected the columns of {paths[0]}")
-        if extra := [name for name in schema.names if name not in schemas[0].names]:
-            raise InputError(f"{path}: column {extra[0]!r}, which {paths[0]} has not; expected the same columns")
-    return {field.name: field.type for field in schemas[0]}
+    first: dict[str, pa.DataType] = {}
+    for path in paths:
+        schema = _file_schema(path, table)
+        types = dict(zip(schema.names, schema.types, strict=True))
+        first = first or types
+        if missing := next((name for name in first if name not in types), None):
+            raise InputError(f"{path}: no column {missing!r}, expected the columns of {paths[0]}")
+        if extra := next((name for name in types if name not in first), None):
+            raise InputError(f"{path}: column {extra!r}, which {paths[0]} has not; expected the same columns")
+    return first
 
 
 def require_columns(
     table: config.Table, names: Sequence[str], explode: Sequence[str] = (), fixed: bool = False
 ) -> list[str]:
-    """The stored columns that hold `names`, each once: what to hand to `read`.
+    """The stored columns that hold `names`, each once, and those to explode: what to hand to `read`.
 
-    A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`. Raises InputError
-    for a column that does not exist, naming the file, an existing column that is near and all columns. The name may be
-    the misspelt one, or, where a run has `fixed` the names, the column is.
+    A name `c.field`, where `c` is one of the `explode` columns and a list of structs, is held by `c`; `c` is then no
+    column. Raises InputError for a column that does not exist, naming the file, an existing column that is near and
+    (the first of) all columns. The name may be the misspelt one, or, where a run has `fixed` the names, the column is.
     """
     holder = _holders(table, explode)
-    for name in names:
+    for column in {*explode} & {*names}:
+        if fields := [name for name in holder if name.startswith(f"{column}.")]:
+            where = expand(table.files)[0]
+            raise InputError(f"{where}: column {column!r} is a list of objects, expected one of {_first(fields)}")
+    for name in [*names, *explode]:
         if name not in holder:
             near = nearest(name, holder)
             hint = f"for {near!r}, did you mean {name!r}?" if fixed else f"did you mean {near!r}?"
             near = f"{hint} " if near else ""
-            raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {', '.join(holder)}")
-    return list(dict.fromkeys(holder[name] for name in names))
+            raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {_first(holder)}")
+    return list(dict.fromkeys(holder[name] for name in [*names, *explode]))
+
+
+def _first(names: Collection[str]) -> str:
+    """Names for a message, which is no place for all of a table with very many columns."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(itertools.islice(names, SHOWN)) + more
 
 
 def column_names(table: config.Table, explode: Sequence[str] = ()) -> list[str]:
     """The columns of a table once it is exploded: structs are there by their fields."""
     holder = _holders(table, explode)
-    return [name for name in holder if f"{name}." not in {held[: len(name) + 1] for held in holder}]
+    parts = (name.split(".") for name in holder)
+    structs = {".".join(names[:length]) for names in parts for length in range(1, len(names))}
+    return [name for name in holder if name not in structs]
 
 
 def _holders(table: config.Table, explode: Sequence[str]) -> dict[str, str]:
@@ -266,8 +305,9 @@ def _file_schema(path: Path, table: config.Table) -> pa.Schema:
                 schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
             case _:
                 schema = pa.schema([(name, pa.string()) for name in _csv_header(path, table)])
-    if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
-        raise InputError(f"{path}: column {repeated[0]!r} stands there twice, expected unique names")
+    if len(set(schema.names)) < len(schema):
+        repeated = next(name for name, count in Counter(schema.names).items() if count > 1)
+        raise InputError(f"{path}: column {repeated!r} stands there twice, expected unique names")
     return schema
 
 
@@ -279,13 +319,30 @@ def _batches(piece: Piece, table: config.Table, columns: list[str], batch_rows: 
                 for batch in file.iter_batches(batch_rows, piece.groups, columns, use_threads=False):
                     # Arrow takes what the file says is text, and it may be none; a broken page may hold any offsets.
                     batch.validate(full=True)
-                    yield batch.select(columns)
+                    yield _without_views(batch.select(columns))
         case "jsonl":
             schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
             with _open(path) as file:
                 yield from jsonl.batches(path, file, pa.schema([schema.field(name) for name in columns]), BLOCK_BYTES)
         case _:
             yield from _csv_batches(path, table, columns)
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Views of text and bytes as plain ones: Arrow cannot take rows of them."""
+    if "_view" not in str(batch.schema):
+        return batch
+    return batch.cast(pa.schema([(field.name, _without_view(field.type)) for field in batch.schema]))
+
+
+def _without_view(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _without_view(field.type)) for field in kind])
+    return pa.large_list(_without_view(kind.value_type)) if "list" in str(kind) and "_view" in str(kind) else kind
 
 
 @functools.cache

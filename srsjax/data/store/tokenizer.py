@@ -31,6 +31,9 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 # Texts encoded at a time, which bounds the Python objects that are alive at once.
 ENCODE_BATCH = 8192
+# Characters of a word to train on: the trainer takes time quadratic in them, hours for a megabyte without a space. Such
+# words teach nothing: WordPiece makes [UNK] of all with more than 100.
+LONGEST_WORD = 1000
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ def _count_words(texts: Iterable[str | None], tokenizer: Tokenizer) -> Counter[s
     words: Counter[str] = Counter()
     for batch in itertools.batched((text for text in texts if text), 1000):
         text = tokenizer.normalizer.normalize_str("\n".join(batch))
-        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+        split = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        words.update(word for word, _ in split if len(word) <= LONGEST_WORD)
     return words
 
 
@@ -251,6 +255,10 @@ def _read_plain(folder: Path) -> tuple[Tokenizer, dict[str, str]] | None:
     """Reads the folder without transformers; None if only transformers can interpret its files together."""
     settings = _settings(folder / "tokenizer_config.json")
     kind = settings.get("tokenizer_class") or _settings(folder / "config.json").get("model_type", "")
+    if not isinstance(kind, str):
+        raise InputError(
+            f"{folder}: found tokenizer_class or model_type {kind!r}, expected a name; get the files again"
+        )
     kind = kind.removesuffix("Fast")
     special = _special_tokens(folder, settings)
     if kind in ("PreTrainedTokenizer", "TokenizersBackend") and (folder / "tokenizer.json").exists():
@@ -300,7 +308,9 @@ def _read_with_transformers(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
 def _special_tokens(folder: Path, settings: dict) -> dict[str, str]:
     named = _settings(folder / "special_tokens_map.json") | settings
     tokens = {role: named.get(f"{role}_token") for role in ROLES}
-    texts = {role: token["content"] if isinstance(token, dict) else token for role, token in tokens.items()}
+    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in tokens.items()}
+    if wrong := [role for role, text in texts.items() if not isinstance(text, str | None)]:
+        raise InputError(f"{folder}: found {texts[wrong[0]]!r} as {wrong[0]}_token, expected text; get the files again")
     return {role: text for role, text in texts.items() if text}
 
 
