@@ -16,7 +16,7 @@ from srsjax.config import TrainConfig
 from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
-from srsjax.data.reading.tables import expand
+from srsjax.data.reading.files import expand
 from srsjax.data.store.arrays import Split, Store
 from srsjax.files import remove_old_partials, write_json
 from srsjax.inference.scorer import Scorer

@@ -33,7 +33,7 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.reading import tables
 from srsjax.data.reading.cells import Problem
-from srsjax.data.reading.tables import expand
+from srsjax.data.reading.files import expand
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.errors import InputError, did_you_mean

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from srsjax.config import Table
-from srsjax.data.reading import tables
+from srsjax.data.reading import files, tables
 from srsjax.errors import InputError
 
 
@@ -26,7 +26,7 @@ class Part:
 
     number: int
     file: int
-    """Index of its file among those of the input (`tables.expand`)."""
+    """Index of its file among those of the input (`files.expand`)."""
     first_row: int
     """Log row of the file (from 0) at which it begins."""
     rows: int
@@ -72,7 +72,7 @@ class InputParts:
         Raises InputError for files that are missing or cannot be read.
         """
         self.table, self.columns, self.size, self.piece_rows, self.explodes = table, columns, size, piece_rows, explodes
-        self.paths = tables.expand(table.files)
+        self.paths = files.expand(table.files)
         self.groups = [tables.row_groups(path, table) for path in self.paths]
 
     @property

@@ -35,7 +35,7 @@ class System:
     def __init__(self, run: str, contexts: int, threads: int):
         import pyarrow.parquet as pq
 
-        from srsjax.data.reading.tables import expand
+        from srsjax.data.reading.files import expand
         from srsjax.inference.scorer import Scorer
 
         del threads  # the processor affinity decides

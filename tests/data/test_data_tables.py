@@ -17,7 +17,7 @@ import pytest
 from child_memory import needs_status, peak_memory
 
 from srsjax.config import Table
-from srsjax.data.reading import tables
+from srsjax.data.reading import files, tables
 from srsjax.errors import InputError
 
 ROWS = [
@@ -68,7 +68,7 @@ def error(table, columns=None) -> str:
 )
 @pytest.mark.parametrize("batch_rows", [1, 7, 32768])
 def test_every_format_gives_the_same_rows(tmp_path, name, batch_rows, monkeypatch):
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 512)  # so that the file is many blocks
+    monkeypatch.setattr(files, "BLOCK_BYTES", 512)  # so that the file is many blocks
     table = Table(str(write(tmp_path / name)))
     assert contents(table, batch_rows=batch_rows) == ROWS
     assert contents(table, ["price", "id"], batch_rows) == [{"price": row["price"], "id": row["id"]} for row in ROWS]
@@ -94,8 +94,8 @@ def test_globs_variables_and_several_files(tmp_path, monkeypatch):
     for i in (2, 0, 1):
         write(tmp_path / f"part{i}.csv", ROWS[i * 10 : i * 10 + 10])
     paths = [tmp_path / f"part{i}.csv" for i in range(3)]
-    assert tables.expand("${LOGS}/part*.csv") == paths
-    assert tables.expand((str(paths[2]), "${LOGS}/part[01].csv", "${LOGS}/part0.csv")) == paths
+    assert files.expand("${LOGS}/part*.csv") == paths
+    assert files.expand((str(paths[2]), "${LOGS}/part[01].csv", "${LOGS}/part0.csv")) == paths
     assert contents(Table("${LOGS}/*.csv")) == ROWS[:30]
 
 
@@ -131,7 +131,7 @@ def test_a_quote_within_a_cell_is_a_quote(tmp_path):
 
 
 def test_json_types_do_not_depend_on_the_lines_read_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 16)  # one line a block
+    monkeypatch.setattr(files, "BLOCK_BYTES", 16)  # one line a block
     path = tmp_path / "a.jsonl"
     path.write_text(
         '{"x": null, "l": [], "c": []}\n'
@@ -290,8 +290,8 @@ def test_a_copy_without_room_says_where_it_should_have_gone(tmp_path, monkeypatc
 MEASURED = """
 import sys
 from srsjax.config import Table
-from srsjax.data.reading import tables
-tables.BLOCK_BYTES = 1 << 16
+from srsjax.data.reading import files, tables
+files.BLOCK_BYTES = 1 << 16
 assert sum(len(chunk) for chunk in tables.read(Table(sys.argv[1]), batch_rows=500)) == int(sys.argv[2])
 """
 
@@ -332,14 +332,14 @@ def test_two_stars_follow_no_links_and_no_file_is_read_twice(tmp_path, monkeypat
     (tmp_path / "deep/loop").symlink_to(tmp_path)
     (tmp_path / "deep/other").symlink_to(tmp_path / "deep/er")
     (tmp_path / "deep/again.csv").symlink_to(tmp_path / "a.csv")
-    found = tables.expand(f"{tmp_path}/**/*.csv")
+    found = files.expand(f"{tmp_path}/**/*.csv")
     assert found == [tmp_path / "a.csv", tmp_path / "deep/er/b.csv"]
     assert len(contents(Table(f"{tmp_path}/**/*.csv"))) == 2 * len(ROWS)
-    assert tables.expand((f"{tmp_path}/**", f"{tmp_path}/a.csv")) == found
+    assert files.expand((f"{tmp_path}/**", f"{tmp_path}/a.csv")) == found
     monkeypatch.chdir(tmp_path)
-    assert [str(path) for path in tables.expand("**/*.csv")] == ["a.csv", "deep/er/b.csv"]
-    assert [str(path) for path in tables.expand(("./a.csv", str(tmp_path / "a.csv")))] == [str(tmp_path / "a.csv")]
-    assert [str(path) for path in tables.expand("deep/*/*.csv")] == ["deep/er/b.csv", "deep/loop/a.csv"]
+    assert [str(path) for path in files.expand("**/*.csv")] == ["a.csv", "deep/er/b.csv"]
+    assert [str(path) for path in files.expand(("./a.csv", str(tmp_path / "a.csv")))] == [str(tmp_path / "a.csv")]
+    assert [str(path) for path in files.expand("deep/*/*.csv")] == ["deep/er/b.csv", "deep/loop/a.csv"]
 
 
 def test_views_of_text_and_bytes_are_text_and_bytes(tmp_path):

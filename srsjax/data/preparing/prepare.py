@@ -26,7 +26,7 @@ from srsjax.data.preparing.engine import Engine, Local, open_engine
 from srsjax.data.preparing.sources import Sources, check_schema
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.preparing.writer import StoreWriter
-from srsjax.data.reading import tables
+from srsjax.data.reading import files
 from srsjax.data.reading.cells import Problem
 from srsjax.data.shop import write_shop
 from srsjax.data.store import manifest
@@ -196,7 +196,7 @@ def _check_splits(config: TrainConfig, cleaner: Cleaner, counts: list[int]) -> N
             got = ", ".join(f"{count} {each}" for each, count in zip(SPLITS, counts, strict=True))
             why = "".join(f", {count} left out ({reason})" for reason, count in cleaner.left_out.items() if count)
             advice = f"check data.split.values {split.values}" if split.by == "column" else "change data.split"
-            log = tables.expand(config.data.log.files)[0]
+            log = files.expand(config.data.log.files)[0]
             raise InputError(
                 f"{log}: the {name} split is empty; of {cleaner.rows_read} rows {got}"
                 f"{why}, by {split.by} of {', '.join(key)}; {advice} or use more rows"
@@ -222,7 +222,7 @@ def _given_tokenizer(config: TrainConfig) -> TextEncoder | None:
 
 def _stem(config: TrainConfig) -> str:
     """What the store is called: the name of the first log file, without a number at its end."""
-    name = tables.expand(config.data.log.files)[0].name.partition(".")[0]
+    name = files.expand(config.data.log.files)[0].name.partition(".")[0]
     return re.sub(r"[^\w-]+", "_", re.sub(r"[-_]?\d+$", "", name)) or "log"
 
 

@@ -6,15 +6,9 @@ file is not counted): `items.parquet row 1203`.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import functools
-import glob
-import io
 import itertools
 import os
-import re
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,20 +21,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from srsjax import config
-from srsjax.data.reading import jsonl
+from srsjax.data.reading import csv_files, files, jsonl
 from srsjax.errors import InputError, nearest
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# Bytes read at a time. A row of CSV must fit in a block; Arrow reads up to 32 blocks of CSV ahead.
-BLOCK_BYTES = 2 << 20
 
 SHOWN = 100
 """Names of columns in a message."""
-
-# What "surrogateescape" substitutes for bytes that are invalid in the encoding.
-_NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -85,69 +73,20 @@ class Piece:
 # ---------------------------------------------------------------------------------------------- which files
 
 
-def expand(files: str | tuple[str, ...]) -> list[Path]:
-    """The files that paths and globs name, sorted, each once; `${NAME}` and `~` are replaced.
-
-    A file that is named twice, or by links too, is read once. `**` stands for folders at any depth, but for hidden ones
-    and links, which may lead back.
-
-    Raises InputError for a path that does not exist, a glob that matches nothing, an unset variable.
-    """
-    patterns = (files,) if isinstance(files, str) else tuple(files)
-    if not any(patterns):
-        raise InputError("a table names no files; set its `files` to a path or a glob")
-    found = sorted({path for pattern in patterns for path in _match(pattern)}, reverse=True)
-    return sorted({os.path.realpath(path): path for path in found}.values())  # of several names the first
-
-
-def with_variables(pattern: str) -> str:
-    """A path or glob with `${NAME}` and `~` replaced. Raises InputError for a variable that is not set."""
-    return os.path.expanduser(re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], pattern), pattern))
-
-
-def _match(pattern: str) -> list[Path]:
-    name = with_variables(pattern)
-    if os.path.isdir(name):
-        raise InputError(f"{name}: a folder, expected files; name them, as in {os.path.join(name, '*.parquet')}")
-    if os.path.exists(name):
-        return [Path(name)]
-    found = [Path(path) for path in _glob(name) if os.path.isfile(path)]
-    if not found:
-        reason = "no file matches" if glob.has_magic(name) else "no such file"
-        raise InputError(f"{name}: {reason}; the working folder is {os.getcwd()}")
-    return found
-
-
-def _glob(pattern: str) -> Iterator[str]:
-    """`glob.glob`, whose `**` follows no links: round a loop of them it would find a file again and again."""
-    parts = pattern.split(os.sep)
-    if "**" not in parts:
-        yield from glob.iglob(pattern)
-        return
-    at = parts.index("**")
-    rest = os.sep.join(parts[at + 1 :]) or "*"
-    for top in glob.glob(os.sep.join([*parts[:at], ""])) if at else [""]:
-        for folder, folders, _ in os.walk(top or os.curdir):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            yield from _glob(os.path.join(glob.escape(folder), rest))
-
-
-def _variable(name: str, pattern: str) -> str:
-    if name not in os.environ:
-        raise InputError(f"{pattern}: the environment variable {name} is not set")
-    return os.environ[name]
-
-
 def _format(path: Path, table: config.Table) -> str:
     if table.format != "auto":
         return table.format
-    suffix = Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+    suffix = Path(path.stem).suffix if path.suffix in files.COMPRESSIONS else path.suffix
     if suffix not in FORMATS:
         raise InputError(
             f"{path}: the name does not say the format, expected {', '.join(FORMATS)} and, where compressed, "
-            f"{' or '.join(COMPRESSIONS)} after it; or set it, as in Table(files, format='csv')"
+            f"{' or '.join(files.COMPRESSIONS)} after it; or set it, as in Table(files, format='csv')"
         )
     return FORMATS[suffix]
+
+
+def _delimiter(path: Path, table: config.Table) -> str:
+    return "\t" if _format(path, table) == "tsv" else ","
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -165,7 +104,7 @@ def read(table: config.Table, columns: Sequence[str] | None = None, batch_rows: 
     """
     columns = list(table_schema(table)) if columns is None else require_columns(table, columns)
     empty = True
-    for path in expand(table.files):
+    for path in files.expand(table.files):
         for chunk in read_piece(Piece(path), table, columns, batch_rows):
             yield chunk
             empty = False
@@ -181,7 +120,7 @@ def pieces(table: config.Table, columns: Sequence[str], batch_rows: int) -> list
     batches end where row groups do.
     """
     out = []
-    for path in expand(table.files):
+    for path in files.expand(table.files):
         cuts = [(0, 0)]
         if _format(path, table) == "parquet":
             with _one_line_errors(path), _open_parquet(path) as file:
@@ -223,8 +162,8 @@ def table_schema(table: config.Table) -> dict[str, pa.DataType]:
     They come from Parquet footers and CSV headers; JSON-lines files are read once in full, since any line may add a key
     (cached until the file changes). Raises InputError for a file whose columns differ from the first file's.
     """
-    _check_encoding(table)
-    paths = expand(table.files)
+    csv_files.check_encoding(table)
+    paths = files.expand(table.files)
     first: dict[str, pa.DataType] = {}
     for path in paths:
         schema = _file_schema(path, table)
@@ -249,14 +188,14 @@ def require_columns(
     holder = _holders(table, explode)
     for column in {*explode} & {*names}:
         if fields := [name for name in holder if name.startswith(f"{column}.")]:
-            where = expand(table.files)[0]
+            where = files.expand(table.files)[0]
             raise InputError(f"{where}: column {column!r} is a list of objects, expected one of {_first(fields)}")
     for name in [*names, *explode]:
         if name not in holder:
             near = nearest(name, holder)
             hint = f"for {near!r}, did you mean {name!r}?" if fixed else f"did you mean {near!r}?"
             near = f"{hint} " if near else ""
-            raise InputError(f"{expand(table.files)[0]}: no column {name!r}; {near}It has: {_first(holder)}")
+            raise InputError(f"{files.expand(table.files)[0]}: no column {name!r}; {near}It has: {_first(holder)}")
     return list(dict.fromkeys(holder[name] for name in [*names, *explode]))
 
 
@@ -304,7 +243,9 @@ def _file_schema(path: Path, table: config.Table) -> pa.Schema:
             case "jsonl":
                 schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
             case _:
-                schema = pa.schema([(name, pa.string()) for name in _csv_header(path, table)])
+                schema = pa.schema(
+                    [(name, pa.string()) for name in csv_files.header(path, table, _delimiter(path, table))]
+                )
     if len(set(schema.names)) < len(schema):
         repeated = next(name for name, count in Counter(schema.names).items() if count > 1)
         raise InputError(f"{path}: column {repeated!r} stands there twice, expected unique names")
@@ -322,10 +263,12 @@ def _batches(piece: Piece, table: config.Table, columns: list[str], batch_rows: 
                     yield _without_views(batch.select(columns))
         case "jsonl":
             schema = _jsonl_schema(path, os.stat(path).st_mtime_ns, os.path.getsize(path))
-            with _open(path) as file:
-                yield from jsonl.batches(path, file, pa.schema([schema.field(name) for name in columns]), BLOCK_BYTES)
+            with files.open_bytes(path) as file:
+                yield from jsonl.batches(
+                    path, file, pa.schema([schema.field(name) for name in columns]), files.BLOCK_BYTES
+                )
         case _:
-            yield from _csv_batches(path, table, columns)
+            yield from csv_files.batches(path, table, _delimiter(path, table), columns)
 
 
 def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -347,17 +290,8 @@ def _without_view(kind: pa.DataType) -> pa.DataType:
 
 @functools.cache
 def _jsonl_schema(path: Path, modified: int, size: int) -> pa.Schema:
-    with _open(path) as file:
+    with files.open_bytes(path) as file:
         return jsonl.schema(path, file)
-
-
-def _open(path: Path) -> io.BufferedReader:
-    """The bytes of a file, decompressed according to its suffix."""
-    return io.BufferedReader(_stream(path))
-
-
-def _stream(path: Path) -> pa.NativeFile:
-    return pa.input_stream(str(path), compression=COMPRESSIONS.get(path.suffix))
 
 
 @contextmanager
@@ -380,118 +314,3 @@ def _open_parquet(path: Path) -> pa.parquet.ParquetFile:
         raise InputError(f"{path}: a truncated Parquet file (its end is missing); write or copy it again")
     # Pages are read one by one: with the defaults a file with one large row group would be read into memory whole.
     return pa.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-
-
-# ---------------------------------------------------------------------------------------------- CSV and TSV
-
-
-def _check_encoding(table: config.Table) -> None:
-    try:
-        "".encode(table.encoding)
-    except LookupError:
-        raise InputError(
-            f"{table.files}: unknown encoding {table.encoding!r}, expected one such as utf-8, utf-16, gb18030, cp1252"
-        ) from None
-
-
-def _is_utf8(table: config.Table) -> bool:
-    return codecs.lookup(table.encoding).name in ("utf-8", "utf-8-sig")
-
-
-def _csv_batches(path: Path, table: config.Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    header = _csv_header(path, table)
-    try:
-        stream, quotes = (_stream(path), _quotes(path)) if _is_utf8(table) else _in_utf8(path, table.encoding)
-        if quotes % 2:  # Arrow does not report a quote that is still open at the end of a file.
-            _name_bad_row(path, table)
-        # Arrow reads ahead on a background thread, which would abort the process if it still held a Python object at
-        # exit. So it gets its own stream, and both are released, not closed: a stream must not be closed while that
-        # thread reads.
-        reader = pa.csv.open_csv(
-            stream,
-            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            pa.csv.ParseOptions(delimiter=_delimiter(path, table), newlines_in_values=True),
-            pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in header},
-                include_columns=columns,
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:  # noqa: UP028 (`yield from` would close it)
-            yield batch
-    except (pa.ArrowInvalid, UnicodeError) as error:
-        _name_bad_row(path, table)
-        raise InputError(f"{path}: cannot be read as CSV ({error}); a row may have {BLOCK_BYTES >> 20} MiB") from error
-
-
-def _quotes(path: Path) -> int:
-    with _open(path) as file:
-        return sum(block.count(b'"') for block in iter(lambda: file.read(BLOCK_BYTES), b""))
-
-
-def _in_utf8(path: Path, encoding: str) -> tuple[pa.NativeFile, int]:
-    """A copy in UTF-8, the only encoding that Arrow reads, and the number of quotes in it."""
-    file, name = tempfile.mkstemp(prefix="srsjax-")
-    stream = pa.input_stream(name, compression=None)
-    os.unlink(name)  # only this process can reach it now: nothing is left behind however it ends
-    quotes = 0
-    with (
-        open(file, "w", encoding="utf-8", newline="") as copy,
-        io.TextIOWrapper(_open(path), encoding, newline="") as source,
-    ):
-        for block in iter(lambda: source.read(BLOCK_BYTES), ""):
-            quotes += block.count('"')
-            try:
-                copy.write(block)
-                copy.flush()
-            except OSError as error:
-                raise InputError(
-                    f"{path}: its copy in UTF-8 cannot be written to {tempfile.gettempdir()} ({error}); make room, set "
-                    f"TMPDIR to a folder with room, or convert the file to UTF-8"
-                ) from error
-    return stream, quotes
-
-
-def _delimiter(path: Path, table: config.Table) -> str:
-    return "\t" if _format(path, table) == "tsv" else ","
-
-
-def _csv_header(path: Path, table: config.Table) -> list[str]:
-    for _, cells in _csv_rows(path, table):
-        if any(_NOT_TEXT.search(cell) for cell in cells):
-            raise InputError(f"{path}: the header has bytes that are not {table.encoding}; set the table's encoding")
-        return cells
-    raise InputError(f"{path}: no header, expected a first line of column names")
-
-
-def _csv_rows(path: Path, table: config.Table) -> Iterator[tuple[int, list[str]]]:
-    """Line number (from 1) and cells of each row, header included; bytes that are not text become lone surrogates."""
-    csv.field_size_limit(2**31 - 1)
-    encoding = "utf-8-sig" if _is_utf8(table) else table.encoding
-    with io.TextIOWrapper(_open(path), encoding, errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path, table), strict=True)
-        line = 1
-        try:
-            for cells in reader:
-                if cells:
-                    yield line, cells
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise InputError(f"{path} line {line}: {error}, expected a row of CSV; look for a stray quote") from None
-
-
-def _name_bad_row(path: Path, table: config.Table) -> None:
-    """Raises InputError for the first row whose number of fields differs from the header's, that has bytes invalid in
-    the encoding, or an unclosed quote. Python's slow reader is used only to locate what Arrow's fast one refused."""
-    rows = _csv_rows(path, table)
-    _, header = next(rows)
-    for row, (line, cells) in enumerate(rows, 1):
-        where = f"{path} row {row} (line {line})"
-        for name, cell in zip(header, cells, strict=False):
-            if _NOT_TEXT.search(cell):
-                raise InputError(
-                    f"{where}, column {name}: bytes that are not {table.encoding}; set the table's encoding"
-                )
-        if len(cells) != len(header):
-            raise InputError(f"{where}: found {len(cells)} field(s), expected {len(header)} as in the header")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from srsjax.data.reading.tables import with_variables
+from srsjax.data.reading.files import with_variables
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
 

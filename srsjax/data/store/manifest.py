@@ -17,7 +17,7 @@ from srsjax.config import Schema, Table, TrainConfig
 from srsjax.config_data import LABELS
 from srsjax.console import Console
 from srsjax.data.kinds import kind_of
-from srsjax.data.reading import tables
+from srsjax.data.reading import files
 from srsjax.data.store.arrays import SPLITS, Store
 from srsjax.data.store.tokenizer import TextEncoder
 
@@ -110,7 +110,7 @@ def describe_table(table: Table) -> dict:
     Raises InputError if a file is missing.
     """
     settings = {key: value for key, value in asdict(table).items() if key != "files"}
-    return json.loads(json.dumps(settings)) | {"files": [describe_file(path) for path in tables.expand(table.files)]}
+    return json.loads(json.dumps(settings)) | {"files": [describe_file(path) for path in files.expand(table.files)]}
 
 
 def describe_file(path: Path) -> dict:
