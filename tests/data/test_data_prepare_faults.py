@@ -23,6 +23,7 @@ from srsjax.config import (
     Schema,
     Split,
     Table,
+    Task,
     Text,
 )
 from srsjax.data.preparing.prepare import prepare
@@ -36,6 +37,21 @@ PRICED = replace(SCHEMA, candidate=(Text("title"), Numeric("price")))
 BAD = {
     "missing column": (SCHEMA, {k: v for k, v in make_log(40).items() if k != "title"}, "no column 'title'"),
     "text in a number": (PRICED, change("price", 3, "cheap"), 'row 4, column price: found "cheap", expected a number'),
+    "number beyond float32": (
+        PRICED,
+        change("price", 3, "1e39"),
+        'row 4, column price: found "1e39", expected a number',
+    ),
+    "label beyond float32": (
+        replace(SCHEMA, tasks=(Task("price", kind="regression"),)),
+        change("price", 3, "-1e39"),
+        'row 4, column price: found "-1e39", expected a number',
+    ),
+    "weight beyond float32": (
+        replace(SCHEMA, tasks=(Task("click", impressions="shown", weight="price"),)),
+        change("price", 3, "1e30") | {"shown": ["1e30"] * 40},
+        "row 4, column price: found",
+    ),
     "missing number": (PRICED, change("price", 3, ""), 'Numeric("price", missing="median")'),
     "label 2": (SCHEMA, change("click", 7, 2), 'row 8, column click: found "2", expected'),
     "no impression": (SCHEMA, change("request", 7, ""), "row 8, column request: found nothing, expected a value"),
