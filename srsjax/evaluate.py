@@ -22,6 +22,7 @@ from srsjax.files import remove_old_partials, write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.reporting.page import SplitPart, split_part, write_page
 from srsjax.runs.assessment import assess
+from srsjax.runs.attribution import QUICK_POINTS
 from srsjax.runs.evaluation import run_split
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize
@@ -113,7 +114,8 @@ def _of_model(
     logits, encoder = scorer.raw_logits(split, store.items), scorer.encoder
     of = (config, scorer.session.spec.outputs, scorer.calibration, split, store.items, logits)
     assessment = assess(*of, train, say, encoder.fitted.vocabularies)
-    explainer = None if scorer.session.mesh.is_multi_process else scorer.explainer
+    alone = not scorer.session.mesh.is_multi_process
+    explainer = replace(scorer.explainer, most_points=QUICK_POINTS) if alone else None
     return split_part(name, *of, assessment, encoder.text, encoder.fitted.vocabularies, explainer)
 
 

@@ -23,18 +23,11 @@ from srsjax.config_io import from_json, to_json
 from srsjax.console import Console, main_console, say
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.store.arrays import Split, Store
-from srsjax.data.store.tokenizer import load_tokenizer
-from srsjax.files import write_json, write_text
 from srsjax.jax_version import check_jax
 from srsjax.locks import exclusive
 from srsjax.metrics import report as metrics
-from srsjax.metrics.plots import save_curves
-from srsjax.objectives import predict
-from srsjax.reporting.card import Facts, about_run, run_card
-from srsjax.reporting.page import split_part, write_page
-from srsjax.runs.assessment import Assessment, assess
-from srsjax.runs.attribution import Explainer
-from srsjax.runs.calibration import Calibration, check_calibration, fit_calibration
+from srsjax.reporting.final import Final
+from srsjax.runs.calibration import check_calibration
 from srsjax.runs.checkpoints import load_params
 from srsjax.runs.distillation import record_teacher
 from srsjax.runs.evaluation import predict_split, split_metrics
@@ -42,7 +35,6 @@ from srsjax.runs.fairness import check_fairness
 from srsjax.runs.monitor import resolve_monitor
 from srsjax.runs.pinning import pin
 from srsjax.runs.precision import kept_precision
-from srsjax.runs.reference import make_reference
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Session, target
 from srsjax.runs.slices import Frame, check_slices, slice_scalars
@@ -243,55 +235,15 @@ def report(
     """
     run = distributed.on_first(folder.identity)
     params = load_params(folder.checkpoints, progress.best_step, target(session), run)
-    outputs = session.spec.outputs
     result = {"best_step": progress.best_step, "best_value": progress.best_value, "steps": progress.next_step}
-    calibration, parts = Calibration(progress.best_step), []
-    text, vocabularies = load_tokenizer(folder.tokenizer), store.manifest["fitted"]["vocabularies"]
-    for name in ("valid", "test"):  # the first decides on the calibration: what is reported of test chose nothing
-        if not has_split(store, name):
-            result |= Assessment({}).of_split(name)
-            continue
-        split = store.split(name)
-        logits = predicted(session, params, split, store, shape, goodput)
-        if not distributed.is_first():
-            continue
-        if name == "valid":
-            calibration = fit_calibration(config, outputs, split, store.items, logits, progress.best_step)
-        of = (config, outputs, calibration, split, store.items, logits)
-        assessment = assess(*of, store.split("train"), partial(_say_of, name), vocabularies)
-        result |= assessment.of_split(name)
-        explainer = None if session.mesh.is_multi_process else Explainer(session, params, shape, text)
-        parts.append(split_part(name, *of, assessment, text, vocabularies, explainer))
-        if "auc" in assessment.model:
-            draw_curves(folder.path / f"{name}.png", *of)
-        if name == "test" or not has_split(store, "test"):
-            reported = calibration.apply(config.schema, outputs, split, store.items, logits)
-            rows = (name, split, store.items, reported)
-            make_reference(folder, config, outputs, text, store, *rows, progress.best_step).save(folder)
-    distributed.on_first(lambda: calibration.save(folder))
-    page = (folder.page_file, folder, config, store.manifest, parts[::-1], progress.best_step)
-    distributed.on_first(lambda: write_page(*page))
-    facts = Facts(folder, config, store.manifest, result, calibration, session.parameters)
-    about = about_run(folder, config, session.spec, text, store.manifest)
-    distributed.on_first(lambda: write_text(folder.card_file, str(run_card(facts, about))))
-    distributed.on_first(lambda: folder.bind((folder.calibration_file,), progress.best_step))
-    distributed.on_first(lambda: write_json(folder.report_file, result))
-    return result
-
-
-def draw_curves(
-    path: Path, config: TrainConfig, outputs, calibration: Calibration, split: Split, items, logits
-) -> None:
-    """The picture of the first task's probabilities, before and after calibration."""
-    task = config.schema.tasks[0]
-    made = calibration.apply(config.schema, outputs, split, items, logits)
-    after, before = (predict(config.schema.tasks, outputs, each)[:, 0] for each in (made, logits))
-    labels, weights = split.labels[:, 0], split.weights[:, 0]
-    save_curves(path, after, labels, weights, before if calibration.changes(task.name) else None)
-
-
-def _say_of(split: str, line: str) -> None:
-    say(f"{split} split: {line}")
+    final = Final(config, session, store, shape, folder, params, progress.best_step, result)
+    for name in ("valid", "test"):
+        if has_split(store, name):
+            logits = predicted(session, params, store.split(name), store, shape, goodput)
+            if distributed.is_first():
+                final.add(name, logits)
+    distributed.on_first(final.write)
+    return final.result
 
 
 def check_monitor(config: TrainConfig, session: Session, store: Store) -> None:

@@ -26,8 +26,9 @@ from srsjax.runs.session import Session
 from srsjax.runs.shapes import cut, request_shapes
 from srsjax.runs.sharding import put_batch
 
-POINTS, MOST_POINTS = 16, 256
-"""Points of the path at first, and at most: they are doubled while attributions do not sum to the difference."""
+POINTS, MOST_POINTS, QUICK_POINTS = 16, 256, 32
+"""Points of the path at first, and at most: they are doubled while attributions do not sum to the difference. The last
+is what a report takes at most: it shows two digits, and a large encoder needs seconds for each dozen on a CPU."""
 TOLERANCE, SMALLEST = 0.005, 0.05
 """Share of the difference of the logits that their sum may be off by; smaller differences count as `SMALLEST`."""
 
@@ -98,6 +99,7 @@ class Explainer:
     """Of `session`; 8-bit weights are taken for what they stand for."""
     shape: BatchShape
     text: TextEncoder
+    most_points: int = MOST_POINTS
 
     def explain(self, split: Split, items: Items, candidates: np.ndarray, outputs: np.ndarray) -> list[Explanation]:
         """Explains one output of the model for each of some candidates.
@@ -143,7 +145,7 @@ class Explainer:
                 tokens += 0.0 if slope.tokens is None else weight * slope.tokens[used[0]] * of_pair
                 features = {name: sum_ + weight * slope.features[name][used] for name, sum_ in features.items()}
             total = tokens.sum(-1) + sum(features.values())
-            if count >= MOST_POINTS or (np.abs(total - (end - start)) <= allowed).all():
+            if count >= self.most_points or (np.abs(total - (end - start)) <= allowed).all():
                 break
             count *= 2
         for i, row in enumerate(used[0]):
