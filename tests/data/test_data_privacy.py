@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from prepare_cases import SCHEMA, make_config, make_log, quiet, write_csv
 
-from srsjax.config import Catalogue, Categorical, Numeric, Schema, Text
+from srsjax.config import Catalogue, Categorical, Numeric, Schema, Task, Text
 from srsjax.data.preparing.encode import load_encoder
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.reading import hashing
@@ -128,5 +128,8 @@ def test_a_private_column_that_is_not_there_or_read_openly_is_refused(tmp_path):
         prepare(make_config(tmp_path, private=("usr",)), log=quiet)
     with pytest.raises(InputError, match="expected private=True"):
         prepare(make_config(tmp_path, private=("title",)), log=quiet)
+    classes = replace(SCHEMA, tasks=(Task("part", kind="multiclass"),))
+    with pytest.raises(InputError, match=r"data\.private: found 'part', the label column of task 'part'"):
+        prepare(make_config(tmp_path, classes, private=("part",)), log=quiet)
     with pytest.raises(InputError, match=r"found no data\.user"):
         prepare(make_config(tmp_path, hash_key_env="IDS"), log=quiet)

@@ -231,6 +231,11 @@ def check_schema(train: TrainConfig) -> Sources:
     _check_negatives(sources)
     for number, task in enumerate(train.schema.tasks):
         _check_task(task, train.schema.tasks[:number])
+        if LABELS[task.kind] == "class" and ("", task.column or task.name) in sources._private:
+            raise InputError(
+                f"data.private: found {task.column or task.name!r}, the label column of task {task.name!r}, whose "
+                "classes are names in the run, its report and its scores; expected others"
+            )
     _check_split(train.data.split)
     _check_columns(sources)
     return sources
