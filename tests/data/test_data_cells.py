@@ -308,5 +308,11 @@ def test_lists_within_lists_without_end_are_bad_rows():
     assert "row 1202" in line(columns.text_lists, ["[1]", "[" * 100_000])
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(2)], ids=str)
+def test_bytes_that_are_no_text_are_a_bad_row(kind):
+    assert "row 1202" in line(columns.texts, pa.array([b"ok", b"\xff\xfe"], kind))
+    assert cast(columns.texts, pa.array([b"ok", None], kind)).to_pylist() == ["ok", None]
+
+
 def test_half_a_character_in_a_list_is_a_bad_row():
     assert "row 1202" in line(columns.text_lists, [r'["\ud83d\ude42"]', r'["\ud83d"]'])

@@ -264,3 +264,33 @@ def test_a_file_that_is_cut_while_it_is_read_is_one_line(tmp_path, what, code):
     assert done.returncode == code, done.stderr
     if what == "cut":
         assert done.stderr.count("\n") == 1 and "train/weights.npy: found 0 bytes, expected" in done.stderr
+
+
+def test_a_partial_store_is_removed_also_where_nothing_is_prepared(tmp_path):
+    write_csv(tmp_path / "log.csv", make_log(40))
+    prepare(make_config(tmp_path), log=quiet)
+    partial = tmp_path / "stores/.log-0123456789ab.00.partial"
+    partial.mkdir()
+    os.utime(partial, (0, 0))
+    prepare(make_config(tmp_path), log=quiet)
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[("a", 1)], None] * 20, pa.map_(pa.string(), pa.int64())),
+        pa.array([b"\xff", None] * 20, pa.binary()),
+        pa.array([[b"\xff"], None] * 20, pa.list_(pa.large_binary())),
+    ],
+    ids=str,
+)
+def test_a_column_of_any_type_counts_for_whether_a_row_is_a_duplicate(tmp_path, column):
+    log = make_log(40)
+    pq.write_table(
+        pa.table({name: [values[0]] * 40 for name, values in log.items()} | {"more": column}), tmp_path / "log.parquet"
+    )
+    config = make_config(
+        tmp_path, log=Table(str(tmp_path / "log.parquet")), unique="*", group_by="", split=Split(valid=0.0, test=0.0)
+    )
+    assert prepare(config, log=quiet).manifest["rows"]["left_out"] == {"duplicate": 38}

@@ -48,6 +48,7 @@ def prepare(config: TrainConfig, log=print) -> Store:
     tokenizer = _given_tokenizer(config)
     described = manifest.describe_input(config, tokenizer, privacy.fingerprint(sources.secret))
     folder = Path(config.data.store) / f"{_stem(config)}-{manifest.fingerprint(described)}"
+    remove_leftovers(folder.parent)  # also where nothing is prepared, and those of other fingerprints
     there = (folder / "manifest.json").exists()
     if there and has_checksums(folder):
         store = open_store(folder, manifest.fingerprint(described))
@@ -55,7 +56,6 @@ def prepare(config: TrainConfig, log=print) -> Store:
         return store
     log(f"{folder}: preparing, {'again: it has no checksums' if there else _reason(folder, described)}")
     began = time.monotonic()
-    remove_leftovers(folder.parent)  # those of other fingerprints too
     # A folder that is there now is no store, or has no checksums; another process may make one meanwhile.
     with atomic_folder(folder, exists="replace" if folder.exists() else "keep") as partial:
         _build(config, sources, tokenizer, described, partial)

@@ -246,7 +246,8 @@ def _plain(array: pa.Array) -> pa.Array:
     kind = array.type
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         array = array.cast(pa.string())
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # some writers do not mark it as text
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        array = array.cast(pa.binary())  # some writers do not mark it as text
         with contextlib.suppress(pa.ArrowInvalid):
             array = array.cast(pa.string())
     return array

@@ -20,11 +20,12 @@ NULL = np.uint64(0x6E756C6C)
 
 
 def hash_texts(texts: pa.Array) -> np.ndarray:
-    """Hashes of a string column, [n] uint64; all nulls have one hash, different from that of any text."""
+    """Hashes of a string column, or of bytes, [n] uint64; all nulls have one hash, different from that of any text."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    texts = texts.cast(pa.large_string())
+    of_bytes = pa.types.is_binary(texts.type) or pa.types.is_large_binary(texts.type)
+    texts = texts.cast(pa.large_binary() if of_bytes else pa.large_string())
     null = np.asarray(texts.is_null())
-    texts = pc.fill_null(texts, "")
+    texts = pc.fill_null(texts, b"" if of_bytes else "")
     _, offsets, data = texts.buffers()
     offsets = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     sums = np.zeros(len(texts), np.uint64)
@@ -62,6 +63,13 @@ def pseudonyms(texts: pa.Array, secret: bytes) -> pa.Array:
 def hash_column(column: pa.Array) -> np.ndarray:
     """Hashes of a column of texts, lists or structs of them, or any type with a text form, [n] uint64."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_map(column.type):
+        kind = column.type
+        column = column.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
+    if pa.types.is_fixed_size_binary(column.type):
+        column = column.cast(pa.binary())
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return hash_texts(column)
     if pa.types.is_struct(column.type):
         return combine([hash_column(part) for part in column.flatten()])
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
