@@ -143,9 +143,6 @@ def data(facts: Facts) -> str:
     simulated = ", simulated: nobody clicked" if config.data.shop.folder else ""
     lines = [f"Log: {plain(_log_files(manifest)) or 'none'}{simulated}. {_split_said(config)}"]
     counts, lost = page.data_tables(config, manifest)
-    if periods := {} if _private_time(config) else manifest.get("periods", {}):
-        rows = [[*row, _period(periods.get(row[0]))] for row in counts.rows]
-        counts = Shown(counts.caption, [*counts.headings, "period"], rows)
     lines.append(markdown(counts))
     return "\n\n".join([*lines, *([markdown(lost)] if lost.rows else [])])
 
@@ -294,17 +291,6 @@ def _split_said(config: TrainConfig) -> str:
     if split.by == "time":
         return f"By time, column {by}: the newest {test} test, the {valid} before them validate."
     return f"By a hash{' of ' if by else ''}{by}: {test} test, {valid} validate."
-
-
-def _private_time(config: TrainConfig) -> bool:
-    """Whether the column of times is a private one."""
-    both = (*config.schema.context, *config.schema.candidate)
-    private = {each.column or each.name for each in both if getattr(each, "private", False)}
-    return config.data.split.column in {*private, *config.data.private}
-
-
-def _period(ends: Sequence[float] | None) -> str:
-    return " to ".join(map(page.time_said, ends)) if ends else "-"
 
 
 def _reads_text(config: TrainConfig) -> bool:

@@ -150,7 +150,11 @@ def data_tables(config: TrainConfig, manifest: Mapping[str, Any]) -> list[Shown]
             continue
         labels = "; ".join(_label(task, said) for task, said in of.get("labels", {}).items())
         rows.append([name, f"{of['impressions']:,}", f"{of['candidates']:,}", labels])
-    found = [Shown("Splits", ("split", "impressions", "candidates", "labels"), rows)]
+    headings = ["split", "impressions", "candidates", "labels"]
+    if periods := {} if _private_time(config) else manifest.get("periods", {}):
+        headings.append("period")
+        rows = [[*row, _period(periods.get(row[0]))] for row in rows]
+    found = [Shown("Splits", headings, rows)]
     read = manifest.get("rows", {})
     lost = [["rows read", f"{read.get('read', 0):,}"]] if read else []
     lost += [[f"left out: {reason}", f"{count:,}"] for reason, count in read.get("left_out", {}).items()]
@@ -278,6 +282,17 @@ def time_said(seconds: float) -> str:
     if not DATES[0] <= seconds <= DATES[1]:
         return f"{seconds:g}"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _private_time(config: TrainConfig) -> bool:
+    """Whether the column of times is a private one."""
+    both = (*config.schema.context, *config.schema.candidate)
+    private = {each.column or each.name for each in both if getattr(each, "private", False)}
+    return config.data.split.column in {*private, *config.data.private}
+
+
+def _period(ends: Sequence[float] | None) -> str:
+    return " to ".join(map(time_said, ends)) if ends else "-"
 
 
 def _label(task: str, of: Mapping[str, Any]) -> str:
