@@ -54,6 +54,7 @@ class Checkpointer:
     def __init__(self, folder: Path, keep: int = 1, run: str = ""):
         """`run`: the name of the run (`RunFolder.identity`), which checkpoints must have; empty where it has none."""
         self._policy, self._folder, self._run = _LatestAndBest(keep), folder.absolute(), run
+        self._saving: Any = None
         # Orbax logs an error with its traceback in every thread that it passes; it is raised here all the same.
         absl_logging.set_verbosity(absl_logging.FATAL)
         self._orbax = ocp.training.Checkpointer(
@@ -65,6 +66,14 @@ class Checkpointer:
 
     def __exit__(self, *_) -> None:
         self._orbax.close()
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on disk. Orbax ends the thread of a save, and closes its files, when it is asked
+        for the result: without that each checkpoint would leave one behind."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
 
     @property
     def latest(self) -> int | None:
@@ -87,7 +96,8 @@ class Checkpointer:
         parts = _parts(state)
         arrays = array_checksums.merged(distributed.gather(array_checksums.described(parts)))
         about = checksums.sealed({"step": step, "run": self._run, "progress": progress, "arrays": arrays})
-        self._orbax.save_checkpointables_async(step, parts, custom_metadata=about, force=True)
+        self.wait()  # Orbax would, too
+        self._saving = self._orbax.save_checkpointables_async(step, parts, custom_metadata=about, force=True)
 
     def restore(self, step: int, target: TrainState) -> TrainState:
         """The state at a step, with the shapes, dtypes and shardings of `target` (ShapeDtypeStructs). Raises InputError
