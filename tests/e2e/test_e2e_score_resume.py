@@ -23,6 +23,7 @@ import pytest
 
 from srsjax import score
 from srsjax.errors import InputError
+from srsjax.inference.scorer import Scorer
 from srsjax.runs.run_folder import RunFolder
 
 CONFIG = """
@@ -319,9 +320,17 @@ def test_two_commands_do_not_write_to_one_folder(small, monkeypatch):
 
 
 def test_a_score_that_is_not_finite_is_an_error_that_names_its_row(small, monkeypatch, capsys):
-    """A price beyond float32 is a number to the reader and infinite to the model."""
+    """As a model gives it whose sums overflow for a price like no other."""
+    plain = Scorer.raw_logits
+
+    def overflowing(self, split, *arguments, **named):
+        logits = plain(self, split, *arguments, **named)
+        logits[split.candidate_features["price"] > 1e38] = np.nan
+        return logits
+
+    monkeypatch.setattr(Scorer, "raw_logits", overflowing)
     log = make_log(300, 3)
-    log["price"][123], log["price"][250] = 1e300, 1e300
+    log["price"][123], log["price"][250] = 3e38, 3e38
     pq.write_table(pa.table(log), small / "huge.parquet")
     arguments = ("--input", "huge.parquet", "--output", "huge", "--part_rows", 100)
     assert in_process(small, monkeypatch, *arguments) == 1

@@ -53,4 +53,4 @@ def test_a_hang_ends_the_training_and_the_run_resumes(trained, small, command, f
 def test_a_time_that_cannot_be_is_wrong_input(trained, command, seconds):
     done = command("train", "--config", "ctr.py", "--watchdog", seconds, cwd=trained)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "--watchdog" in done.stderr and "at least 1 and at most 604800" in done.stderr
+    assert "--watchdog" in done.stderr and "at least 1 and at most 604,800" in done.stderr

@@ -119,7 +119,7 @@ def test_a_lost_worker_is_named_and_the_run_resumes(trained, settings, whole, re
     workers = workers_of(process)
     assert workers.keys() == {"1", "2"}
     os.kill(workers["2"], how)
-    code = process.wait(timeout=60)
+    code = process.wait(timeout=180)
     errors = (trained / "errors.txt").read_text().splitlines()
     said = f"error: data worker 2 of 2 \\(pid {workers['2']}\\) {words}"
     assert code == 71 and re.match(rf"{said}.*; saved at step \d+ of \d+; run the same command to go on$", errors[-1])
@@ -137,7 +137,7 @@ def test_a_signal_is_answered_while_a_worker_is_stopped(trained, settings, whole
     os.kill(workers["1"], signal.SIGSTOP)
     time.sleep(5)  # until nothing that it made is left, and nobody gave it up yet
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 75, (trained / "errors.txt").read_text()
+    assert process.wait(timeout=180) == 75, (trained / "errors.txt").read_text()
     done = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"stopped: saved at step {done} of " in (trained / "said.txt").read_text()
     assert are_gone(workers.values())
@@ -150,7 +150,7 @@ def test_a_signal_to_all_processes_of_a_job_is_answered(trained, settings):
     wait_for_step(process, run, 10)
     workers = workers_of(process)
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 75, (trained / "errors.txt").read_text()
+    assert process.wait(timeout=180) == 75, (trained / "errors.txt").read_text()
     assert are_gone(workers.values())
 
 
