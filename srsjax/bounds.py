@@ -54,7 +54,8 @@ OffOrSeconds = Annotated[float, Bounds(least=1, most=7 * 24 * 3600, also=0)]
 """Seconds of a time-out, at most a week; 0 is none."""
 Seed = Annotated[int, Bounds(least=0, most=2**32 - 1)]
 """What all generators of random numbers take."""
-Steps = Annotated[int, Bounds(least=0, most=100_000_000)]
+MOST_STEPS = 100_000_000
 """Steps of a run: of each one the host keeps a few numbers."""
+Steps = Annotated[int, Bounds(least=0, most=MOST_STEPS)]
 AnyFloat = Annotated[float, Bounds()]
 """A number without bounds: what a missing one becomes."""

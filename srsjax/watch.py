@@ -45,6 +45,7 @@ from srsjax.runs.observation import MOST, Named, Rows, not_watched
 from srsjax.runs.reference import Reference
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import Quantize
+from srsjax.runs.slices import category_name
 
 FIELDS = (
     r"data\.catalogues\.\d+\.(files|format|encoding)",
@@ -205,8 +206,7 @@ class Namer:
             return str(self.text.tokenizer.id_to_token(number))
         if named == "item":
             return self._item(number)
-        vocabulary = self.vocabularies.get(feature)
-        return "unknown" if not number else vocabulary[number - 1] if vocabulary else f"#{number}"
+        return category_name(self.vocabularies.get(feature), number)
 
     def _item(self, number: int) -> str:
         """The beginning of an item's text, where the new rows have it."""

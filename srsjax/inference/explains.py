@@ -13,7 +13,8 @@ import numpy as np
 from srsjax.config import TrainConfig
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.preparing.encode import Encoded, Encoder, Value
-from srsjax.errors import InputError, did_you_mean
+from srsjax.data.store.arrays import Items, Split
+from srsjax.errors import InputError
 from srsjax.inference import requests
 from srsjax.model import ctr
 from srsjax.objectives.objective import Objective
@@ -38,10 +39,10 @@ class Explains(abc.ABC):
     def shapes(self) -> list[Shape]: ...
 
     @abc.abstractmethod
-    def classes(self, task: str = "") -> tuple[str, ...]: ...
+    def raw_logits(self, split: Split, items: Items, *, cut: bool = False) -> np.ndarray: ...
 
     @abc.abstractmethod
-    def _objective(self, name: str) -> tuple[Objective, slice]: ...
+    def _named(self, name: str, whole: bool = False) -> tuple[Objective, slice, int | None]: ...
 
     @abc.abstractmethod
     def _encode(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> Encoded: ...
@@ -63,21 +64,13 @@ class Explains(abc.ABC):
         """
         single = requests.is_single(self.config.schema, pairs)
         contexts, candidates = requests.sides(self.config.schema, [pairs] if single else list(pairs))
-        name, _, wanted = task.partition("/")
-        made, own = self._objective(name)
-        classes = self.classes(name)
-        if wanted and wanted not in classes:
-            expected = [f"{made.task.name}/{each}" for each in classes] or [made.task.name]
-            raise InputError(
-                f"task: found {task!r}, expected one of {', '.join(expected)}{did_you_mean(task, expected)}"
-            )
+        made, own, number = self._named(task, whole=True)
         chunk = self._encode(contexts, [[c] for c in candidates])
-        if classes and not wanted:
-            of = (chunk.split, chunk.items, self.shape, self.session.mesh)
-            logits = predict_split(self.session.predict_step, self.params, *of, shapes=self.shapes)
+        if made.kind == "multiclass" and number is None:
+            logits = self.raw_logits(chunk.split, chunk.items, cut=True)
             outputs = own.start + logits[:, own].argmax(axis=1)
         else:
-            outputs = np.full(len(candidates), own.start + (classes.index(wanted) if wanted else 0))
+            outputs = np.full(len(candidates), own.start + (number or 0))
         found = self.explainer.explain(chunk.split, chunk.items, np.arange(len(candidates)), outputs)
         return found[0] if single else found
 

@@ -344,24 +344,29 @@ class Scorer(Recommender, Explains):
 
     def _score_of(self, name: str, logits: np.ndarray) -> np.ndarray:
         """The score [M] float32 by which `rank` orders, of logits [M, K]; `name` is a task, or `task/class`."""
+        made, own, number = self._named(name)
+        scores = made.columns(logits[:, own])
+        return scores["score"] if number is None else scores["probabilities"][:, number]
+
+    def _logit_of(self, name: str, logits: np.ndarray) -> np.ndarray:
+        """As `_score_of`, the logit itself."""
+        _, own, number = self._named(name)
+        return logits[:, own.start + (number or 0)]
+
+    def _named(self, name: str, whole: bool = False) -> tuple[Objective, slice, int | None]:
+        """What `task` or `task/class` names: the task, its outputs, and the number of the class, None without one.
+
+        `whole`: whether a multiclass task may be named without a class. Raises InputError for an unknown name.
+        """
         task, _, wanted = name.partition("/")
         made, own = self._objective(task)
-        scores, classes = made.columns(logits[:, own]), self.classes(task)
-        if not classes and not wanted:
-            return scores["score"]
-        if wanted not in classes:
+        classes = self.classes(task)
+        if wanted not in classes and (wanted or (classes and not whole)):
             expected = [f"{made.task.name}/{each}" for each in classes] or [made.task.name]
             raise InputError(
                 f"task: found {name!r}, expected one of {', '.join(expected)}{did_you_mean(name, expected)}"
             )
-        return scores["probabilities"][:, classes.index(wanted)]
-
-    def _logit_of(self, name: str, logits: np.ndarray) -> np.ndarray:
-        """As `_score_of`, the logit itself."""
-        self._score_of(name, logits[:0])
-        task, _, wanted = name.partition("/")
-        _, own = self._objective(task)
-        return logits[:, own.start + (self.classes(task).index(wanted) if wanted else 0)]
+        return made, own, classes.index(wanted) if wanted else None
 
     def _logits(self, contexts: Sequence[Value], candidates: Sequence[Sequence[Value]]) -> np.ndarray:
         """[M, K]."""

@@ -62,7 +62,7 @@ def slopes(
 
     gradient, logits = jax.grad(explained, has_aux=True)(jax.tree.map(lambda a, d: a + share * d, start, change))
     words, vectors = jax.tree.map(lambda g, d: (g * d).sum(-1), gradient, change)
-    names = feature_names(model.spec.features, model.spec.interaction.reads_context)
+    names = ctr.feature_names(model.spec)
     found = {name: x for side in vectors or {} for name, x in zip(names[side], vectors[side], strict=True)}
     return Slopes(logits, words, found)
 
@@ -71,12 +71,6 @@ def _inputs(model: ctr.ClickModel, batch: PackedBatch):
     """Embeddings of tokens [R, L, D] and vectors of features [R, C, D], None where the model reads none."""
     words = model.bert.embeddings.token(batch.tokens) if model.spec.reads_text else None
     return words, model.feature_vectors(batch) if model.spec.features else None
-
-
-def feature_names(features: Sequence[InputSpec], reads_context: bool) -> dict[str, list[str]]:
-    """The names of the vectors of `ClickModel.feature_vectors`."""
-    of = {side: [each.name for each in features if each.side == side] for side in ("context", "candidate")}
-    return of if reads_context else {"candidate": of["context"] + of["candidate"]}
 
 
 def baseline_of(batch: PackedBatch, features: Sequence[InputSpec], special: Sequence[int], unknown: int) -> PackedBatch:

@@ -77,9 +77,13 @@ def modality_weights(graphdef: nnx.GraphDef, params: Params, batch: PackedBatch)
 def modalities(spec: ModelSpec) -> list[str]:
     """The names of the vectors that `modality_weights` is about: `text`, then those features that join the
     candidate's; with towers, whose sides are combined apart, those of the candidate alone."""
-    sides = ("candidate",) if spec.interaction.reads_context else ("context", "candidate")
-    names = [feature.name for side in sides for feature in spec.features if feature.side == side]
-    return ["text"] * spec.reads_text + names
+    return ["text"] * spec.reads_text + feature_names(spec)["candidate"]
+
+
+def feature_names(spec: ModelSpec) -> dict[str, list[str]]:
+    """The names of the vectors of `ClickModel.feature_vectors`, by side."""
+    of = {side: [each.name for each in spec.features if each.side == side] for side in ("context", "candidate")}
+    return of if spec.interaction.reads_context else {"candidate": of["context"] + of["candidate"]}
 
 
 def vectors(

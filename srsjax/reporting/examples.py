@@ -18,6 +18,7 @@ from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives
 from srsjax.runs.attribution import Explainer, Explanation
 from srsjax.runs.calibration import losses
+from srsjax.runs.slices import category_name
 
 MOST = 10
 PRIVATE = "(private)"
@@ -95,13 +96,7 @@ class Reader:
             return "missing" if np.isnan(value) else f"{value:.6g}"
         vocabulary = self.vocabularies.get(feature.like or feature.name)
         numbers = [int(number) for number in np.atleast_1d(value) if number or not np.ndim(value)]
-        named = [self._category(number, vocabulary) for number in numbers]
-        return ", ".join(named) or "none"
-
-    def _category(self, number: int, vocabulary: Sequence[str] | None) -> str:
-        if number == 0:
-            return "unknown"
-        return str(vocabulary[number - 1]) if vocabulary else f"#{number}"
+        return ", ".join(category_name(vocabulary, number) for number in numbers) or "none"
 
 
 def most_expensive(

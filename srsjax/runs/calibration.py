@@ -179,7 +179,7 @@ def check_calibration(config: TrainConfig) -> None:
                     f"for the {kind} task {name!r}"
                 )
     wanted = config.evaluate.calibration_slice
-    names = [each.name for each in _categories(config.schema)]
+    names = [each.name for each in one_value_categories(config.schema)]
     if wanted and wanted not in names:
         raise InputError(
             f"evaluate.calibration_slice: found {wanted!r}, expected a Categorical feature of one value"
@@ -277,7 +277,7 @@ def slice_of(schema: Schema, name: str, split: Split, items: Items) -> np.ndarra
         return np.asarray(split.candidate_features[name])
     if name in items.features:
         return np.asarray(items.features[name])[split.item]
-    names = ", ".join(each.name for each in _categories(schema))
+    names = ", ".join(each.name for each in one_value_categories(schema))
     raise InputError(f"slice: found {name!r}, expected a Categorical feature of the schema: {names}")
 
 
@@ -307,7 +307,8 @@ def _drawn_from(config: TrainConfig, items: Items) -> int:
     return len(items.tokens) - (sources.catalogues[sources.home].unknown == "missing")
 
 
-def _categories(schema: Schema) -> list[Categorical]:
+def one_value_categories(schema: Schema) -> list[Categorical]:
+    """The features that divide candidates into groups."""
     both = (*schema.context, *schema.candidate)
     return [each for each in both if isinstance(each, Categorical) and each.max_values == 1]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from srsjax.config import Categorical, TrainConfig
+from srsjax.config import TrainConfig
 from srsjax.data.batches.cohorts import cohorts, reweighted, with_cohorts
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
-from srsjax.runs.calibration import slice_of
+from srsjax.runs.calibration import one_value_categories, slice_of
 
 
 def check_fairness(config: TrainConfig) -> None:
@@ -15,8 +15,7 @@ def check_fairness(config: TrainConfig) -> None:
     asked, task = config.fairness, config.schema.tasks[0]
     if not asked.by:
         return
-    both = (*config.schema.context, *config.schema.candidate)
-    names = [each.name for each in both if isinstance(each, Categorical) and each.max_values == 1]
+    names = [each.name for each in one_value_categories(config.schema)]
     if asked.by not in names:
         raise InputError(
             f"fairness.by: found {asked.by!r}, expected a Categorical feature of one value"

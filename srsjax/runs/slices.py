@@ -23,7 +23,7 @@ from srsjax.metrics import baselines, intervals, report
 from srsjax.metrics.table import Candidates, row_of
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives
-from srsjax.runs.calibration import slice_of
+from srsjax.runs.calibration import one_value_categories, slice_of
 from srsjax.runs.monitor import resolve_monitor
 
 LARGEST = 8
@@ -100,10 +100,16 @@ def feature_groups(frame: Frame, name: str, largest: int = LARGEST) -> list[Grou
     shown = numbers[np.argsort(-counts, kind="stable")[:largest]]
     found = []
     for number in shown.tolist():
-        label = "unknown" if number == 0 else vocabulary[number - 1] if vocabulary else f"#{number}"
-        found.append(Group(str(label), values == number))
+        found.append(Group(category_name(vocabulary, number), values == number))
     rest = ~np.isin(values, shown)
     return [*found, Group("all others", rest)] if rest.any() else found
+
+
+def category_name(vocabulary: Sequence[str] | None, number: int) -> str:
+    """What a person calls a category: 0 is unknown, and hash buckets have no vocabulary."""
+    if number == 0:
+        return "unknown"
+    return str(vocabulary[number - 1]) if vocabulary else f"#{number}"
 
 
 def quarters(values: np.ndarray, form: str) -> list[Group]:
@@ -227,10 +233,9 @@ def _seen_groups(seen: np.ndarray, own: np.ndarray) -> list[Group]:
 
 def _sliceable(schema: Schema) -> list[Categorical | Numeric]:
     both = (*schema.context, *schema.candidate)
-    found: list[Categorical | Numeric] = [
-        each for each in both if isinstance(each, Categorical) and each.max_values == 1 and not each.private
-    ]
-    return [*found, *(each for each in both if isinstance(each, Numeric) and not each.private)]
+    found: list[Categorical | Numeric] = [*one_value_categories(schema)]
+    found += [each for each in both if isinstance(each, Numeric)]
+    return [each for each in found if not each.private]
 
 
 def _vocabulary_of(schema: Schema, name: str) -> str:

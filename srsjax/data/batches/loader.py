@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from srsjax import config
+from srsjax.bounds import MOST_STEPS
 from srsjax.data.batches.assembly import Assembler
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import Layout
@@ -31,8 +32,6 @@ from srsjax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-MOST_STEPS = 100_000_000
-"""Steps of a run: of each one the host keeps a few numbers."""
 # Elements prefetched by the threads of this process, and by each worker process.
 THREADS, THREAD_BUFFER, WORKER_BUFFER = 1, 4, 2
 # Tokens of an element, and its most steps. The time of numpy and Grain for a small element hardly depends on its size.

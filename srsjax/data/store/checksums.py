@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +100,18 @@ _opened: weakref.WeakSet[Checks] = weakref.WeakSet()
 
 def damage() -> InputError | None:
     """What is wrong with any file that this program has mapped: what an exception of any kind may have come of."""
-    for checks in list(_opened):
-        try:
-            checks.wait()
-        except InputError as error:
-            return error
-    return None
+    return _first_error(Checks.wait)
 
 
 def cut() -> InputError | None:
     """Which of the mapped files is not as long as it was; None if none is. Reads no file."""
+    return _first_error(Checks.look)
+
+
+def _first_error(look: Callable[[Checks], None]) -> InputError | None:
     for checks in list(_opened):
         try:
-            checks.look()
+            look(checks)
         except InputError as error:
             return error
     return None
