@@ -61,10 +61,10 @@ class Final:
         self.result |= assessment.of_split(name)
         last = name == "test" or not len(store.split("test"))
         self.parts.append(split_part(name, *of, assessment, self.text, vocabularies, self._explainer if last else None))
+        reported = self.calibration.apply(config.schema, outputs, split, store.items, logits)
         if "auc" in assessment.model:
-            self._draw_curves(name, split, logits)
+            self._draw_curves(name, split, reported, logits)
         if last:
-            reported = self.calibration.apply(config.schema, outputs, split, store.items, logits)
             rows = (name, split, store.items, reported)
             made = make_reference(self.folder, config, outputs, self.text, store, *rows, self.best_step)
             made.save(self.folder)
@@ -86,11 +86,10 @@ class Final:
             return None
         return Explainer(self.session, self.params, self.shape, self.text, QUICK_POINTS)
 
-    def _draw_curves(self, name: str, split: Split, logits: np.ndarray) -> None:
-        """The picture of the first task's probabilities, before and after calibration."""
+    def _draw_curves(self, name: str, split: Split, reported: np.ndarray, logits: np.ndarray) -> None:
+        """The picture of the first task's probabilities, after calibration and before."""
         tasks, outputs = self.config.schema.tasks, self.session.spec.outputs
-        made = self.calibration.apply(self.config.schema, outputs, split, self.store.items, logits)
-        after, before = (predict(tasks, outputs, each)[:, 0] for each in (made, logits))
+        after, before = (predict(tasks, outputs, each)[:, 0] for each in (reported, logits))
         changed = self.calibration.changes(tasks[0].name)
         of = (split.labels[:, 0], split.weights[:, 0], before if changed else None)
         save_curves(self.folder.path / f"{name}.png", after, *of)

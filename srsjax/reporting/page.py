@@ -20,8 +20,9 @@ import jax
 import numpy as np
 
 from srsjax import __version__
-from srsjax.config import TrainConfig
+from srsjax.config import TrainConfig, columns
 from srsjax.config_io import to_json
+from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.files import write_text
@@ -151,7 +152,8 @@ def data_tables(config: TrainConfig, manifest: Mapping[str, Any]) -> list[Shown]
         labels = "; ".join(_label(task, said) for task, said in of.get("labels", {}).items())
         rows.append([name, f"{of['impressions']:,}", f"{of['candidates']:,}", labels])
     headings = ["split", "impressions", "candidates", "labels"]
-    if periods := {} if _private_time(config) else manifest.get("periods", {}):
+    by, hides = columns(config.data.split.column), Sources(config.schema, config.data).hides
+    if (periods := manifest.get("periods")) and not any(map(hides, by)):
         headings.append("period")
         rows = [[*row, _period(periods.get(row[0]))] for row in rows]
     found = [Shown("Splits", headings, rows)]
@@ -282,13 +284,6 @@ def time_said(seconds: float) -> str:
     if not DATES[0] <= seconds <= DATES[1]:
         return f"{seconds:g}"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _private_time(config: TrainConfig) -> bool:
-    """Whether the column of times is a private one."""
-    both = (*config.schema.context, *config.schema.candidate)
-    private = {each.column or each.name for each in both if getattr(each, "private", False)}
-    return config.data.split.column in {*private, *config.data.private}
 
 
 def _period(ends: Sequence[float] | None) -> str:

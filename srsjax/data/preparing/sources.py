@@ -128,6 +128,10 @@ class Sources:
         column = self.column(feature)
         return (column.table, column.name) in self._private
 
+    def hides(self, name: str) -> bool:
+        """Whether the values of `column` or `catalogue.column` are not to be shown."""
+        return self._place(name) in self._private
+
     def is_of_users(self, feature: config.Feature) -> bool:
         """Whether a feature reads the ids of users."""
         column = self.column(feature)
@@ -231,7 +235,7 @@ def check_schema(train: TrainConfig) -> Sources:
     _check_negatives(sources)
     for number, task in enumerate(train.schema.tasks):
         _check_task(task, train.schema.tasks[:number])
-        if LABELS[task.kind] == "class" and ("", task.column or task.name) in sources._private:
+        if LABELS[task.kind] == "class" and sources.hides(task.column or task.name):
             raise InputError(
                 f"data.private: found {task.column or task.name!r}, the label column of task {task.name!r}, whose "
                 "classes are names in the run, its report and its scores; expected others"
