@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from background import wait_for_step
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen:
@@ -25,19 +25,6 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
             stdout=said,
             stderr=errors,
         )
-
-
-def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
-    """Until the run has logged that step, or the process ends."""
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists():
-            lines = (run / "metrics.jsonl").read_text().splitlines()
-            if lines and json.loads(lines[-1])["step"] >= step:
-                return
-        time.sleep(0.02)
-    process.kill()
-    raise AssertionError(f"step {step} never came, exit code {process.wait()}")
 
 
 def finished(run: Path) -> dict:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from background import wait_for_step
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="workers are found by Linux's /proc")
 
@@ -60,19 +61,6 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
         )
     started.append(process)
     return process
-
-
-def wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
-    """Until the run has logged that step."""
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists():
-            lines = (run / "metrics.jsonl").read_text().splitlines()
-            if lines and json.loads(lines[-1])["step"] >= step:
-                return
-        time.sleep(0.02)
-    process.kill()
-    raise AssertionError(f"step {step} never came, exit code {process.wait()}")
 
 
 def workers_of(process: subprocess.Popen) -> dict[str, int]:
