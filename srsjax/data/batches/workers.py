@@ -35,6 +35,8 @@ NAMED_SECONDS, STOPPED_SECONDS = 3.0, 20.0
 """A process is named once it was stopped this long, and counts as lost after that."""
 CLOSE_SECONDS = 10.0
 """How long Grain may take to end its processes; a worker ends after the batch at hand."""
+START_SECONDS = 50.0
+"""How much later than the first one a process may start: all are started at once."""
 NAME = "srsjax-data-"
 """What a worker calls itself, with its number from 1 on (Linux; `ps` and `top` show it)."""
 
@@ -108,6 +110,7 @@ class Feed:
             except queue.Empty:
                 self._give_up(interrupted)
         self._fetching = False
+        self._watch.meet()
         if error is None:
             return made
         if not isinstance(error, StopIteration):  # perhaps what Grain noticed of a worker's end
@@ -161,7 +164,8 @@ class _Watch:
         """What happened to a worker, in words."""
         self._count = count
         self._others = {process.pid for process in _grain_processes()}
-        self._known: dict[int, BaseProcess] = {}
+        self._known: dict[int, BaseProcess] = {}  # Python forgets one that it finds dead
+        self._missing = 0  # looks that found some of the processes, and not all
         self._numbers: dict[int, str] = {}
         self._ticks: dict[int, int] = {}  # looks in a row that found it dead or stopped
         self._named: set[int] = set()
@@ -177,6 +181,11 @@ class _Watch:
     def end(self) -> None:
         """Stops looking."""
         self._ended.set()
+
+    def meet(self) -> None:
+        """Gets to know the processes that are there: fast ones are killed before this looks for the first time."""
+        if len(self._known) < self._count:
+            self._processes()
 
     def is_hurt(self) -> bool:
         """Whether a process ended that nobody asked to, or is stopped now."""
@@ -194,11 +203,15 @@ class _Watch:
         for process in _grain_processes():
             if process.pid is not None and process.pid not in self._others:
                 self._known[process.pid] = process
+                self._numbers[process.pid] = self._numbers.get(process.pid) or _number(process.pid)
         return dict(self._known)
 
     def _look(self) -> None:
-        for pid, process in self._processes().items():
-            self._numbers[pid] = self._numbers.get(pid) or _number(pid)
+        processes = self._processes()
+        self._missing += 0 < len(processes) < self._count
+        if self._missing * TICK >= START_SECONDS:
+            self.lost = f"a data worker (of {self._count}) ended as it started"
+        for pid, process in processes.items():
             if code := process.exitcode:
                 if self._found(pid) >= DEAD_TICKS:
                     self.lost = f"{self._name(pid)} {_end(code)}"
