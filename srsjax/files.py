@@ -25,7 +25,7 @@ from typing import Any, Literal
 SUFFIX = ".partial"
 LOCK = "building.lock"
 GRACE_SECONDS = 60
-"""A partial folder without a lock is younger than this (its process is about to lock it), or was left behind."""
+"""Where folders cannot be locked, a partial one without a lock is younger than this, or was left behind."""
 
 
 @contextmanager
@@ -80,22 +80,24 @@ def atomic_folder(path: str | Path, exists: Literal["error", "keep", "replace"] 
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
     partial = _partial(path)
-    partial.mkdir()
-    lock = open(partial / LOCK, "w")  # noqa: SIM115 (held until the folder is complete)
-    try:
+    with _alone(path.parent):
+        partial.mkdir()
+        lock = open(partial / LOCK, "w")  # noqa: SIM115 (held until the folder is complete)
         fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield partial
-        (partial / LOCK).unlink()
         for file in partial.rglob("*"):
             if file.is_file():
                 _flush(file)
         if exists == "replace":
             remove_folder(path)
-        try:
-            partial.rename(path)
-        except OSError:
-            if exists != "keep" or not path.exists():
-                raise
+        with _alone(path.parent):
+            (partial / LOCK).unlink()
+            try:
+                partial.rename(path)
+            except OSError:
+                if exists != "keep" or not path.exists():
+                    raise
     finally:
         lock.close()
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,9 +112,34 @@ def remove_folder(path: str | Path) -> None:
 
 def remove_leftovers(parent: Path, name: str = "") -> None:
     """Removes the partial folders in `parent` (those of `name`, or all) that no live process is filling."""
-    for partial in parent.glob(f".{glob.escape(name) or '*'}.*{SUFFIX}"):
-        if partial.is_dir() and not _is_alive(partial):
-            shutil.rmtree(partial, ignore_errors=True)
+    with _alone(parent) as alone:
+        found = parent.glob(f".{glob.escape(name) or '*'}.*{SUFFIX}")
+        dead = [partial for partial in found if partial.is_dir() and not _is_alive(partial, alone)]
+    for partial in dead:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Holds a lock on a folder; whether there is such a lock (NFS has none for folders).
+
+    Partial folders in it lack a lock of their own only while somebody holds this one: who holds it and finds one
+    without knows that its process is dead.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # a folder that may be written to, and not be read
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(opened)
 
 
 def is_partial(path: Path) -> bool:
@@ -166,7 +193,9 @@ def swap_folders(one: str | Path, other: str | Path) -> None:
     that point leaves `other`, and `one` as a partial folder.
     """
     one, other = Path(one).resolve(), Path(other).resolve()
-    if not _exchange(one, other):
+    if _exchange(one, other):
+        return
+    with _alone(one.parent):
         away = one.rename(_partial(one))
         try:
             other.rename(one)
@@ -195,12 +224,14 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}{SUFFIX}")
 
 
-def _is_alive(partial: Path) -> bool:
+def _is_alive(partial: Path, alone: bool) -> bool:
     try:
         with open(partial / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return False
     except FileNotFoundError:
+        if alone:
+            return False
         try:
             return time.time() - os.stat(partial).st_mtime < GRACE_SECONDS
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -123,12 +124,16 @@ def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path):
         assert names(path) == ["new"]
 
 
-def test_leftovers_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "GRACE_SECONDS", 0)
+@pytest.mark.parametrize("locks", ["a lock in each", "killed before it was locked", "folders cannot be locked"])
+def test_leftovers_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp_path, monkeypatch, locks):
+    monkeypatch.setattr(files, "GRACE_SECONDS", 0 if locks == "folders cannot be locked" else 3600)
+    if locks == "folders cannot be locked":  # as on NFS
+        monkeypatch.setattr(files, "_alone", lambda folder: contextlib.nullcontext(False))
     dead, other, foreign = (tmp_path / f".{name}.partial" for name in ("a[1].00", "b.00", "unrelated"))
     for folder in (dead, other):
         folder.mkdir()
-        (folder / files.LOCK).touch()
+        if locks == "a lock in each":
+            (folder / files.LOCK).touch()
     foreign.touch()  # a file is not ours
     time.sleep(0.01)
     with atomic_folder(tmp_path / "a[1]") as live:
