@@ -2,7 +2,7 @@
 
 With `--method int8` the encoder's weights and the tables of embeddings become 8-bit numbers, but for those groups that
 change the logits of validation pairs too much (`--bound`). The output is a run folder that `score`, `evaluate`, `export
---format stablehlo` and `Scorer.load` take as any other; it cannot be trained on.
+--format stablehlo`, `watch` and `Scorer.load` take as any other; it cannot be trained on.
 
 With `--method prune --layers 3` layers of the encoder are left out. The output is a run folder too, and its scores are
 bad until it is trained for a while: `python -m srsjax.train ... --model.pretrained OUTPUT`.
@@ -29,7 +29,7 @@ from srsjax.compilation import enable_cache
 from srsjax.config import Mesh
 from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
-from srsjax.data.store.arrays import Items, Split
+from srsjax.data.store.arrays import Items, Split, Store
 from srsjax.errors import InputError
 from srsjax.files import atomic_folder, write_json
 from srsjax.inference.cost import cost_rows, cost_table
@@ -38,6 +38,7 @@ from srsjax.model.int8 import flat
 from srsjax.runs import quantization
 from srsjax.runs.evaluation import run_store
 from srsjax.runs.pruning import Drop, kept_layers, pruned, pruned_spec
+from srsjax.runs.reference import make_reference
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import for_scoring, open_session, with_params
 
@@ -91,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     table = cost_rows(variants, split, store.items)
     with atomic_folder(output) as partial:
         _write(partial, folder, smaller, weights, {"method": arguments.method, **said, "table": table})
+        if arguments.method == "int8" and folder.reference_file.exists():
+            _refer(RunFolder(partial), smaller, store)
     say(cost_table(table, f"{arguments.split} split", "weights"))
     say(f"compressed: {output}")
     if arguments.method == "prune":
@@ -167,6 +170,14 @@ def _write(folder: Path, run: RunFolder, scorer: Scorer, weights: Mapping[str, A
     save_file(arrays, made.compressed)
     made.bind_all(run.best_step())
     write_json(folder / "compression.json", said)
+
+
+def _refer(folder: RunFolder, scorer: Scorer, store: Store) -> None:
+    """Writes what `srsjax.watch` compares new rows with: as the run had it, of the scores that are given now."""
+    name = "test" if len(store.split("test")) else "valid"
+    rows = (name, store.split(name), store.items, scorer.logits(store.split(name), store.items))
+    of = (scorer.config, scorer.session.spec.outputs, scorer.encoder.text, store)
+    make_reference(folder, *of, *rows, folder.best_step()).save(folder)
 
 
 if __name__ == "__main__":

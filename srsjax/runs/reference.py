@@ -132,8 +132,8 @@ class Reference:
         again = "train it again to have one"
         if not file.exists():
             raise InputError(
-                f"{folder.path}: no {file.name}; runs of earlier versions, compressed ones and those without a valid "
-                f"and a test split have none; {again}"
+                f"{folder.path}: no {file.name}; runs of earlier versions, pruned ones and those without a valid and "
+                f"a test split have none; {again}"
             )
         try:
             data = json.loads(file.read_text(encoding="utf-8"))

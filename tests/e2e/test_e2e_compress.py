@@ -11,6 +11,8 @@ import pytest
 from srsjax.config import Mesh
 from srsjax.inference.scorer import Scorer
 from srsjax.model.int8 import Quantized
+from srsjax.runs.reference import Reference
+from srsjax.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,17 @@ def test_a_compressed_run_is_scored_as_any_other(compressed, trained, command):
     assert done.returncode == 0, done.stderr
     found = json.loads((trained / "small.json").read_text())["model"]
     assert found["auc"] == pytest.approx(table["int8"]["auc"], abs=1e-3)
+
+
+def test_its_own_scores_are_watched(compressed, trained, command):
+    """The rows of the test split themselves have not drifted, and the reference is of the scores of 8-bit weights."""
+    made, of_run = (Reference.load(RunFolder(trained / name)) for name in ("small", "runs/ctr"))
+    assert (made.split, made.rows, made.users) == (of_run.split, of_run.rows, of_run.users)
+    assert made.run != of_run.run and made.series.keys() == of_run.series.keys()
+    differing = {name for name in made.series if made.series[name] != of_run.series[name]}
+    assert "click score" in differing and all(name.startswith("click ") for name in differing), differing
+    done = command("watch", "--run", "small", "--input", "data/shop/log-*.parquet", cwd=trained)
+    assert done.returncode in (0, 3) and "new rows beside" in done.stdout, done.stderr
 
 
 def test_what_cannot_be_done_with_it_is_said(compressed, trained, command):
