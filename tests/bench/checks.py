@@ -1,9 +1,9 @@
-"""What the checks of a training cost: checksums, the lock, the watchdog, skipped steps, looks at files.
+"""What the checks of a training cost (checksums, the lock, the watchdog, skipped steps), and what its report does.
 
     python tests/bench/checks.py
 
-Runs the default training in this process with a clock around each of them, and prints the seconds that its main thread
-spent in each (those of other threads beside), and the share of the whole.
+Runs the default training in this process with a clock around each part of them, and prints the seconds that its main
+thread spent in each (those of other threads beside), and the share of the whole.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import Any
 
 from srsjax import locks, train
 from srsjax.data.store import arrays, checksums
+from srsjax.reporting import final
 from srsjax.runs import array_checksums, room, run_folder
 from srsjax.training import anomalies, watchdog
 
-seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
-"""By what is timed: seconds of the main thread, of others, and calls."""
+seconds: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
+"""By table and what is timed: seconds of the main thread, of others, and calls."""
 _inside = threading.local()
 
 
-def timed(owner: Any, name: str, label: str) -> None:
+def timed(owner: Any, name: str, label: str, table: str = "check") -> None:
     """Puts a clock around a function or method; one that is called by another timed one counts there."""
     plain = getattr(owner, name)
 
@@ -41,8 +42,8 @@ def timed(owner: Any, name: str, label: str) -> None:
         finally:
             _inside.depth = 0
             own = threading.current_thread() is threading.main_thread()
-            seconds[label][not own] += time.perf_counter() - began
-            seconds[label][2] += 1
+            seconds[table, label][not own] += time.perf_counter() - began
+            seconds[table, label][2] += 1
 
     setattr(owner, name, clocked)
 
@@ -52,6 +53,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(Path(__file__).parents[2] / "configs/ctr.py"))
     given, rest = parser.parse_known_args()
+    watch_checks()
+    watch_report()
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        train.main(["--config", given.config, "--run_dir", f"{folder}/run", *rest])
+        whole = time.perf_counter() - began
+    print(f"\n{whole:.1f} s")
+    for what in ("check", "report"):
+        print_table(what, whole)
+
+
+def watch_checks() -> None:
+    """Clocks around all checks."""
     for name in ("begin", "tell", "wait", "_read", "everything"):
         timed(checksums.Checks, name, "checksums of the store")
     timed(arrays, "write_manifest", "checksums of a new store")
@@ -66,14 +80,30 @@ def main() -> None:
     timed(watchdog._Work, "since", "the watchdog")
     timed(room, "check_room", "memory that is needed")
     timed(locks, "exclusive", "the lock")
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        train.main(["--config", given.config, "--run_dir", f"{folder}/run", *rest])
-        whole = time.perf_counter() - began
-    print(f"\n{whole:.1f} s\n\n| check | calls | main thread, s | other threads, s | share |\n|---|---|---|---|---|")
-    for label, (own, others, calls) in seconds.items():
+
+
+def watch_report() -> None:
+    """Clocks around all that comes after the scores of the last evaluation."""
+    for name, label in (
+        ("fit_calibration", "calibration"),
+        ("assess", "metrics, intervals, baselines, slices"),
+        ("split_part", "figures and tables of the page, with reasons of scores"),
+        ("save_curves", "pictures beside the page"),
+        ("make_reference", "reference for `watch`"),
+        ("write_page", "report.html"),
+        ("about_run", "model card"),
+        ("run_card", "model card"),
+    ):
+        timed(final, name, label, "report")
+
+
+def print_table(what: str, whole: float) -> None:
+    """The clocks of `what`, beside the seconds of the whole training."""
+    of = {label: each for (group, label), each in seconds.items() if group == what}
+    print(f"\n| {what} | calls | main thread, s | other threads, s | share |\n|---|---|---|---|---|")
+    for label, (own, others, calls) in of.items():
         print(f"| {label} | {calls:,} | {own:.3f} | {others:.3f} | {own / whole:.2%} |")
-    own, others = (sum(each[i] for each in seconds.values()) for i in (0, 1))
+    own, others = (sum(each[i] for each in of.values()) for i in (0, 1))
     print(f"| all | | {own:.3f} | {others:.3f} | {own / whole:.2%} |")
 
 
