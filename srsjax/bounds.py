@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+MOST = 2**31 - 1
+"""The largest of all counts: what is counted has indices of 32 bits."""
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -30,8 +33,14 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
+    def wanted(self, value: float) -> str:
+        """What is expected instead of a number that is not allowed."""
+        return f"at most {MOST:,}" if self.most == MOST and value > MOST else str(self)
+
     def __str__(self) -> str:
-        words = {"at least": self.least, "more than": self.above, "at most": self.most, "less than": self.below}
+        # MOST goes without saying.
+        most = None if self.most == MOST else self.most
+        words = {"at least": self.least, "more than": self.above, "at most": most, "less than": self.below}
         said = " and ".join(f"{word} {_plain(bound)}" for word, bound in words.items() if bound is not None)
         return said if self.also is None else f"{self.also:g}, or {said}"
 
@@ -40,15 +49,16 @@ def _plain(bound: float) -> str:
     return f"{bound:,.0f}" if float(bound).is_integer() and abs(bound) >= 10_000 else f"{bound:g}"
 
 
-AtLeast0 = Annotated[int, Bounds(least=0)]
-AtLeast1 = Annotated[int, Bounds(least=1)]
-AtLeast100 = Annotated[int, Bounds(least=100)]
-DefaultOrAtLeast0 = Annotated[int, Bounds(least=0, also=-1)]
-RestOrAtLeast1 = Annotated[int, Bounds(least=1, also=-1)]
+AtLeast0 = Annotated[int, Bounds(least=0, most=MOST)]
+AtLeast1 = Annotated[int, Bounds(least=1, most=MOST)]
+AtLeast100 = Annotated[int, Bounds(least=100, most=MOST)]
+DefaultOrAtLeast0 = Annotated[int, Bounds(least=0, most=MOST, also=-1)]
+RestOrAtLeast1 = Annotated[int, Bounds(least=1, most=MOST, also=-1)]
 Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(least=0)]
 DefaultOrShare = Annotated[float, Bounds(least=0, below=0.99, also=-1)]
 Share = Annotated[float, Bounds(least=0, most=1)]
+PositiveShare = Annotated[float, Bounds(above=0, most=1)]
 ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
 OffOrSeconds = Annotated[float, Bounds(least=1, most=7 * 24 * 3600, also=0)]
 """Seconds of a time-out, at most a week; 0 is none."""

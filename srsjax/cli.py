@@ -346,7 +346,8 @@ def _unknown(word: str, options: list[str]) -> str:
 def _explain(error: Exception, path: Path) -> str:
     """One line about an exception raised by a config file: the file, the line, what is wrong."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}: {error.msg}"
+        where = f"{error.filename}:{error.lineno}" if error.filename else str(path)  # none where it has zero bytes
+        return f"{where}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"{path}:{lines[-1]}" if lines else str(path)
     keyword = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))

@@ -26,7 +26,7 @@ from srsjax.console import say
 from srsjax.cpu import keep_freed_memory
 from srsjax.data.store.arrays import Split, Store
 from srsjax.errors import InputError
-from srsjax.files import write_json
+from srsjax.files import make_way, write_json
 from srsjax.inference.cost import AGREEMENT, agreement, cost_table, timed
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics import intervals, report
@@ -94,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     if len(set(arguments.runs)) < max(2, len(arguments.runs)):
         raise InputError(f"--runs: found {' '.join(arguments.runs)}, expected two or more run folders, each once")
     distributed.initialize()
+    if arguments.output:
+        distributed.on_first(lambda: make_way(arguments.output))
     enable_cache()
     keep_freed_memory()
     first, *others = [scored(run, arguments.split, arguments.cost) for run in arguments.runs]
@@ -110,7 +112,6 @@ def main(argv: list[str] | None = None) -> int:
         written["cost"] = costs(first, others, found)
         say(cost_table(written["cost"], f"{arguments.split} split, cost and worth", "run"))
     if arguments.output and distributed.is_first():
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output), written)
     return 0
 

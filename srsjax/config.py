@@ -19,6 +19,7 @@ from srsjax.bounds import (
     NotNegative,
     OffOrSeconds,
     Positive,
+    PositiveShare,
     RestOrAtLeast1,
     Seed,
     Share,
@@ -195,7 +196,7 @@ class Optimizer:
     l1: NotNegative = 0.0
     """L1 penalty of the matrices that `weight_decay` is for: each step moves them towards 0 by this times the learning
     rate, and no further, so that what does not help is 0 (Duchi and Singer 2009)."""
-    layer_decay: Positive = 1.0
+    layer_decay: PositiveShare = 1.0
     """Layer-wise learning-rate decay: the head has multiplier 1, each layer below it this times the one above."""
     head_multiplier: NotNegative = 1.0
     """Learning-rate multiplier of head parameters."""
@@ -275,7 +276,7 @@ class Evaluate:
     slices: tuple[str, ...] = ()
     """Features (Categorical of one value, or Numeric) within whose categories and quarters the report measures the
     first task too, and the gaps between them; validation logs them without intervals (`gap by country/auc`)."""
-    negatives_rate: NotNegative = 1.0
+    negatives_rate: Share = 1.0
     """Share of all negatives that the rows have, where they were sampled: log(rate) is added to the log-odds that
     `score` and `Scorer` give of binary tasks (not to those that are evaluated, on sampled rows). 0 is known of
     `data.negatives` that are drawn all alike: negatives / items of the catalogue."""

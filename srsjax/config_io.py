@@ -86,7 +86,7 @@ def from_text(words: list[str], expected: Any, source: str) -> Any:
 def check_bounds(value: float, limit: Bounds, where: str) -> None:
     """Raises InputError, which names the field `where`, for a number that is not within its bounds."""
     if not limit.allow(value):
-        raise InputError(f"{where}: found {value}, expected {limit}")
+        raise InputError(f"{where}: found {value}, expected {limit.wanted(value)}")
 
 
 class Leaf(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from srsjax import cli, distributed
@@ -18,7 +19,7 @@ from srsjax.cpu import keep_freed_memory
 from srsjax.data.preparing.prepare import labelled_store
 from srsjax.data.reading.files import expand
 from srsjax.data.store.arrays import Split, Store
-from srsjax.files import remove_old_partials, write_json
+from srsjax.files import make_way, write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.reporting.page import SplitPart, split_part, write_page
 from srsjax.runs.assessment import assess
@@ -64,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     config, arguments = cli.load_run(Arguments, argv, "evaluate", __doc__, FIELDS)
     check_slices(config)
     distributed.initialize()
+    for output in filter(None, (arguments.output, arguments.report)):
+        distributed.on_first(partial(make_way, output))
     enable_cache()
     keep_freed_memory()
     scorer = Scorer.load(arguments.run, config=config, unknown=None, quantize=arguments.quantize)
@@ -76,12 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     for table in (*found.tables(title), *found.slice_tables()):
         say(table)
     if arguments.output and distributed.is_first():
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        remove_old_partials(arguments.output)
         write_json(Path(arguments.output), found.to_json())
     if arguments.report and distributed.is_first():
-        Path(arguments.report).parent.mkdir(parents=True, exist_ok=True)
-        remove_old_partials(arguments.report)
         folder = RunFolder(arguments.run)
         write_page(Path(arguments.report), folder, config, manifest, [part], folder.best_step())
         say(f"report: {arguments.report}")

@@ -165,9 +165,21 @@ def remove_old_partials(path: str | Path) -> None:
             partial.unlink(missing_ok=True)
 
 
+def make_way(path: str | Path) -> None:
+    """Makes the folders above a file that is to be written later, and removes what killed processes left of it.
+
+    Raises OSError where no file can be: before the work that is to be written there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_old_partials(path)
+
+
 TROUBLE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE),
 )
 """What a disk, a path or a limit is to blame for, and no program."""
 

@@ -37,7 +37,7 @@ from srsjax.data.reading.files import expand
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import TextEncoder
 from srsjax.errors import InputError, did_you_mean
-from srsjax.files import write_json
+from srsjax.files import make_way, write_json
 from srsjax.inference.scorer import Scorer
 from srsjax.metrics.drift import FEWEST
 from srsjax.runs import drift, reference
@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     config, arguments = cli.load_run(Arguments, argv, "watch", __doc__, FIELDS)
     distributed.initialize()
+    distributed.on_first(lambda: make_way(arguments.output))
     enable_cache()
     keep_freed_memory()
     folder = RunFolder(arguments.run)
@@ -109,7 +110,6 @@ def main(argv: list[str] | None = None) -> int:
         say(f"not watched, as private: {', '.join(private)}")
     say(f"drift: {', '.join(drifted)}" if drifted else "no drift")
     if distributed.is_first():
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         lines = {each.name: each.to_json() for each in found}
         said = {"run": arguments.run, **seen, "limits": vars(limits_of(arguments)), "drift": drifted}
         write_json(Path(arguments.output), said | {"watched": lines})

@@ -162,6 +162,7 @@ def test_every_number_has_bounds_and_help_shows_them(config_file, capsys):
     ("name", "value", "expected"),
     [
         ("batch.rows", 0, "at least 1"),
+        ("batch.tokens", 10**21, "at most 2,147,483,647"),
         ("epochs", 0.0, "more than 0"),
         ("evaluate.threshold", 7.0, "at least 0 and at most 1"),
         ("model.split_layers", -2, "-1, or at least 0"),

@@ -240,7 +240,7 @@ class RunFolder:
         try:
             content = file.read_bytes()
             found = json.loads(content.decode("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path}: no {file.name}, expected a run folder written by srsjax.train") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: not JSON ({error})") from None

@@ -284,8 +284,8 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
             f'move the feature there or set side="{side}" in the catalogue'
         )
     for name, limit in bounds(type(feature)).items():
-        if not limit.allow(getattr(feature, name)):
-            raise InputError(f"{where}: found {name}={getattr(feature, name)}, expected {limit}")
+        if not limit.allow(value := getattr(feature, name)):
+            raise InputError(f"{where}: found {name}={value}, expected {limit.wanted(value)}")
     shown = sources.column(feature)
     if (shown.table, shown.name) in map(sources._place, sources.data.private) and not getattr(feature, "private", True):
         raise InputError(f"{where}: found a column of data.private, expected private=True in a feature that reads one")

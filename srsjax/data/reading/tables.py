@@ -29,6 +29,8 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl
 
 SHOWN = 100
 """Names of columns in a message."""
+LONGEST = 80
+"""Characters of each that are shown."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,10 @@ def require_columns(
 
 
 def _first(names: Collection[str]) -> str:
-    """Names for a message, which is no place for all of a table with very many columns."""
+    """Names for a message, which is no place for all of a table with very many columns, nor for what is no text."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(itertools.islice(names, SHOWN)) + more
+    shown = (name if name.isprintable() else repr(name) for name in itertools.islice(names, SHOWN))
+    return ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in shown) + more
 
 
 def column_names(table: config.Table, explode: Sequence[str] = ()) -> list[str]:
