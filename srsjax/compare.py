@@ -19,6 +19,7 @@ import numpy as np
 from rich.table import Table
 
 from srsjax import cli, distributed
+from srsjax.bounds import AtLeast1
 from srsjax.compilation import enable_cache
 from srsjax.config import TrainConfig
 from srsjax.config_io import to_json
@@ -50,7 +51,7 @@ class Arguments:
     slices: tuple[str, ...] = ()
     """Categorical or Numeric features of the first run: the first task is also compared within their largest
     categories, or within quarters of a number."""
-    categories: int = 8
+    categories: AtLeast1 = 8
     """Largest categories of each feature."""
     cost: bool = False
     """Also time scoring, and print what each run costs and is worth: MiB of its parameters, pairs a second here, and

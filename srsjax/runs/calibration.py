@@ -278,7 +278,7 @@ def slice_of(schema: Schema, name: str, split: Split, items: Items) -> np.ndarra
     if name in items.features:
         return np.asarray(items.features[name])[split.item]
     names = ", ".join(each.name for each in one_value_categories(schema))
-    raise InputError(f"slice: found {name!r}, expected a Categorical feature of the schema: {names}")
+    raise InputError(f"slice: found {name!r}, expected a Categorical feature of the schema: {names or 'it has none'}")
 
 
 def for_all_negatives(config: TrainConfig, calibration: Calibration, outputs: Sequence[Outputs], logits: np.ndarray):
