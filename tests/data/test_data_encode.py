@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -124,6 +127,15 @@ def test_text_is_joined_and_cut(tables, encoder):
     assert train.context[1].tolist() == cut(encoder, "a hat", 3)
     assert train.context[2].tolist() == cut(encoder, "blue hat", 3)
     assert store.manifest["missing"]["query"] == {"rows": 1, "became": "the constant ''"}
+
+
+def test_a_manifest_with_categories_that_are_no_texts_is_refused(tables, tmp_path):
+    config, store = tables
+    manifest = copy.deepcopy(store.manifest)
+    manifest["fitted"]["vocabularies"]["brand"][1] = []
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"not the manifest of a store \(brand: found \[\] among its categories"):
+        load_encoder(config, tmp_path)
 
 
 def test_fills_are_those_of_the_training_rows(tables):

@@ -42,6 +42,11 @@ class Fitted:
     labels: dict[str, dict[str, float]] = field(default_factory=dict)
     """By task, mean and standard deviation of labels that are numbers."""
 
+    def __post_init__(self) -> None:
+        for name, texts in [*self.vocabularies.items(), *self.classes.items()]:
+            if odd := [each for each in texts if not isinstance(each, str)]:
+                raise TypeError(f"{name}: found {odd[0]!r} among its categories, expected texts alone")
+
     def to_json(self) -> dict:
         """As plain data."""
         return asdict(self)
