@@ -145,18 +145,19 @@ def asked(config: TrainConfig, manifest: Mapping[str, Any]) -> list[tuple[str, s
 
 def data_tables(config: TrainConfig, manifest: Mapping[str, Any]) -> list[Shown]:
     """Counts and label rates of the splits, and what was cut, missing or left out."""
-    rows = []
-    for name, of in manifest["splits"].items():
-        if not of["impressions"]:
-            continue
-        labels = "; ".join(_label(task, said) for task, said in of.get("labels", {}).items())
-        rows.append([name, f"{of['impressions']:,}", f"{of['candidates']:,}", labels])
-    headings = ["split", "impressions", "candidates", "labels"]
+    splits = {name: of for name, of in manifest["splits"].items() if of["impressions"]}
+    rows = [[key, *(f"{of[key]:,}" for of in splits.values())] for key in ("impressions", "candidates")]
+    for task in config.schema.tasks:
+        labels = [of.get("labels", {}).get(task.name, {}) for of in splits.values()]
+        rows.append([f"{task.name}, labels known", *(f"{of.get('known', 0):,}" for of in labels)])
+        means = [of.get("weighted_mean") for of in labels]
+        if any(mean is not None for mean in means):
+            rows.append([f"{task.name}, mean label", *("–" if mean is None else f"{mean:.4f}" for mean in means)])
     by, hides = columns(config.data.split.column), Sources(config.schema, config.data).hides
     if (periods := manifest.get("periods")) and not any(map(hides, by)):
-        headings.append("period")
-        rows = [[*row, _period(periods.get(row[0]))] for row in rows]
-    found = [Shown("Splits", headings, rows)]
+        for end, words in enumerate(("from", "to")):
+            rows.append([words, *(time_said(periods[name][end]) if periods.get(name) else "–" for name in splits)])
+    found = [Shown("Splits", ["of the rows", *splits], rows)]
     read = manifest.get("rows", {})
     lost = [["rows read", f"{read.get('read', 0):,}"]] if read else []
     lost += [[f"left out: {reason}", f"{count:,}"] for reason, count in read.get("left_out", {}).items()]
@@ -284,16 +285,6 @@ def time_said(seconds: float) -> str:
     if not DATES[0] <= seconds <= DATES[1]:
         return f"{seconds:g}"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _period(ends: Sequence[float] | None) -> str:
-    return " to ".join(map(time_said, ends)) if ends else "-"
-
-
-def _label(task: str, of: Mapping[str, Any]) -> str:
-    """What is known of a label: its mean, or how many rows each class has."""
-    mean = f", mean {of['weighted_mean']:.4f}" if of.get("weighted_mean") is not None else ""
-    return f"{task}: {of.get('known', 0):,} known{mean}"
 
 
 def _short(value: Any) -> str:
