@@ -134,7 +134,7 @@ def test_a_manifest_with_categories_that_are_no_texts_is_refused(tables, tmp_pat
     manifest = copy.deepcopy(store.manifest)
     manifest["fitted"]["vocabularies"]["brand"][1] = []
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=r"not the manifest of a store \(brand: found \[\] among its categories"):
+    with pytest.raises(InputError, match=r"not the manifest of a store \(brand: found list among its categories"):
         load_encoder(config, tmp_path)
 
 

@@ -45,7 +45,7 @@ class Fitted:
     def __post_init__(self) -> None:
         for name, texts in [*self.vocabularies.items(), *self.classes.items()]:
             if odd := [each for each in texts if not isinstance(each, str)]:
-                raise TypeError(f"{name}: found {odd[0]!r} among its categories, expected texts alone")
+                raise TypeError(f"{name}: found {type(odd[0]).__name__} among its categories, expected texts alone")
 
     def to_json(self) -> dict:
         """As plain data."""
