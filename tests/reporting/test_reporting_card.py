@@ -160,9 +160,8 @@ def test_periods_and_counts_are_those_of_the_rows(folder):
     splits = json.loads((folder / "runs/shop/manifest.json").read_text())["splits"]
     table = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in text.splitlines() if line[:2] == "| "}
     at = 0
-    for number, name in enumerate(
-        ("train", "valid", "test")
-    ):  # rows are in the order of time, and a day is in one split
+    # Rows are in the order of time, and a day is in one split.
+    for number, name in enumerate(("train", "valid", "test")):
         own = rows[at : at + splits[name]["candidates"]]
         at += len(own)
         first, last = (row["time"].replace("T00:00:00", " 00:00") for row in (own[0], own[-1]))
