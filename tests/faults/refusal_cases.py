@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -138,6 +140,19 @@ def line(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return text(lambda lines: [*lines[:41], change(lines[41]), *lines[42:]])
 
 
+def csv_cell(column: str, value: str) -> Callable[[Path], None]:
+    """The log as CSV, with this value in line 42."""
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        header, row = (next(csv.reader([each.decode()])) for each in (lines[0], lines[41]))
+        row[header.index(column)] = value
+        made = io.StringIO()
+        csv.writer(made).writerow(row)
+        return [*lines[:41], made.getvalue().encode(), *lines[42:]]
+
+    return text(change)
+
+
 def invalid_utf8(folder: Path) -> None:
     """A string in Parquet that is none."""
     table = pq.read_table(folder / "log.parquet")
@@ -198,7 +213,7 @@ LINES = {
     "a byte that is not UTF-8": line(lambda each: b'"\xff' + each[1:]),
     "UTF-16": text(lambda lines: [b"".join(lines).decode().encode("utf-16")]),
     "compressed, without the name": text(lambda lines: [gzip.compress(b"".join(lines))]),
-    "a label of 1e400": line(lambda each: b",".join([*each.split(b",")[:5], b"1e400", each.split(b",")[-1]])),
+    "a label of 1e400": csv_cell("click", "1e400"),
     "zeros": text(lambda lines: [bytes(4096)]),
 }
 

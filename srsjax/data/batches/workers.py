@@ -183,8 +183,9 @@ class _Watch:
         self._ended.set()
 
     def meet(self) -> None:
-        """Gets to know the processes that are there: fast ones are killed before this looks for the first time."""
-        if len(self._known) < self._count:
+        """Gets to know the processes that are there, until each has its number: fast ones are killed before this looks
+        for the first time, or between their start and the name that they give themselves."""
+        if sum(map(bool, self._numbers.values())) < self._count:
             self._processes()
 
     def is_hurt(self) -> bool:
