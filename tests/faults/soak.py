@@ -36,9 +36,9 @@ def get_config():
         evaluate=replace(made.evaluate, every=500), checkpoints=replace(made.checkpoints, every=250),
     )
 """
-ALLOWED = {"memory, MiB": 0.02, "open files": 0.0, "threads": 0.0, "microseconds an example": 0.1}
+ALLOWED = {"memory, MiB": 0.02, "open files": 0.0, "threads": 0.05, "microseconds an example": 0.1}
 """How much larger the median of the last quarter may be than that of the second. A machine is not equally fast all the
-time; memory has the noise of an allocator."""
+time; memory has the noise of an allocator, and there is one thread more where a library's pool has begun another."""
 
 
 def main() -> int:
