@@ -1,0 +1,159 @@
+"""Recipes of `configs` on real data, over seeds: what they reach on the test split, and what calibration does there.
+
+    SRSJAX_DATA=data SRSJAX_MINILM=minilm python tests/bench/recipes.py --out recipes --recipes reviews intent
+
+Every finished training is a line of `recipes/runs.jsonl` and is not repeated when the command runs again. The tables
+give the mean over the seeds, with the lowest and the highest; before calibration are the logits of the model itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from bench_runs import command, run_missing
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DATA = "${SRSJAX_DATA}"
+CHINESE = (
+    *("--model.pretrained", "", "--model.hidden_size", 256, "--model.num_layers", 2, "--model.intermediate_size", 512),
+    *("--model.initializer_range", 0.06, "--tokenizer.vocab_size", 6000, "--schema.context.0.max_tokens", 128),
+    *("--schema.candidate.0.max_tokens", 64, "--batch.tokens", 256, "--optimizer.learning_rate", 1e-3, "--epochs", 8),
+)
+"""A fresh small encoder: the English weights know no Chinese."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training of a config on a data set."""
+
+    config: str
+    metrics: tuple[str, ...]
+    """Of the test split, as `report.json` names them."""
+    options: tuple = ()
+    joined: str = ""
+    """A file of the data set that the config's own command writes, where it reads one."""
+
+
+RECIPES = {
+    "reviews": Recipe("reviews", ("auc",)),
+    "esci": Recipe("esci", ("auc",)),
+    "ratings": Recipe("ratings", ("liked/auc", "rmse")),
+    "ctr": Recipe("ctr", ("auc",)),
+    "sentiment": Recipe("sentiment", ("accuracy", "macro_f1", "recommended/auc")),
+    "intent": Recipe("intent", ("accuracy", "macro_f1")),
+    "bitext": Recipe(
+        "intent",
+        ("accuracy", "macro_f1"),
+        (
+            *("--data.log.files", f"{DATA}/bitext_customer_support/utterances.parquet"),
+            *("--schema.candidate.0.column", "utterance", "--epochs", 2),
+        ),
+    ),
+    "multidogo": Recipe(
+        "intent",
+        ("accuracy", "macro_f1"),
+        (
+            *("--data.log.files", f"{DATA}/multidogo_intents/turns.parquet"),
+            *("--epochs", 1, "--batch.rows", 16),
+        ),
+        "multidogo_intents/turns.parquet",
+    ),
+    "retail": Recipe("retail", ("auc",), (), "online_retail/purchases.parquet"),
+    "crosswoz": Recipe(
+        "reply",
+        ("r@1", "mrr"),
+        ("--data.log.files", f"{DATA}/crosswoz_zh/replies.parquet", *CHINESE),
+        "crosswoz_zh/replies.parquet",
+    ),
+}
+CALIBRATED = ("log_loss", "ece")
+
+
+def train(folder: Path, recipe: str, seed: int) -> dict:
+    """One training: its metrics on test, calibrated and not, and the map of each task."""
+    of, run, started = RECIPES[recipe], folder / f"{recipe}-{seed}", time.time()
+    options = (*of.options, "--seed", seed, "--data.store", folder / "stores")
+    if of.joined:
+        join(of)
+    if of.config == "ctr":
+        options += ("--data.shop.folder", folder / "shop", "--data.log.files", str(folder / "shop/log-*.parquet"))
+        options += ("--data.catalogues.0.files", folder / "shop/items.parquet")
+    command("train", "--config", of.config, "--run_dir", run, *options)
+    report, maps = (json.loads((run / f"{name}.json").read_text()) for name in ("report", "calibration"))
+    found = {name: report[name] for name in ("test", "test_uncalibrated", "test_intervals")}
+    return {
+        **found,
+        "maps": {task: own["method"] for task, own in maps["tasks"].items()},
+        "seconds": time.time() - started,
+    }
+
+
+def join(recipe: Recipe) -> None:
+    """Writes the table of a data set that comes in several, where it is not there."""
+    written = Path(os.environ["SRSJAX_DATA"]) / recipe.joined
+    if not written.exists():
+        subprocess.run([sys.executable, CONFIGS / f"{recipe.config}.py", written.parent], check=True)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean; with the lowest and the highest where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def results(runs: dict[str, list[dict]]) -> str:
+    """The metrics of each recipe as a table."""
+    lines = ["| recipe | seeds | test metric | mean (lowest to highest) |", "|---|---|---|---|"]
+    for recipe, of in runs.items():
+        seeds = ", ".join(str(run["seed"]) for run in of)
+        for metric in RECIPES[recipe].metrics:
+            lines.append(f"| {recipe} | {seeds} | {metric} | {spread([run['test'][metric] for run in of])} |")
+    return "\n".join(lines)
+
+
+def calibration(runs: dict[str, list[dict]]) -> str:
+    """Log loss and ECE of each task that predicts a probability, before and after, as a table."""
+    lines = ["| recipe, task | map of each seed | log loss before | after | ECE before | after |", "|---" * 6 + "|"]
+    for recipe, of in runs.items():
+        for task in of[0]["maps"]:
+            prefix = "" if "log_loss" in of[0]["test"] and task == next(iter(of[0]["maps"])) else f"{task}/"
+            cells = []
+            for metric in (prefix + name for name in CALIBRATED):
+                after = [run["test"][metric] for run in of]
+                cells += [spread([run["test_uncalibrated"].get(metric, run["test"][metric]) for run in of])]
+                cells += [spread(after)]
+            lines.append(f"| {recipe}, {task} | {', '.join(run['maps'][task] for run in of)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains what is not there yet, and prints two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("recipes"), help="folder of the runs")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    given = parser.parse_args()
+    folder = given.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [{"recipe": recipe, "seed": seed} for recipe, seed in itertools.product(given.recipes, given.seeds)]
+    found = run_missing(folder / "runs.jsonl", wanted, partial(train, folder))
+    chosen = [run for run in found if {"recipe": run["recipe"], "seed": run["seed"]} in wanted]
+    chosen.sort(key=lambda run: run["seed"])
+    runs = {recipe: [run for run in chosen if run["recipe"] == recipe] for recipe in given.recipes}
+    print(f"\n{results(runs)}\n\n{calibration(runs)}")
+
+
+if __name__ == "__main__":
+    main()
