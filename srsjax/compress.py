@@ -174,7 +174,7 @@ def _write(folder: Path, run: RunFolder, scorer: Scorer, weights: Mapping[str, A
 
 def _refer(folder: RunFolder, scorer: Scorer, store: Store) -> None:
     """Writes what `srsjax.watch` compares new rows with: as the run had it, of the scores that are given now."""
-    name = "test" if len(store.split("test")) else "valid"
+    name = store.final_split
     rows = (name, store.split(name), store.items, scorer.logits(store.split(name), store.items))
     of = (scorer.config, scorer.session.spec.outputs, scorer.encoder.text, store)
     make_reference(folder, *of, *rows, folder.best_step()).save(folder)

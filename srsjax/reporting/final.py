@@ -59,7 +59,7 @@ class Final:
         vocabularies = store.manifest["fitted"]["vocabularies"]
         assessment = assess(*of, store.split("train"), partial(_say_of, name), vocabularies)
         self.result |= assessment.of_split(name)
-        last = name == "test" or not len(store.split("test"))
+        last = name == store.final_split
         self.parts.append(split_part(name, *of, assessment, self.text, vocabularies, self._explainer if last else None))
         reported = self.calibration.apply(config.schema, outputs, split, store.items, logits)
         if "auc" in assessment.model:

@@ -123,6 +123,11 @@ class Store:
             **{key: files.array(key) for key in ARRAYS},
         )
 
+    @property
+    def final_split(self) -> str:
+        """The split that a run is judged by: `test`, or `valid` where no row is in it."""
+        return "test" if len(self.split("test")) else "valid"
+
 
 def open_store(folder: str | Path, fingerprint: str = "") -> Store:
     """Opens a prepared store. `fingerprint` is the one that its manifest must have, where that is known.
