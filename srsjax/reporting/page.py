@@ -152,11 +152,11 @@ def data_tables(config: TrainConfig, manifest: Mapping[str, Any]) -> list[Shown]
         rows.append([f"{task.name}, labels known", *(f"{of.get('known', 0):,}" for of in labels)])
         means = [of.get("weighted_mean") for of in labels]
         if any(mean is not None for mean in means):
-            rows.append([f"{task.name}, mean label", *("–" if mean is None else f"{mean:.4f}" for mean in means)])
+            rows.append([f"{task.name}, mean label", *("-" if mean is None else f"{mean:.4f}" for mean in means)])
     by, hides = columns(config.data.split.column), Sources(config.schema, config.data).hides
     if (periods := manifest.get("periods")) and not any(map(hides, by)):
         for end, words in enumerate(("from", "to")):
-            rows.append([words, *(time_said(periods[name][end]) if periods.get(name) else "–" for name in splits)])
+            rows.append([words, *(time_said(periods[name][end]) if periods.get(name) else "-" for name in splits)])
     found = [Shown("Splits", ["of the rows", *splits], rows)]
     read = manifest.get("rows", {})
     lost = [["rows read", f"{read.get('read', 0):,}"]] if read else []
@@ -179,8 +179,8 @@ def metric_table(config: TrainConfig, of: Assessment, caption: str) -> Shown:
     rows = []
     for key in report.metric_names(columns):
         ends = of.intervals.get(key)
-        row = [key, report.cell(key, of.model), report.interval_text(*ends) if ends else "–"]
-        row += [report.cell(key, of.uncalibrated) if key in of.uncalibrated else "–"] * bool(of.uncalibrated)
+        row = [key, report.cell(key, of.model), report.interval_text(*ends) if ends else "-"]
+        row += [report.cell(key, of.uncalibrated) if key in of.uncalibrated else "-"] * bool(of.uncalibrated)
         rows.append(row + [report.cell(key, columns[name]) for name in others])
     headings = ["metric", "model", "95 % interval", *(["before calibration"] * bool(of.uncalibrated))]
     notes = [*of.differences_said(), *filter(None, [report.gap_said(columns)])]

@@ -12,8 +12,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 360, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 42
+WIDTH, HEIGHT = 368, 250
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 42
 Numbers = Sequence[float] | np.ndarray
 MOST_POINTS = 200
 """Points of a line: as fine as it is drawn."""

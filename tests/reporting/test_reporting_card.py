@@ -148,7 +148,7 @@ def test_every_metric_is_there_beside_what_it_compares_with(folder):
         (row,) = [row for row in rows if row[0] == key]
         cells = [report.cell(key, of) for of in columns.values()]
         ends = found["test_intervals"].get(key)
-        assert row[1] == cells[0] and row[2] == (report.interval_text(*ends) if ends else "–")
+        assert row[1] == cells[0] and row[2] == (report.interval_text(*ends) if ends else "-")
         assert row[-len(cells[1:]) :] == cells[1:]
     assert ["The best that any model could attain on these data is not known."] in rows
 
