@@ -50,6 +50,7 @@ RECIPES = {
     "esci": Recipe("esci", ("auc",)),
     "ratings": Recipe("ratings", ("liked/auc", "rmse")),
     "ctr": Recipe("ctr", ("auc",)),
+    "purchases": Recipe("purchases", ("auc",)),
     "sentiment": Recipe("sentiment", ("accuracy", "macro_f1", "recommended/auc")),
     "intent": Recipe("intent", ("accuracy", "macro_f1")),
     "bitext": Recipe(
