@@ -4,8 +4,9 @@ With `--method int8` the encoder's weights and the tables of embeddings become 8
 change the logits of validation pairs too much (`--bound`). The output is a run folder that `score`, `evaluate`, `export
 --format stablehlo`, `watch` and `Scorer.load` take as any other; it cannot be trained on.
 
-With `--method prune --layers 3` layers of the encoder are left out. The output is a run folder too, and its scores are
-bad until it is trained for a while: `python -m srsjax.train ... --model.pretrained OUTPUT`.
+With `--method prune` parts of the encoder are left out: `--layers 3` keeps three layers, `--heads 6` six attention
+heads of each layer, those on which the loss of validation pairs depends most. The output is a run folder too, and its
+scores are bad until it is trained for a while: `python -m srsjax.train ... --model.pretrained OUTPUT`.
 
 What was gained and lost is printed and written to `compression.json`: size, speed, metrics, and whether candidates keep
 their order. `srsjax.compare --cost` prints the same table of runs.
@@ -35,9 +36,19 @@ from srsjax.files import atomic_folder, write_json
 from srsjax.inference.cost import cost_rows, cost_table
 from srsjax.inference.scorer import Scorer
 from srsjax.model.int8 import flat
+from srsjax.model.spec import ModelSpec
 from srsjax.runs import quantization
 from srsjax.runs.evaluation import run_store
-from srsjax.runs.pruning import Drop, kept_layers, pruned, pruned_spec
+from srsjax.runs.pruning import (
+    Drop,
+    head_importance,
+    kept_heads,
+    kept_layers,
+    pruned,
+    pruned_spec,
+    spec_without_heads,
+    without_heads,
+)
 from srsjax.runs.reference import make_reference
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import for_scoring, open_session, with_params
@@ -52,9 +63,11 @@ class Arguments:
     output: str
     """Folder to write; it must not exist."""
     method: Literal["int8", "prune"] = "int8"
-    """`int8` makes weights 8-bit, `prune` leaves out layers."""
+    """`int8` makes weights 8-bit, `prune` leaves out layers or heads."""
     layers: AtLeast0 = 0
-    """Layers that `prune` keeps."""
+    """Layers that `prune` keeps; 0 keeps all where `heads` is given."""
+    heads: AtLeast0 = 0
+    """Heads that `prune` keeps of each layer; 0 keeps all."""
     drop: Drop = "top"
     """Layers that `prune` leaves out: the top ones; every other one; or, one after the other, that without which the
     logits of the validation pairs change least."""
@@ -87,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.method == "int8":
         smaller, weights, said = _in_8_bits(scorer, exact.params, sample, store.items, arguments.bound)
     else:
-        smaller, weights, said = _pruned(scorer, exact.params, sample, store.items, arguments.layers, arguments.drop)
+        smaller, weights, said = _pruned(scorer, exact, sample, store.items, arguments)
     variants = {"float32": exact, scorer.session.compute.dtype.name: scorer, arguments.method: smaller}
     table = cost_rows(variants, split, store.items)
     with atomic_folder(output) as partial:
@@ -134,28 +147,47 @@ def _in_8_bits(
 
 
 def _pruned(
-    scorer: Scorer, params: Mapping[str, Any], sample: Split, items: Items, keep: int, drop: Drop
+    scorer: Scorer, exact: Scorer, sample: Split, items: Items, arguments: Arguments
 ) -> tuple[Scorer, dict[str, Any], dict[str, Any]]:
-    """The scorer with fewer layers, its float32 weights, and which layers; `params` are float32. Its logits are not
-    calibrated."""
-    spec, exact = scorer.session.spec, scorer.raw_logits(sample, items)
+    """The scorer with fewer layers and heads, its float32 weights, and which those are. Its logits are not calibrated.
+    `exact` is the scorer in float32."""
+    spec, expected = scorer.session.spec, scorer.raw_logits(sample, items)
     if not spec.reads_text:
-        raise InputError("this model has no encoder: there are no layers to leave out")
+        raise InputError("this model has no encoder: there are no layers or heads to leave out")
 
-    def with_layers(kept: tuple[int, ...]) -> Scorer:
-        session = open_session(scorer.config, pruned_spec(spec, kept), training=False)
-        return Scorer(scorer.config, session, for_scoring(session, pruned(params, kept)), scorer.encoder, scorer.shape)
+    def error(spec: ModelSpec, params: Mapping[str, Any]) -> float:
+        return quantization.error(_of_spec(scorer, spec, params).raw_logits(sample, items), expected)
 
-    def error(kept: tuple[int, ...]) -> float:
-        return quantization.error(with_layers(kept).raw_logits(sample, items), exact)
+    said: dict[str, Any] = {}
+    params: dict[str, Any] = dict(exact.params)
+    if arguments.layers or not arguments.heads:
 
-    kept = kept_layers(spec.encoder.num_layers, keep, drop, error)
-    change = error(kept)
-    say(
-        f"layers {' '.join(map(str, kept))} of {spec.encoder.num_layers} are kept; logits change by {change:.4f} of "
-        "their deviation"
-    )
-    return with_layers(kept), pruned(params, kept), {"layers": kept, "drop": drop, "error": change}
+        def error_of(kept: tuple[int, ...]) -> float:
+            return error(pruned_spec(spec, kept), pruned(params, kept))
+
+        count = spec.encoder.num_layers
+        kept = kept_layers(count, arguments.layers, arguments.drop, error_of)
+        said |= {"layers": kept, "drop": arguments.drop}
+        say(f"layers {' '.join(map(str, kept))} of {count} are kept")
+        spec, params = pruned_spec(spec, kept), pruned(params, kept)
+    if arguments.heads:
+        whole = _of_spec(exact, spec, params)
+        of = (whole.session, whole.config, whole.params, sample, items, whole.shape)
+        heads = kept_heads(head_importance(*of), arguments.heads)
+        said["heads"] = heads
+        for layer, own in enumerate(heads):
+            say(f"layer {layer}: heads {' '.join(map(str, own))} of {spec.encoder.num_heads} are kept")
+        params = without_heads(params, heads, spec.encoder.head_width)
+        spec = spec_without_heads(spec, arguments.heads)
+    said["error"] = error(spec, params)
+    say(f"logits change by {said['error']:.4f} of their deviation")
+    return _of_spec(scorer, spec, params), params, said
+
+
+def _of_spec(scorer: Scorer, spec: ModelSpec, params: Mapping[str, Any]) -> Scorer:
+    """A scorer like this one of another model, without its calibration."""
+    session = open_session(scorer.config, spec, training=False)
+    return Scorer(scorer.config, session, for_scoring(session, params), scorer.encoder, scorer.shape)
 
 
 def _write(folder: Path, run: RunFolder, scorer: Scorer, weights: Mapping[str, Any], said: dict[str, Any]) -> None:

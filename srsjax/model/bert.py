@@ -45,7 +45,7 @@ class BertConfig:
     num_layers: int = 2
     """Layers."""
     num_heads: int = 4
-    """Attention heads H; divides D."""
+    """Attention heads H; divides D, but where `head_size` is given."""
     intermediate_size: int = 512
     """Width of the feed-forward network."""
     max_positions: int = 512
@@ -66,15 +66,27 @@ class BertConfig:
     """Row of the position table that position 0 reads: 0 for BERT, pad id + 1 = 2 for RoBERTa."""
     has_pooler: bool = True
     """Whether there is a dense + tanh layer over the first token."""
+    head_size: int = 0
+    """Width of a head where heads were left out (`srsjax.runs.pruning`); 0: D / H."""
 
     def __post_init__(self):
-        if self.hidden_size % self.num_heads:
+        if not self.head_size and self.hidden_size % self.num_heads:
             raise InputError(f"hidden_size {self.hidden_size}, expected a multiple of num_heads {self.num_heads}")
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 0.99:
                 raise InputError(f"{name} {getattr(self, name)}, expected at least 0 and less than 0.99")
+
+    @property
+    def head_width(self) -> int:
+        """Width of a query, a key and a value of a head."""
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def attention_width(self) -> int:
+        """Width A of all heads together: D, but where heads were left out."""
+        return self.num_heads * self.head_width
 
     @property
     def longest(self) -> int:
@@ -226,12 +238,12 @@ class Layer(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Attention sublayer. The middle axis of the fused kernel [D, 3, D] is query, key, value; heads are contiguous in
-    its last axis, which can therefore be sharded by heads."""
+    """Attention sublayer. The middle axis of the fused kernel [D, 3, A] is query, key, value; heads are contiguous in
+    its last axis, of width A, which can therefore be sharded by heads."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs, attention: Attend, dot: Dot):
         self.qkv = QueryKeyValue(config, rngs, dot)
-        self.out = Dense(config.hidden_size, config.hidden_size, config.initializer_range, rngs, dot)
+        self.out = Dense(config.attention_width, config.hidden_size, config.initializer_range, rngs, dot)
         self.norm = LayerNorm(config)
         self.hidden_dropout, self.attention_dropout = config.hidden_dropout, config.attention_dropout
         self.attend = attention
@@ -248,15 +260,15 @@ class SelfAttention(nnx.Module):
             (query,) = self.qkv(x, 0, 1)
             visibility = visibility.at(at)
         seen = backend(query, key, value, visibility, self.attention_dropout, _site(dropout_key, 0))
-        y = self.out(seen.reshape(x.shape))
+        y = self.out(seen.reshape(*x.shape[:2], -1))
         return self.norm(x + dropout(y, self.hidden_dropout, _site(dropout_key, 1)))
 
 
 class QueryKeyValue(nnx.Module):
-    """The three projections of self-attention, kernel [D, 3, D] and bias [3, D]."""
+    """The three projections of self-attention, kernel [D, 3, A] and bias [3, A]."""
 
     def __init__(self, config: BertConfig, rngs: nnx.Rngs, dot: Dot):
-        shape = (config.hidden_size, 3, config.hidden_size)
+        shape = (config.hidden_size, 3, config.attention_width)
         self.kernel = nnx.Param(config.initializer_range * jax.random.normal(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(shape[1:]))
         self.num_heads = config.num_heads

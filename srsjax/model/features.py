@@ -44,7 +44,7 @@ class CategoricalInput(nnx.Module):
 
     def __init__(self, feature: InputSpec, encoder: BertConfig, rngs: nnx.Rngs):
         width = feature.width or encoder.hidden_size
-        own = replace(encoder, hidden_size=width, num_heads=1)
+        own = replace(encoder, hidden_size=width, num_heads=1, head_size=0)
         if not feature.like:
             self.table = Table(padded(feature.size), own, rngs)
         if feature.width:

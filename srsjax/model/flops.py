@@ -20,11 +20,11 @@ TRAINING = 3
 def forward_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     """Floating-point operations of one forward pass over a packed batch [R, ...] or [A, R / A, ...] on the host.
 
-    With D the width, F that of the feed-forward network, n real tokens, s pairs of a query and a key that it sees, and
-    in the last layer r tokens that are read and s_r pairs of their queries,
+    With D the width, A that of all heads, F that of the feed-forward network, n real tokens, s pairs of a query and a
+    key that it sees, and in the last layer r tokens that are read and s_r pairs of their queries,
 
-        layer:       n (8 D^2 + 4 D F) + 4 D s
-        last layer:  4 n D^2 + r (4 D^2 + 4 D F) + 4 D s_r
+        layer:       n (8 D A + 4 D F) + 4 A s
+        last layer:  4 n D A + r (4 D A + 4 D F) + 4 A s_r
 
     where a product of m x k by k x n counts 2 m k n. Embeddings, normalisation, softmax, pooler and head are left out:
     together they are under 1 % of an encoder of BERT's size. A model without text has no encoder: for each of its
@@ -36,7 +36,7 @@ def forward_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     if batch.segment.ndim == 3:
         batch = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), batch)
     bert = spec.encoder
-    layers, width, wide = bert.num_layers, bert.hidden_size, bert.intermediate_size
+    layers, width, heads, wide = bert.num_layers, bert.hidden_size, bert.attention_width, bert.intermediate_size
     real, read = batch.segment > 0, read_tokens(spec, batch)
     total, seen, before = 0.0, np.zeros(real.shape, np.int64), None
     for layer, visibility in enumerate(
@@ -45,10 +45,10 @@ def forward_flops(spec: ModelSpec, batch: PackedBatch) -> float:
         if visibility is not before:
             seen, before = keys_seen(visibility), visibility
         if layer < layers - 1:
-            total += real.sum() * (8 * width**2 + 4 * width * wide) + 4 * width * seen[real].sum()
+            total += real.sum() * (8 * width * heads + 4 * width * wide) + 4 * heads * seen[real].sum()
         else:
-            total += 4 * real.sum() * width**2 + read.sum() * (4 * width**2 + 4 * width * wide)
-            total += 4 * width * seen[read].sum()
+            total += 4 * real.sum() * width * heads + read.sum() * (4 * width * heads + 4 * width * wide)
+            total += 4 * heads * seen[read].sum()
     return float(total)
 
 

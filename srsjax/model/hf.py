@@ -253,7 +253,7 @@ class Weight:
 
 def stored_weights(bert: BertConfig, num_tasks: int) -> Iterator[Weight]:
     """Every parameter of the encoder, of its pooler and of a head of `num_tasks` outputs."""
-    d, inner = bert.hidden_size, bert.intermediate_size
+    d, a, inner = bert.hidden_size, bert.attention_width, bert.intermediate_size
     tables = {"token": ("word", bert.vocab_size), "position": ("position", bert.max_positions)}
     tables["token_type"] = ("token_type", bert.type_vocab_size)
     for here, (there, size) in tables.items():
@@ -262,8 +262,8 @@ def stored_weights(bert: BertConfig, num_tasks: int) -> Iterator[Weight]:
     for i in range(bert.num_layers):
         here, there = f"bert/layers/{i}", f"encoder.layer.{i}"
         attention = f"{there}.attention"
-        yield from _dense(f"{here}/attention/qkv", [f"{attention}.self.{x}" for x in ("query", "key", "value")], d, d)
-        yield from _dense(f"{here}/attention/out", [f"{attention}.output.dense"], d, d)
+        yield from _dense(f"{here}/attention/qkv", [f"{attention}.self.{x}" for x in ("query", "key", "value")], d, a)
+        yield from _dense(f"{here}/attention/out", [f"{attention}.output.dense"], a, d)
         yield from _norm(f"{here}/attention/norm", f"{attention}.output.LayerNorm", d)
         yield from _dense(f"{here}/mlp/up", [f"{there}.intermediate.dense"], d, inner)
         yield from _dense(f"{here}/mlp/down", [f"{there}.output.dense"], inner, d)

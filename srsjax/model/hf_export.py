@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer, processors
 
 from srsjax.data.batches.layout import Layout
 from srsjax.data.store.tokenizer import TextEncoder
+from srsjax.errors import InputError
 from srsjax.files import atomic_file, write_json, write_text
 from srsjax.hub import read_json
 from srsjax.model.bert import BertConfig
@@ -98,6 +100,7 @@ def save_weights(
     count = params["head/dense/bias"].shape[0] if "head/dense/bias" in params else 0
     roberta = bert.position_offset > 0
     classifier = pairs and count > 0 and bert.has_pooler
+    params, bert = with_empty_heads(params, bert)
     tensors = {}
     for weight in stored_weights(bert, count):
         for name, array in zip(weight.names, weight.to_stored(np.asarray(params[weight.path])), strict=True):
@@ -106,6 +109,25 @@ def save_weights(
     names = label_names(outputs) or [f"LABEL_{i}" for i in range(count)]
     raw = _config_json(bert, roberta, classifier) | _labels_json(names[:count], outputs)
     write_json(folder / "config.json", raw)
+
+
+def with_empty_heads(params: Mapping[str, np.ndarray], bert: BertConfig) -> tuple[Mapping[str, np.ndarray], BertConfig]:
+    """The same function with heads of width D / H, as transformers has them: those that were left out are there again,
+    with weights of zero. Raises InputError where D is no multiple of the width of a head."""
+    if bert.attention_width == bert.hidden_size:
+        return params, replace(bert, head_size=0)
+    if bert.hidden_size % bert.head_width:
+        raise InputError(
+            f"heads of width {bert.head_width}: transformers has none in an encoder of width {bert.hidden_size}, which "
+            "is not a multiple of it"
+        )
+    made, empty = dict(params), bert.hidden_size - bert.attention_width
+    for layer in range(bert.num_layers):
+        here = f"bert/layers/{layer}/attention"
+        for path, axis in ((f"{here}/qkv/kernel", 2), (f"{here}/qkv/bias", 1), (f"{here}/out/kernel", 0)):
+            array = np.asarray(params[path])
+            made[path] = np.pad(array, [(0, empty * (i == axis)) for i in range(array.ndim)])
+    return made, replace(bert, num_heads=bert.hidden_size // bert.head_width, head_size=0)
 
 
 def in_units(params: Mapping[str, np.ndarray], outputs: Sequence[Outputs]) -> dict[str, np.ndarray]:

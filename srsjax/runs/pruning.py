@@ -1,8 +1,9 @@
-"""Encoders with fewer layers: which layers to keep, and what is left of the parameters.
+"""Encoders with fewer layers or heads: which to keep, and what is left of the parameters.
 
 A pruned encoder is worse than one that was trained as it is; a short training on its weights makes most of it good
 (Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer models"). There, of six ways, leaving
-out the top layers loses least.
+out the top layers loses least. Of heads those are left out that change the loss least (Michel, Levy and Neubig 2019,
+"Are Sixteen Heads Really Better than One?"), as many in each layer, so that layers stay alike.
 """
 
 from __future__ import annotations
@@ -10,10 +11,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srsjax.config import TrainConfig
+from srsjax.data.batches.layout import BatchShape
+from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError
+from srsjax.model import ctr
 from srsjax.model.spec import ModelSpec
+from srsjax.objectives import losses, objectives
+from srsjax.runs.evaluation import scoring_batches
+from srsjax.runs.session import Session
+from srsjax.runs.sharding import put_batch
 
 Drop = Literal["top", "alternate", "measured"]
 """Which layers are left out."""
@@ -61,3 +75,76 @@ def pruned_spec(spec: ModelSpec, kept: Sequence[int]) -> ModelSpec:
     """The model with these layers; of `split`, candidates see themselves alone in those that had it so."""
     split = sum(layer < spec.split_layers for layer in kept)
     return replace(spec, encoder=replace(spec.encoder, num_layers=len(kept)), split_layers=split)
+
+
+# ---------------------------------------------------------------------------------------------- heads
+
+
+def head_importance(
+    session: Session,
+    config: TrainConfig,
+    params: Mapping[str, jax.Array],
+    split: Split,
+    items: Items,
+    shape: BatchShape,
+) -> np.ndarray:
+    """How much the loss depends on each head: [layers, heads] float64.
+
+    A head's output times a mask m, which is 1: equation 2 of Michel et al. 2019 takes the mean of |dL/dm| over
+    examples. Here it is the mean of (dL/dm)^2 over batches, as Molchanov et al. 2019 ("Importance Estimation for Neural
+    Network Pruning", equation 8) sum what a batch gives. dL/dm is the sum of W * dL/dW over the head's rows of the
+    output product's weight W [A, D], so that one backward pass gives all heads.
+
+    Args:
+      params: float32, by path, whole on one device.
+      split: labelled rows.
+    """
+    heads, goals = session.spec.encoder.num_heads, objectives(config.schema.tasks, session.spec.outputs)
+    compares = losses.compares_batch(config.schema.tasks)
+    forward = partial(ctr.forward_pairs, session.graphdef) if compares else session.forward
+    paths = [f"bert/layers/{layer}/attention/out/kernel" for layer in range(session.spec.encoder.num_layers)]
+
+    @jax.jit
+    def slopes(params, batch):
+        def loss(kernels):
+            read: Any = forward({**params, **kernels}, batch)
+            logits, pairs = read if compares else (read, None)
+            of = (losses.normalisers(goals, batch), params.get("log_variance"), 1.0, pairs)
+            return losses.total_loss(goals, logits, batch, *of)
+
+        kernels = {path: params[path] for path in paths}
+        moved = jax.tree.map(lambda kernel, slope: kernel * slope, kernels, jax.grad(loss)(kernels))
+        return jnp.stack([moved[path].reshape(heads, -1).sum(1) for path in paths])
+
+    total, count = np.zeros((len(paths), heads)), 0
+    for batch, _ in scoring_batches(split, items, shape):
+        total += np.asarray(slopes(params, put_batch(session.mesh, batch, row_axis=0)), np.float64) ** 2
+        count += 1
+    return total / count
+
+
+def kept_heads(importance: np.ndarray, keep: int) -> list[list[int]]:
+    """The `keep` most important heads of each layer, in their order, of `importance` [layers, heads].
+
+    Raises InputError where there are not more than `keep` heads, or `keep` is below 1.
+    """
+    count = importance.shape[1]
+    if not 1 <= keep < count:
+        raise InputError(f"--heads: found {keep}, expected 1 to {count - 1}: a layer has {count} heads")
+    return [sorted(np.argsort(-of_layer, kind="stable")[:keep].tolist()) for of_layer in importance]
+
+
+def without_heads(params: Mapping[str, Any], kept: Sequence[Sequence[int]], width: int) -> dict[str, Any]:
+    """The parameters without the other heads, which are of that width; `kept` by layer."""
+    made = dict(params)
+    for layer, heads in enumerate(kept):
+        columns = (np.array(heads)[:, None] * width + np.arange(width)).ravel()
+        here = f"bert/layers/{layer}/attention"
+        for path, axis in ((f"{here}/qkv/kernel", 2), (f"{here}/qkv/bias", 1), (f"{here}/out/kernel", 0)):
+            made[path] = np.take(np.asarray(params[path]), columns, axis)
+    return made
+
+
+def spec_without_heads(spec: ModelSpec, keep: int) -> ModelSpec:
+    """The model with so many heads in each layer, as wide as they were."""
+    return replace(spec, encoder=replace(spec.encoder, num_heads=keep, head_size=spec.encoder.head_width))

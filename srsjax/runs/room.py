@@ -59,9 +59,8 @@ def check_room(config: TrainConfig, spec: ModelSpec, training: bool = True) -> N
 def encoder_parameters(bert: BertConfig) -> int:
     """Weights of an encoder's matrices."""
     width = bert.hidden_size
-    return width * (bert.vocab_size + bert.max_positions) + bert.num_layers * width * (
-        4 * width + 2 * bert.intermediate_size
-    )
+    layer = width * (4 * bert.attention_width + 2 * bert.intermediate_size)
+    return width * (bert.vocab_size + bert.max_positions) + bert.num_layers * layer
 
 
 def memory_of(device: jax.Device) -> float:

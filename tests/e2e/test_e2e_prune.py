@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from srsjax.config import Mesh
+from srsjax.inference.scorer import Scorer
+
 pytestmark = pytest.mark.slow
 
 
@@ -67,11 +70,40 @@ def test_what_is_left_is_trained_and_compared(pruned, small, command):
         assert cost[run]["auc"] == pytest.approx(table[of]["auc"], abs=1e-3)
 
 
+def test_heads_are_left_out_too(pruned, small, command, monkeypatch):
+    """Layers first, then heads of what is left; exported with empty heads in their place, and trained on."""
+    options = ("--run", "runs/deep", "--output", "narrow", "--method", "prune", "--layers", 2, "--heads", 3)
+    done = command("compress", *options, cwd=pruned)
+    assert done.returncode == 0, done.stderr
+    said = json.loads((pruned / "narrow/compression.json").read_text())
+    assert said["layers"] == [0, 1] and [len(own) for own in said["heads"]] == [3, 3]
+    assert said["table"]["prune"]["MiB"] < said["table"]["float32"]["MiB"]
+    for layer, own in enumerate(said["heads"]):
+        assert f"layer {layer}: heads {' '.join(map(str, own))} of 4 are kept" in done.stdout
+    done = command("export", "--run", "narrow", "--output", "hf-narrow", cwd=pruned)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((pruned / "hf-narrow/config.json").read_text())["num_attention_heads"] == 4
+    monkeypatch.chdir(pruned)
+    texts = [(query, title) for query in ("red", "a lamp for mum") for title in ("coat", "desk lamp of steel", "pan")]
+    pairs = [({"query": query, "history": []}, {"title": title, "description": ""}) for query, title in texts]
+    found, expected = (
+        Scorer.load(folder, mesh=Mesh(8)).predict(given, logits=True)
+        for folder, given in (("hf-narrow", texts), ("narrow", pairs))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    options = (*small, "--max_steps", 5, "--model.pretrained", "narrow", "--run_dir", "runs/narrow")
+    done = command("train", "--config", "ctr.py", *options, cwd=pruned)
+    assert done.returncode == 0, done.stderr
+    encoder = json.loads((pruned / "runs/narrow/model.json").read_text())["encoder"]
+    assert (encoder["num_layers"], encoder["num_heads"], 4 * encoder["head_size"]) == (2, 3, encoder["hidden_size"])
+
+
 def test_what_cannot_be_pruned_or_trained_is_said(pruned, small, command):
     prune = ("--output", "x", "--method", "prune")
     for arguments, said in (
         (("--run", "runs/deep", *prune), "--layers: found 0, expected 1 to 2"),
         (("--run", "runs/deep", *prune, "--layers", 3), "--layers: found 3, expected 1 to 2"),
+        (("--run", "runs/deep", *prune, "--heads", 4), "--heads: found 4, expected 1 to 3"),
         (("--run", "two", *prune, "--layers", 1), "compressed already"),
     ):
         done = command("compress", *arguments, cwd=pruned)
