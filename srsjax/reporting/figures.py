@@ -35,6 +35,8 @@ class Figure:
     note: str = ""
     folded: bool = True
     """Whether the table is folded away below the chart."""
+    words: int = 1
+    """First columns of the table that hold words, not numbers."""
 
 
 def figures(
@@ -49,7 +51,7 @@ def figures(
     """
     if "class" in families:
         yield confusion(of.confusion, names)
-        yield reliability(of, before)
+        yield reliability(of, before, ("probability of the class predicted", "share that is right"))
     elif "value" in families:
         yield from residuals(of)
     elif "click" in families and not of.graded:
@@ -86,7 +88,11 @@ def precision_recall(of: Candidates) -> Figure:
     return Figure("Precision and recall", Markup(chart), ("recall", "precision"), rows, note)
 
 
-def reliability(of: Candidates, before: Candidates | None) -> Figure:
+def reliability(
+    of: Candidates,
+    before: Candidates | None,
+    axes: tuple[str, str] = ("predicted probability", "share of positive labels"),
+) -> Figure:
     """Mean label by mean prediction in bins of equal weight; of classes, how often the most probable one is right."""
     drawn = {"calibrated" if before else "model": of} | ({"before calibration": before} if before else {})
     bins = {name: calibration_bins(*each.claimed, each.weights) for name, each in drawn.items()}
@@ -96,10 +102,9 @@ def reliability(of: Candidates, before: Candidates | None) -> Figure:
         Line(f"{name}, ECE {errors[name]:.4f}", each.predicted, each.observed, marks=True)
         for name, each in bins.items()
     ]
-    axes = Axis("predicted probability", 0, top), Axis("share of positive labels", 0, top)
-    chart = line_chart(
-        "reliability: " + ", ".join(line.name for line in lines), *axes, [*lines, Line("", [0, top], [0, top])]
-    )
+    title = "reliability: " + ", ".join(line.name for line in lines)
+    across, up = (Axis(each, 0, top) for each in axes)
+    chart = line_chart(title, across, up, [*lines, Line("", [0, top], [0, top])])
     rows = [
         [name, f"{weight:,.0f}", f"{predicted:.4f}", f"{observed:.4f}"]
         for name, each in bins.items()
@@ -185,7 +190,8 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     ]
     total = matrix.sum()
     note = f"{total - np.trace(matrix):,.0f} of {total:,.0f} are wrong; the {len(rows)} most frequent confusions."
-    return Figure("Confusions", Markup(""), ("class", "taken for", "weight", "of the class"), rows, note, folded=False)
+    headings = ("class", "taken for", "weight", "of the class")
+    return Figure("Confusions", Markup(""), headings, rows, note, folded=False, words=2)
 
 
 def learning_curves(lines: Sequence[Mapping[str, Any]], monitor: str, best_step: int) -> Iterator[Figure]:

@@ -65,6 +65,8 @@ class Shown:
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = field(default_factory=tuple)
+    words: int = 1
+    """First columns that hold words, not numbers."""
 
 
 def split_part(

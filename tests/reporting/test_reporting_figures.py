@@ -12,7 +12,7 @@ from srsjax.metrics import report
 from srsjax.metrics.auc import precision_recall_curve
 from srsjax.metrics.calibration import sigmoid
 from srsjax.reporting.figures import confusion, figures, histogram, learning_curves, lift, residuals
-from srsjax.reporting.svg import Axis, Line, bar_chart, line_chart, ticks
+from srsjax.reporting.svg import WIDTH, Axis, Line, bar_chart, line_chart, ticks
 
 
 def candidates(seed=0, rows=2000, labels=None, logits=None):
@@ -96,6 +96,6 @@ def test_charts_hold_any_numbers(values, low, width):
     for svg in (chart, bars):
         assert "nan" not in svg and "<x>" not in svg and "a & b" not in svg
         for at in re.findall(r'(?:cx|cy|x1|x2|y1|y2|x|y)="(-?[\d.]+)"', svg):
-            assert -1 <= float(at) <= 361  # within the picture
+            assert -1 <= float(at) <= WIDTH + 1  # within the picture
     marks = ticks(low, low + width)
     assert 1 <= len(marks) <= 12 and all(low - 1e-6 * width <= mark <= low + width * (1 + 1e-6) for mark in marks)
