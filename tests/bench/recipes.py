@@ -4,6 +4,7 @@
 
 Every finished training is a line of `recipes/runs.jsonl` and is not repeated when the command runs again. The tables
 give the mean over the seeds, with the lowest and the highest; before calibration are the logits of the model itself.
+With `--chance` also what the ECE of a run would be if its probabilities were true: labels are drawn from them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from pathlib import Path
 
 import numpy as np
 from bench_runs import command, run_missing
+
+from srsjax.inference.scorer import Scorer
+from srsjax.metrics.calibration import ece, sigmoid
+from srsjax.runs.evaluation import run_split
+from srsjax.runs.run_folder import RunFolder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATA = "${SRSJAX_DATA}"
@@ -140,6 +146,18 @@ def calibration(runs: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def chance(folder: Path, recipe: str, seed: int) -> str:
+    """The ECE of the first task's own probabilities on the test split with labels drawn from them: mean, and between
+    which nine of ten draws are. The fewer the rows, the higher."""
+    run = folder / f"{recipe}-{seed}"
+    scorer = Scorer.load(run)
+    store, split = run_split(RunFolder(run), scorer.config, "test")
+    found, rng = sigmoid(scorer.logits(split, store.items)[:, 0]), np.random.default_rng(0)
+    drawn = [ece(found, rng.random(len(found)) < found, np.ones(len(found))) for _ in range(1000)]
+    low, high = np.quantile(drawn, (0.05, 0.95))
+    return f"{recipe}, seed {seed}, {len(found):,} rows: {np.mean(drawn):.3f} ({low:.3f} to {high:.3f})"
+
+
 def candidates(task: str, names: Sequence[str]) -> list[str]:
     """Where a metric of a task may be: the first task has no prefix."""
     return [f"{task}/{name}" for name in names] + list(names)
@@ -151,6 +169,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("recipes"), help="folder of the runs")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--chance", action="store_true", help="the ECE that true probabilities would have")
     given = parser.parse_args()
     folder = given.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +179,8 @@ def main() -> None:
     chosen.sort(key=lambda run: run["seed"])
     runs = {recipe: [run for run in chosen if run["recipe"] == recipe] for recipe in given.recipes}
     print(f"\n{results(runs)}\n\n{calibration(runs)}")
+    for run in chosen if given.chance else ():
+        print(f"ECE of true probabilities, {chance(folder, run['recipe'], run['seed'])}")
 
 
 if __name__ == "__main__":
