@@ -269,6 +269,24 @@ def test_tables_of_ids_and_negatives_go_over_processes(small, trained, config, o
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
 
 
+def test_a_teacher_teaches_several_processes_what_it_teaches_one(trained, small):
+    """They compute its logits together; the run of one computes them anew, into stores of its own."""
+    losses = []
+    for count, devices in ((1, 1), (2, 2)):
+        name = f"runs/taught-{count}"
+        options = ("--distill.teacher", "runs/ctr", "--run_dir", name, "--data.store", f"stores-taught-{count}")
+        flags = (*small, "--max_steps", 12, "--evaluate.every", 12, "--log_every", 1, *options)
+        processes = run(count, trained, "train", "--config", "ctr.py", *flags, devices=devices)
+        assert "computing the logits of runs/ctr" in processes.said(0)
+        lines = [json.loads(line) for line in (trained / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert len(losses[0]) == 12
+    # As in `TOLERANCE`, and the teacher's logits come of other batches.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+    plan = ("plan", "--config", "ctr.py", *small, "--distill.teacher", "runs/ctr", "--topology", "cpu:8")
+    assert "train with: --mesh.data 8" in run(1, trained, *plan).said(0)
+
+
 def test_a_signal_to_one_process_stops_all_and_one_process_goes_on(train, trained, one):
     run_dir = trained / "runs/stopped"
     with train(2, "stopped") as processes:
