@@ -5,13 +5,16 @@
 
 Data: Online Retail (CC BY 4.0; archive.ics.uci.edu/dataset/352). `interactions`: invoice_no, stock_code, user_id (may
 be missing), country, invoice_date, is_cancellation, split (by time); `items`: stock_code, train_median_unit_price,
-train_purchase_rows. The first command adds to every row the items of the customer's earlier invoices, newest first.
+train_purchase_rows. The first command adds to every row the items of the customer's earlier invoices, newest first, and
+when each was bought last.
 
 For each purchase four items are drawn, each as often as it was bought in training: how popular an item is says nothing
 then, and what is left to learn is who buys what. A cancellation is a 0. Results: configs/README.md.
 """
 
+import itertools
 import sys
+from datetime import datetime
 
 from srsjax.config import (
     Batch,
@@ -30,6 +33,10 @@ from srsjax.config import (
 
 BEFORE = 30
 """Items of earlier invoices that are read."""
+RECENCY = Categorical(
+    "recency", column="before_dates", max_values=BEFORE, along="before", times="recency", until="invoice_date"
+)
+"""How long before the invoice each of them was bought last. Reading it gained nothing (configs/README.md)."""
 
 
 def get_config() -> TrainConfig:
@@ -69,7 +76,8 @@ def get_config() -> TrainConfig:
 
 
 def write_purchases(folder: str) -> str:
-    """Adds the column `before` to the sales of a folder, and says where the table is."""
+    """Adds the columns `before` and `before_dates` to the sales of a folder, and says where the table is."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     sales = pq.read_table(f"{folder}/interactions.parquet")
@@ -77,21 +85,27 @@ def write_purchases(folder: str) -> str:
     invoices, cancelled = sales["invoice_no"].to_pylist(), sales["is_cancellation"].to_pylist()
     times = sales["invoice_date"].to_pylist()
     rows = sorted(range(len(users)), key=lambda row: (times[row], invoices[row]))
-    bought: dict[int, list[str]] = {}
-    waiting: dict[int, tuple[str, list[str]]] = {}  # the invoice at hand: its items are no past yet
-    before: list[list[str]] = [[] for _ in rows]
+    bought: dict[int, dict[str, datetime]] = {}  # newest first
+    waiting: dict[int, tuple[str, dict[str, datetime]]] = {}  # the invoice at hand: its items are no past yet
+    before: list[dict[str, datetime]] = [{} for _ in rows]
     for row in rows:
         user = users[row]
         if user is None:
             continue
-        invoice, own = waiting.get(user, ("", []))
+        invoice, own = waiting.get(user, ("", {}))
         if invoice != invoices[row]:
-            bought[user] = list(dict.fromkeys([*reversed(own), *bought.get(user, [])]))[:BEFORE]
-            waiting[user] = (invoices[row], own := [])
+            newest = {item: own[item] for item in reversed(own)}
+            both = newest | {item: at for item, at in bought.get(user, {}).items() if item not in newest}
+            bought[user] = dict(itertools.islice(both.items(), BEFORE))
+            waiting[user] = (invoices[row], own := {})
         before[row] = bought[user]
         if not cancelled[row]:
-            own.append(items[row])
-    pq.write_table(sales.append_column("before", [before]), f"{folder}/purchases.parquet", compression="zstd")
+            own.pop(items[row], None)  # bought twice: its place is that of the last time
+            own[items[row]] = times[row]
+    sales = sales.append_column("before", [[[*own] for own in before]])
+    dates = [[[*own.values()] for own in before]]
+    sales = sales.append_column("before_dates", pa.chunked_array(dates, pa.list_(sales["invoice_date"].type)))
+    pq.write_table(sales, f"{folder}/purchases.parquet", compression="zstd")
     return f"{folder}/purchases.parquet"
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 from srsjax.bounds import AnyFloat, AtLeast0, AtLeast1, AtLeast100, NotNegative, Positive, Seed, Share, ShareBelow1
 
 Missing = Literal["error", "drop", "constant", "mean", "median", "most_frequent", "indicator"]
+Times = Literal["", "recency", "hour", "weekday"]
+"""What is read of the times of a list; empty where it holds none."""
 
 
 # ---------------------------------------------------------------------------------------------- features
@@ -92,6 +94,14 @@ class Categorical:
     `transformer` reads in the list, newest first (as SASRec, Kang and McAuley 2018)."""
     like: str = ""
     """Another Categorical whose vocabulary and embeddings it shares: `item` for the items that a user bought before."""
+    along: str = ""
+    """Another list that this one says more of, element by element (when an item was bought, whether it was viewed or
+    bought): its embeddings are added to those of that list before they are pooled."""
+    times: Times = ""
+    """The list holds dates, timestamps, ISO 8601 text or seconds. What is read of each: `recency`, how long before
+    `until` it was, in powers of two of a second; `hour` of the day; `weekday`. Hours and days are those of UTC."""
+    until: str = ""
+    """Column of times that `times="recency"` counts up to: that of the request."""
     width: AtLeast0 = 0
     """Length of the embeddings; 0 is the model's width. Large tables want less, which a matrix maps to that width."""
     dropout: ShareBelow1 = 0.0

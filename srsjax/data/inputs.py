@@ -45,6 +45,8 @@ class InputSpec:
     """Value (of a category its id) that is read outside of training instead of the feature's; None reads it always."""
     like: str = ""
     """The feature whose embeddings it shares; empty where it has its own."""
+    along: str = ""
+    """The list to whose embeddings its own are added; empty where it has a vector of its own."""
     pooling: str = "mean"
     """Of several ids: `Categorical.pooling`."""
 

@@ -27,7 +27,7 @@ class Kind:
     """A feature and what its kind means. The defaults are those of a kind that has no missing values."""
 
     feature: Feature
-    reads: ClassVar[Literal["text", "texts", "number", "time", "vector"]]
+    reads: ClassVar[Literal["text", "texts", "number", "time", "times", "vector"]]
     """How the column is read (`catalogue.read_values`)."""
     is_text: ClassVar[bool] = False
     """Whether it becomes tokens (`budget`); else it becomes an array (`ArrayKind`)."""
@@ -232,8 +232,14 @@ class CategoricalKind(ArrayKind):
     dtype = np.int32
 
     @property
-    def reads(self) -> Literal["text", "texts"]:  # type: ignore[override]  # by the feature, not by its kind
+    def reads(self) -> Literal["text", "texts", "times"]:  # type: ignore[override]  # by the feature, not by its kind
+        if self.feature.times:
+            return "times"
         return "texts" if self.feature.max_values > 1 else "text"
+
+    @property
+    def since(self) -> str:
+        return self.feature.until
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -248,8 +254,17 @@ class CategoricalKind(ArrayKind):
         return (self.feature.of.partition(".")[2],) if self.feature.of else ()
 
     def problem(self) -> str:
-        if self.feature.max_values == 1 and (self.feature.of or self.feature.pooling == "transformer"):
-            return "found max_values=1, expected more: `of` and pooling='transformer' are for lists"
+        feature = self.feature
+        if feature.max_values == 1 and (
+            feature.of or feature.along or feature.times or feature.pooling == "transformer"
+        ):
+            return "found max_values=1, expected more: `of`, `along`, `times` and pooling='transformer' are for lists"
+        if bool(feature.until) != (feature.times == "recency"):
+            return f"found until={feature.until!r}, expected a column with times='recency', and with that alone"
+        if feature.times and (feature.of or feature.like):
+            return "found times with `of` or `like`, expected neither: times are no keys, and have their own embeddings"
+        if feature.along and feature.pooling != "mean":
+            return f"found pooling={feature.pooling!r} with `along`, expected that of the other list alone"
         if self.feature.max_values > 1 and self.policy not in ("constant", "drop", "error"):
             return f"found missing={self.policy!r}, expected constant, drop or error for a list of categories"
         if self.training_only and self.feature.max_values > 1:
@@ -303,6 +318,7 @@ class CategoricalKind(ArrayKind):
             "width": feature.width,
             "dropout": feature.dropout,
             "like": feature.like,
+            "along": feature.along,
             "pooling": feature.pooling,
         }
 

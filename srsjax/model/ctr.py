@@ -82,7 +82,8 @@ def modalities(spec: ModelSpec) -> list[str]:
 
 def feature_names(spec: ModelSpec) -> dict[str, list[str]]:
     """The names of the vectors of `ClickModel.feature_vectors`, by side."""
-    of = {side: [each.name for each in spec.features if each.side == side] for side in ("context", "candidate")}
+    own = [each for each in spec.features if not each.along]
+    of = {side: [each.name for each in own if each.side == side] for side in ("context", "candidate")}
     return of if spec.interaction.reads_context else {"candidate": of["context"] + of["candidate"]}
 
 
@@ -157,7 +158,8 @@ class ClickModel(nnx.Module):
             made: dict[str, Any] = {}
             for side, own in of.items():
                 if own:
-                    made[side] = make(width, len(own) + spec.reads_text, spec.combining, stddev, rngs)
+                    count = sum(not feature.along for feature in own) + spec.reads_text
+                    made[side] = make(width, count, spec.combining, stddev, rngs)
             size = made["candidate"].size if "candidate" in made else width
             self.combine = nnx.Dict(made)
         if spec.experts:

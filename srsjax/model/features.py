@@ -3,7 +3,7 @@ a key in training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,35 +47,51 @@ class CategoricalInput(nnx.Module):
         own = replace(encoder, hidden_size=width, num_heads=1, head_size=0)
         if not feature.like:
             self.table = Table(padded(feature.size), own, rngs)
-        if feature.width:
+        if feature.width and not feature.along:
             self.dense = Dense(width, encoder.hidden_size, width**-0.5, rngs)
         self.several, self.dropout, self.fixed = feature.values > 1, feature.dropout, feature.fixed
+        if feature.along:
+            return
         if feature.pooling == "attention":
             self.attention = TargetAttention(width, rngs)
         if feature.pooling == "transformer":
             self.sequence = ItemTransformer(feature.values, own, rngs)
 
-    def __call__(self, ids: jax.Array, key: jax.Array | None = None, shared: Shared | None = None) -> jax.Array:
-        """[R, S] int32 -> [R, S, D] float32; [R, S, k] of several values -> one vector of them, ids 0 left out."""
-        vectors = self._vectors(ids, key, shared)
+    def __call__(
+        self,
+        ids: jax.Array,
+        key: jax.Array | None = None,
+        shared: Shared | None = None,
+        along: Sequence[jax.Array] = (),
+    ) -> jax.Array:
+        """[R, S] int32 -> [R, S, D] float32; [R, S, k] of several values -> one vector of them, ids 0 left out. `along`
+        are added to their embeddings: [R, S, k, width of the table] each."""
+        vectors = self._vectors(ids, key, shared, along)
         return self.dense(vectors) if hasattr(self, "dense") else vectors
 
-    def _vectors(self, ids: jax.Array, key: jax.Array | None, shared: Shared | None) -> jax.Array:
-        """[R, S, width of the table]."""
+    def embedded(self, ids: jax.Array, key: jax.Array | None, shared: Shared | None) -> tuple[jax.Array, jax.Array]:
+        """The ids after dropout, and their embeddings [..., width of the table]."""
         if key is None and self.fixed is not None:
             ids = jnp.full_like(ids, int(self.fixed))
         if key is not None and self.dropout:
             ids = jnp.where(jax.random.bernoulli(key, self.dropout, ids.shape), 0, ids)
-        table = self.table if shared is None else shared.table
-        vectors = table(ids)
+        return ids, (self.table if shared is None else shared.table)(ids)
+
+    def _vectors(
+        self, ids: jax.Array, key: jax.Array | None, shared: Shared | None, along: Sequence[jax.Array]
+    ) -> jax.Array:
+        """[R, S, width of the table]."""
+        ids, vectors = self.embedded(ids, key, shared)
         if not self.several:
             return vectors
+        vectors = sum(along, vectors)
         known = (ids > 0)[..., None].astype(jnp.float32)
         if hasattr(self, "sequence"):
             return self.sequence(vectors, ids > 0, key)
         if shared is not None and shared.target is not None and hasattr(self, "attention"):
             return self.attention(vectors, known, shared.target)
         mean = jnp.sum(vectors * known, axis=-2) / jnp.maximum(known.sum(-2), 1)
+        table = self.table if shared is None else shared.table
         return jnp.where(known.sum(-2) > 0, mean, table(jnp.zeros(ids.shape[:-1], jnp.int32)))
 
 
@@ -182,6 +198,7 @@ class Features(nnx.Module):
 
     def __init__(self, features: tuple[InputSpec, ...], encoder: BertConfig, rngs: nnx.Rngs):
         self.names = tuple(feature.name for feature in features)
+        self.along = tuple((feature.name, feature.along) for feature in features if feature.along)
         # A name of digits alone would be taken for the number of a layer.
         for feature in features:
             setattr(self, f"input_{feature.name}", INPUTS[feature.kind](feature, encoder, rngs))
@@ -189,15 +206,20 @@ class Features(nnx.Module):
     def __call__(
         self, arrays: dict[str, jax.Array], key: jax.Array | None = None, shared: Mapping[str, Shared] = {}
     ) -> list[jax.Array]:
-        """[R, S, ...] by feature name -> [R, S, D] float32, one for each feature.
+        """[R, S, ...] by feature name -> [R, S, D] float32, one for each feature that is not along another one.
 
         `key` is for dropout; `shared` has, by the name of a feature, what it takes of the one that it is `like`.
         """
-        keys = [None] * len(self.names) if key is None else list(jax.random.split(key, max(len(self.names), 1)))
+        split = [None] * len(self.names) if key is None else list(jax.random.split(key, max(len(self.names), 1)))
+        keys, along = dict(zip(self.names, split, strict=False)), dict[str, list[jax.Array]]()
+        for name, other in self.along:
+            along.setdefault(other, []).append(self.of(name).embedded(arrays[name], keys[name], shared.get(name))[1])
         out = []
-        for name, own in zip(self.names, keys, strict=False):
-            given = {"shared": shared[name]} if name in shared else {}
-            out.append(self.of(name)(arrays[name], own, **given).astype(jnp.float32))
+        for name in self.names:
+            if name not in dict(self.along):
+                given: dict[str, Any] = {"shared": shared[name]} if name in shared else {}
+                given |= {"along": along[name]} if name in along else {}
+                out.append(self.of(name)(arrays[name], keys[name], **given).astype(jnp.float32))
         return out
 
     def of(self, name: str) -> Any:

@@ -248,6 +248,10 @@ def _how_other(feature: Feature, about: Described) -> str:
         kind = f"a number{since}, scale {feature.scale}"
     elif isinstance(feature, Categorical):
         kind = f"{feature.hash_buckets} hash buckets" if feature.hash_buckets else "a vocabulary of the training rows"
+        if feature.times:
+            kind = f"{feature.times} of its times{f' before {code(feature.until)}' if feature.until else ''}"
+        if feature.along:
+            kind += f", of the elements of `{feature.along}`"
     filled = {"error": "never missing", "drop": "never missing", "indicator": "the model knows what is missing"}
     missing = filled.get(getattr(feature, "missing", "")) or f"{_fill(feature, about)} where it is missing"
     return f"column {column}, {kind}; {missing}"

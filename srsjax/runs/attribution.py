@@ -175,7 +175,7 @@ class Explainer:
 
     @property
     def _names(self) -> list[str]:
-        return [feature.name for feature in self.session.spec.features]
+        return [feature.name for feature in self.session.spec.features if not feature.along]
 
     def _name(self, output: int) -> str:
         """What an output of the model is of: its task, or `task/class`."""

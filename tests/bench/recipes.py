@@ -49,6 +49,8 @@ class Recipe:
     options: tuple = ()
     joined: str = ""
     """A file of the data set that the config's own command writes, where it reads one."""
+    changed: str = ""
+    """Another config, made of it (`of`) in Python."""
 
 
 RECIPES = {
@@ -77,6 +79,13 @@ RECIPES = {
         "multidogo_intents/turns.parquet",
     ),
     "retail": Recipe("retail", ("auc",), (), "online_retail/purchases.parquet"),
+    "retail, with recency": Recipe(
+        "retail",
+        ("auc",),
+        (),
+        "online_retail/purchases.parquet",
+        'replace(made, schema=replace(made.schema, context=(*made.schema.context, of["RECENCY"])))',
+    ),
     "crosswoz": Recipe(
         "reply",
         ("r@1", "mrr"),
@@ -84,20 +93,36 @@ RECIPES = {
         "crosswoz_zh/replies.parquet",
     ),
 }
+CHANGED = """
+import runpy
+from dataclasses import replace
+
+of = runpy.run_path({config!r})
+made = of["get_config"]()
+
+
+def get_config():
+    return {changed}
+"""
 CALIBRATED = (("log_loss", "cross_entropy"), ("ece",))
 """Names of a metric: cross-entropy is the log loss of classes."""
 
 
 def train(folder: Path, recipe: str, seed: int) -> dict:
     """One training: its metrics on test, calibrated and not, and the map of each task."""
-    of, run, started = RECIPES[recipe], folder / f"{recipe}-{seed}", time.time()
+    of, run, started = RECIPES[recipe], run_of(folder, recipe, seed), time.time()
     options = (*of.options, "--seed", seed, "--data.store", folder / "stores")
     if of.joined:
         join(of)
     if of.config == "ctr":
         options += ("--data.shop.folder", folder / "shop", "--data.log.files", str(folder / "shop/log-*.parquet"))
         options += ("--data.catalogues.0.files", folder / "shop/items.parquet")
-    command("train", "--config", of.config, "--run_dir", run, *options)
+    config = of.config
+    if of.changed:
+        config = str(run.with_suffix(".py"))
+        path = str(CONFIGS / f"{of.config}.py")
+        Path(config).write_text(CHANGED.format(config=path, changed=of.changed))
+    command("train", "--config", config, "--run_dir", run, *options)
     report, maps = (json.loads((run / f"{name}.json").read_text()) for name in ("report", "calibration"))
     found = {name: report[name] for name in ("test", "test_uncalibrated", "test_intervals")}
     return {
@@ -105,6 +130,11 @@ def train(folder: Path, recipe: str, seed: int) -> dict:
         "maps": {task: own["method"] for task, own in maps["tasks"].items()},
         "seconds": time.time() - started,
     }
+
+
+def run_of(folder: Path, recipe: str, seed: int) -> Path:
+    """Its run folder."""
+    return folder / f"{recipe.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def join(recipe: Recipe) -> None:
@@ -149,7 +179,7 @@ def calibration(runs: dict[str, list[dict]]) -> str:
 def chance(folder: Path, recipe: str, seed: int) -> str:
     """The ECE of the first task's own probabilities on the test split with labels drawn from them: mean, and between
     which nine of ten draws are. The fewer the rows, the higher."""
-    run = folder / f"{recipe}-{seed}"
+    run = run_of(folder, recipe, seed)
     scorer = Scorer.load(run)
     store, split = run_split(RunFolder(run), scorer.config, "test")
     found, rng = sigmoid(scorer.logits(split, store.items)[:, 0]), np.random.default_rng(0)

@@ -110,14 +110,16 @@ def key_hashes(chunk: tables.Chunk, names: tuple[str, ...], problems: cells.Prob
 
 
 def read_values(chunk: tables.Chunk, column: Column, problems: cells.Problems) -> pa.Array:
-    """A column as its kind says, null where missing: text, list of texts, float64 (of times, in seconds) or fixed-size
-    list of float32."""
+    """A column as its kind says, null where missing: text, list of texts, float64 (of times, in seconds), list of such
+    times or fixed-size list of float32."""
     match column.kind:
         case "text":
             found = cells.texts(chunk, column.name, problems).cast(pa.large_string())
             return hashing.pseudonyms(found, column.secret) if column.secret else found
         case "texts":
             return cells.text_lists(chunk, column.name, problems).cast(pa.large_list(pa.large_string()))
+        case "times":
+            return cells.time_lists(chunk, column.name, problems)
         case "number" | "time":
             read = cells.times if column.kind == "time" else cells.numbers
             numbers, missing = read(chunk, column.name, problems)

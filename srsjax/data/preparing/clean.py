@@ -37,7 +37,7 @@ from srsjax.data.preparing.catalogue import (
     read_values,
 )
 from srsjax.data.preparing.sources import Column, Sources
-from srsjax.data.reading import cells, hashing, tables
+from srsjax.data.reading import cells, hashing, listed_times, tables
 
 # Rows held at a time, in a few copies: 16 MB each where a row has 2 kB. An exploded row repeats its context for each
 # candidate, so these are fewer.
@@ -267,7 +267,14 @@ class Cleaner:
             shown = column.name
             if kind.items:
                 values = self._items(chunk, feature, column, values, problems)
-            if since := self.sources.since(feature):
+            since = self.sources.since(feature)
+            if other := self.sources.along(feature):
+                self._check_along(chunk, column, values, other, problems)
+            if column.kind == "times":
+                assert isinstance(feature, config.Categorical)
+                until = self._values(chunk, since, rows, problems) if since else None
+                values = listed_times.categories(values, feature.times, until)
+            elif since:
                 values = pc.subtract(values, self._values(chunk, since, rows, problems))
                 missing = np.asarray(values.is_null())
                 problems.report(chunk, _beyond(values), column.name, f"a time near that of column {since.name}")
@@ -278,6 +285,19 @@ class Cleaner:
                 dropped[f"{feature.name} missing"] = missing
             elif kind.policy in ("error", "drop"):
                 problems.report(chunk, missing, shown, kind.advice)
+
+    def _check_along(self, chunk, column: Column, lists: pa.Array, other: Column, problems: cells.Problems) -> None:
+        """Reports lists that are not as long as those which they say more of."""
+        lengths = [
+            np.asarray(pc.fill_null(pc.list_value_length(each), 0), np.int64)
+            for each in (lists, read_values(chunk, other, problems))
+        ]
+        problems.report(
+            chunk,
+            lengths[0] != lengths[1],
+            column.name,
+            f"as many values as in column {other.name}, none of them missing there",
+        )
 
     def _items(self, chunk, feature: config.Feature, column: Column, lists, problems: cells.Problems) -> pa.Array:
         items = self.catalogues[column.items]

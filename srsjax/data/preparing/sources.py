@@ -38,7 +38,7 @@ class Column:
     """Name of a catalogue; empty for the log."""
     name: str
     kind: str
-    """`text`, `texts` (a list), `number`, `time` (in seconds) or `vector`."""
+    """`text`, `texts` (a list), `number`, `time` (in seconds), `times` (a list) or `vector`."""
     size: int = 0
     """Length of a vector."""
     items: str = ""
@@ -76,8 +76,13 @@ class Sources:
         place = kind.place(self.data.store)
         return replace(column, size=kind.length, items=kind.items or "", of=of, place=place)
 
+    def along(self, feature: config.Feature) -> Column | None:
+        """The column of the list that a feature says more of."""
+        name = feature.along if isinstance(feature, config.Categorical) else ""
+        return self.column(next(each for each in self.features if each.name == name)) if name else None
+
     def since(self, feature: config.Feature) -> Column | None:
-        """The column of times that is taken off the one a feature reads."""
+        """The column of times that is taken off the one a feature reads, or up to which its own count."""
         since = kind_of(feature).since
         return self.locate(since, "time") if since else None
 
@@ -299,7 +304,7 @@ def _check_feature(sources: Sources, side: str, feature: config.Feature) -> None
         raise InputError(f"{where}: found since in a column of a catalogue, expected a column of the log")
     if kind.training_only and sources.column(feature).table:
         raise InputError(f"{where}: found training_only in a column of a catalogue, expected one of the log")
-    if problem := kind.problem() or _problem_of_sharing(sources, feature):
+    if problem := kind.problem() or _problem_of_sharing(sources, feature) or _problem_along(sources, side, feature):
         raise InputError(f"{where}: {problem}")
 
 
@@ -319,6 +324,35 @@ def _problem_of_sharing(sources: Sources, feature: config.Feature) -> str:
     of_candidate = any(each.name == feature.like for each in sources.schema.candidate)
     if feature.pooling == "attention" and not (of_candidate and other.max_values == 1 and feature.max_values > 1):
         return "found pooling='attention', expected a list that is like a single value of the candidate"
+    return ""
+
+
+def _problem_along(sources: Sources, side: str, feature: config.Feature) -> str:
+    """What is wrong with a list of times, or the list that a Categorical says more of; empty where nothing is."""
+    if not isinstance(feature, config.Categorical) or not (feature.along or feature.times):
+        return ""
+    if sources.column(feature).table:
+        return "found a column of a catalogue with `along` or `times`, expected one of the log"
+    if not feature.along:
+        return ""
+    of_side = sources.schema.context if side == "context" else sources.schema.candidate
+    others = {
+        each.name: each
+        for each in of_side
+        if isinstance(each, config.Categorical) and each.max_values > 1 and not each.along and not each.of
+    }
+    other = others.get(feature.along)
+    if other is None:
+        expected = ", ".join(others) or "none: this side has no other list"
+        return (
+            f"found along={feature.along!r}, expected a list of the same side, without `of`: "
+            f"{expected}{did_you_mean(feature.along, others)}"
+        )
+    for name in ("max_values", "width"):
+        if getattr(feature, name) != getattr(other, name):
+            return f"found {name}={getattr(feature, name)}, expected {getattr(other, name)} as in {other.name!r}"
+    if sources.column(other).table:
+        return f"found along={feature.along!r}, which is a column of a catalogue, expected one of the log"
     return ""
 
 

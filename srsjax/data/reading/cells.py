@@ -29,6 +29,7 @@ _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 _LABEL = "0, 1, true, false or a probability between (for text, name the positive value: Task.positive)"
 _LIST = "a list (in text: a JSON list, or values separated by |)"
+_TIME = "a date or time (ISO 8601)"
 
 
 # ---------------------------------------------------------------------------------------------- problems
@@ -156,7 +157,25 @@ def vectors(chunk: Chunk, column: str, size: int, problems: Problems) -> tuple[n
 def times(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
     """Sort keys of rows in time, [n] float64 (0 where missing), and missing [n] bool: dates, timestamps and ISO 8601
     text as seconds since 1970 (UTC where no zone is named), numbers as they are."""
-    array = _plain(chunk.batch[column])
+    values, missing, bad = _seconds(_plain(chunk.batch[column]))
+    problems.report(chunk, bad, column, f"{_TIME} in every row, or a number in every row")
+    return np.where(bad, 0, values), missing | bad
+
+
+def time_lists(chunk: Chunk, column: str, problems: Problems) -> pa.Array:
+    """[n] large_list<float64> of seconds since 1970, null where missing; a missing element is null. Lists as
+    `text_lists` takes them, times as `times`."""
+    flat, lengths, missing, bad = _lists(chunk.batch[column])
+    values, absent, bad_values = _seconds(flat)
+    bad |= _any_in_row(bad_values, lengths)
+    problems.report(chunk, bad, column, f"a list of times: {_TIME} in each, or a number in each")
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    elements = pa.array(values, mask=absent | bad_values)
+    return pa.LargeListArray.from_arrays(offsets, elements, mask=pa.array(missing | bad))
+
+
+def _seconds(array: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values [n] float64, missing [n] bool and bad [n] bool."""
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
         micros = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
         values, missing, bad = _numbers(micros)
@@ -168,8 +187,7 @@ def times(chunk: Chunk, column: str, problems: Problems) -> tuple[np.ndarray, np
             seconds, no_date = _iso_seconds(array, missing)
             if no_date.sum() <= bad.sum():  # what most rows are
                 values, bad = seconds, no_date
-    problems.report(chunk, bad, column, "a date or time (ISO 8601) in every row, or a number in every row")
-    return np.where(bad, 0, values), missing | bad
+    return values, missing, bad
 
 
 def labels(chunk: Chunk, column: str, problems: Problems, positive: str = "") -> tuple[np.ndarray, np.ndarray]:
