@@ -50,8 +50,6 @@ class CategoricalInput(nnx.Module):
         if feature.width and not feature.along:
             self.dense = Dense(width, encoder.hidden_size, width**-0.5, rngs)
         self.several, self.dropout, self.fixed = feature.values > 1, feature.dropout, feature.fixed
-        if feature.along:
-            return
         if feature.pooling == "attention":
             self.attention = TargetAttention(width, rngs)
         if feature.pooling == "transformer":
