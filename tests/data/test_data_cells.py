@@ -67,6 +67,17 @@ def test_callers_report_missing_values_with_the_value_that_stood_there():
     assert [problem.found for problem in problems.by_row.values()] == ['"n/a"', "nothing"]
 
 
+def test_nanoseconds_which_python_has_no_type_for_are_shown_as_text():
+    """pyarrow gives them to pandas, which need not be there."""
+    odd = pa.array([1, 1], pa.timestamp("ns"))
+    for values in (odd, pa.array([[1]], pa.list_(pa.duration("ns"))), pa.array([1], pa.time64("ns"))):
+        said = line(columns.labels, values)
+        assert said.startswith("items.parquet row 1201, column x: found ") and "\n" not in said
+    assert line(columns.numbers, odd).startswith(
+        'items.parquet row 1201, column x: found "1970-01-01 00:00:00.000000001"'
+    )
+
+
 # ---------------------------------------------------------------------------------------------- casts
 
 

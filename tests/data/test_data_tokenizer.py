@@ -229,6 +229,20 @@ def test_a_tokenizer_without_special_tokens_around_pairs_is_refused(trained, tmp
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_template_whose_token_is_lost_is_refused(trained, tmp_path, nested):
+    """The tokenizers library would end the program when it encodes."""
+    load_tokenizer(trained).save(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokens = tokenizer["post_processor"]["special_tokens"]
+    tokens["[SE"] = tokens.pop("[SEP]")
+    if nested:
+        tokenizer["post_processor"] = {"type": "Sequence", "processors": [tokenizer["post_processor"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=r"tokenizer\.json: its template names '\[SEP\]', which is none of"):
+        load_tokenizer(tmp_path)
+
+
 def test_loading_a_saved_tokenizer_imports_no_transformers(trained):
     code = (
         "import sys, srsjax.data.store.tokenizer as t; t.load_tokenizer(sys.argv[1]); "

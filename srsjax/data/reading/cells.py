@@ -66,7 +66,7 @@ class Problems:
         file_rows = chunk.file_rows + 1
         hidden = any(name.partition(".")[0] == column or name == column for name in self.private)
         for row in np.flatnonzero(bad).tolist():
-            value = chunk.batch[column][row].as_py()
+            value = _value(chunk.batch[column], row)
             found = "a private value" if hidden and value is not None else _shown(value)
             problem = Problem(str(chunk.path), int(file_rows[row]), column, found, expected)
             if self.on_bad_row == "error":
@@ -78,6 +78,14 @@ class Problems:
         bad = np.zeros(len(chunk), bool)
         bad[list(self.by_row)] = True
         return bad
+
+
+def _value(column: pa.Array, row: int):
+    """As Python has it; what Python has no type for (nanoseconds, without pandas) as text."""
+    try:
+        return column[row].as_py()
+    except ValueError:
+        return " ".join(column.slice(row, 1).to_string().split()).removeprefix("[ ").removesuffix(" ]")
 
 
 def _shown(value) -> str:

@@ -321,9 +321,26 @@ def _settings(path: Path) -> dict:
 
 def _from_file(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
+        made = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust parser raises bare Exception
         raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error}); get the file again") from error
+    if lost := _lost_tokens(json.loads(made.to_str())["post_processor"]):
+        raise InputError(
+            f"{path}: its template names {lost!r}, which is none of its special tokens; get the file again"
+        )
+    return made
+
+
+def _lost_tokens(processor: dict | None) -> str:
+    """A token of a template that the template does not know, on which the library ends the program; else empty."""
+    if not processor:
+        return ""
+    parts = [_lost_tokens(each) for each in processor.get("processors", ())]
+    known = processor.get("special_tokens", {})
+    for piece in (*processor.get("single", ()), *processor.get("pair", ())):
+        if "SpecialToken" in piece and piece["SpecialToken"]["id"] not in known:
+            parts.append(piece["SpecialToken"]["id"])
+    return next(filter(None, parts), "")
 
 
 # ---------------------------------------------------------------------------------------------- BERT's tokenizer
