@@ -243,6 +243,15 @@ def test_a_template_whose_token_is_lost_is_refused(trained, tmp_path, nested):
         load_tokenizer(tmp_path)
 
 
+def test_a_vocabulary_without_its_unknown_token_is_refused(trained, tmp_path):
+    load_tokenizer(trained).save(tmp_path)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["model"]["unk_token"] = "[UN"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=r"the tokenizer cannot read a text \(.*UN.*\); get its files again"):
+        load_tokenizer(tmp_path)
+
+
 def test_loading_a_saved_tokenizer_imports_no_transformers(trained):
     code = (
         "import sys, srsjax.data.store.tokenizer as t; t.load_tokenizer(sys.argv[1]); "

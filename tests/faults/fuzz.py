@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,25 +97,8 @@ class Fuzzer:
         work = self.folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        signal.signal(signal.SIGALRM, _hung)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        try:
-            with contextlib.chdir(work):
-                getattr(self, target)(chance, work)
-            return f"{target}: success"
-        except InputError as error:
-            return f"{target}: refused" if "\n" not in str(error) else f"FAILURE {target}: several lines: {error}"
-        except Exception as error:
-            if not catch:
-                raise
-            if trouble(error):
-                return f"{target}: refused by the disk"
-            last = traceback.extract_tb(error.__traceback__)
-            own = [f"{Path(each.filename).name}:{each.lineno}" for each in last if "srsjax" in each.filename]
-            said = " ".join(str(error).split())[:200]
-            return f"FAILURE {target}: {type(error).__name__} at {' < '.join(own[-2:][::-1])}: {said}"
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        with contextlib.chdir(work):
+            return outcome(target, lambda: getattr(self, target)(chance, work), catch)
 
     # -------------------------------------------------------------------------------------------- targets
 
@@ -166,11 +150,9 @@ class Fuzzer:
         """A store one of whose files is damaged."""
         shutil.copytree(self.good, work, dirs_exist_ok=True)
         (folder,) = (work / "stores").iterdir()
-        _damage(
-            chance, folder, ("manifest.json",) * 3 + ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
-        )
+        damage(chance, folder, ("manifest.json",) * 3 + ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"))
         if chance.random() < 0.3:
-            _drop(folder / "manifest.json", "files", "checksum")
+            drop(folder / "manifest.json", "files", "checksum")
         store = prepare(self.config, log=_quiet)
         store.checks.everything()
         _check(store)
@@ -182,10 +164,10 @@ class Fuzzer:
         folder = RunFolder("run")
         if chance.random() < 0.7:
             folder.checksums_file.unlink()
-            _drop(folder.config_file, CHECKSUMS)
+            drop(folder.config_file, CHECKSUMS)
         names = ("config", "model", "manifest", "report", "calibration", "checksums")
         lines = ("metrics.jsonl", "goodput.jsonl", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
-        _damage(chance, folder.path, tuple(f"{name}.json" for name in names) + lines)
+        damage(chance, folder.path, tuple(f"{name}.json" for name in names) + lines)
         drop_lines_after(folder.metrics_file, 5)
         with contextlib.closing(Goodput()) as goodput:
             goodput.open(folder.goodput_file)
@@ -211,7 +193,7 @@ class Fuzzer:
         for _ in range(chance.choice((1, 1, 2, 3))):
             leaf = chance.choice(fields)
             name = leaf.name if chance.random() < 0.95 else leaf.name[: chance.randrange(len(leaf.name))]
-            argv += [f"--{name}", *(_word(chance, leaf.value) for _ in range(chance.choice((0, 1, 1, 1, 1, 2, 3))))]
+            argv += [f"--{name}", *(word(chance, leaf.value) for _ in range(chance.choice((0, 1, 1, 1, 1, 2, 3))))]
         with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
             config, _ = cli.load_config(argv, "train")
         if not any(word.startswith(tuple(f"--{name}" for name in NO_OPTIONS)) for word in argv):
@@ -220,7 +202,29 @@ class Fuzzer:
             make_spec(config, load_tokenizer(store.folder / "tokenizer"), store.manifest)
 
 
-def _word(chance: random.Random, value: object) -> str:
+def outcome(target: str, call: Callable[[], None], catch: bool) -> str:
+    """What became of a call that reads damaged input; what is wrong is raised without `catch`."""
+    signal.signal(signal.SIGALRM, _hung)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        call()
+        return f"{target}: success"
+    except InputError as error:
+        return f"{target}: refused" if "\n" not in str(error) else f"FAILURE {target}: several lines: {error}"
+    except Exception as error:
+        if not catch:
+            raise
+        if trouble(error):
+            return f"{target}: refused by the disk"
+        last = traceback.extract_tb(error.__traceback__)
+        own = [f"{Path(each.filename).name}:{each.lineno}" for each in last if "srsjax" in each.filename]
+        said = " ".join(str(error).split())[:200]
+        return f"FAILURE {target}: {type(error).__name__} at {' < '.join(own[-2:][::-1])}: {said}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def word(chance: random.Random, value: object) -> str:
     """A word for a field: one that it may hold, more or less, or one that none does."""
     if chance.random() < 0.4:
         return chance.choice(
@@ -231,7 +235,7 @@ def _word(chance: random.Random, value: object) -> str:
     return str(chance.choice(cases.NASTY)).replace("\x00", "")[:2000]  # no argument holds a NUL
 
 
-def _damage(chance: random.Random, folder: Path, names: tuple[str, ...]) -> None:
+def damage(chance: random.Random, folder: Path, names: tuple[str, ...]) -> None:
     path = folder / chance.choice(names)
     if not path.exists():
         return
@@ -245,7 +249,7 @@ def _damage(chance: random.Random, folder: Path, names: tuple[str, ...]) -> None
         path.write_bytes(cases.damaged_bytes(chance, content))
 
 
-def _drop(path: Path, *names: str) -> None:
+def drop(path: Path, *names: str) -> None:
     try:
         data = json.loads(path.read_text())
     except (ValueError, OSError):

@@ -223,7 +223,10 @@ def _text_encoder(tokenizer: Tokenizer, special: dict[str, str], name: str) -> T
 
 def _find_template(tokenizer: Tokenizer, name: str) -> PairTemplate:
     """Detects the template from one encoded pair and checks it on the pair and on a single text."""
-    pair, single = tokenizer.encode("one", "two"), tokenizer.encode("one")
+    try:
+        pair, single = tokenizer.encode("one", "two"), tokenizer.encode("one")
+    except Exception as error:  # as Rust raises it: a vocabulary without its unknown token
+        raise InputError(f"{name}: the tokenizer cannot read a text ({error}); get its files again") from None
     side = np.array([-1 if s is None else s for s in pair.sequence_ids])
     in_first, in_second = np.flatnonzero(side == 0), np.flatnonzero(side == 1)
     if len(in_first) and len(in_second):
