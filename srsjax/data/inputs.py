@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from srsjax.config import Feature, Schema
-from srsjax.data.kinds import ArrayKind, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import of_kind
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.errors import InputError
 

@@ -25,7 +25,8 @@ from srsjax.config import Feature
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import items_alone
 from srsjax.data.batches.layout import BatchShape
-from srsjax.data.kinds import ArrayKind, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import of_kind
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError

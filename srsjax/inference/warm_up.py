@@ -7,7 +7,8 @@ import numpy as np
 from srsjax.config import Feature, Schema
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import BatchShape
-from srsjax.data.kinds import ArrayKind, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import of_kind
 
 
 def padding(schema: Schema, shape: BatchShape, rows: int, tokens: int = 0) -> PackedBatch:

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from srsjax import __version__
 from srsjax.config import Categorical, Feature, History, Schema, Text
-from srsjax.data.kinds import ArrayKind, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import of_kind
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.files import atomic_file, write_json, write_text
 from srsjax.model import hf_card

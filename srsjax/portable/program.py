@@ -19,7 +19,8 @@ from jax import export
 from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.layout import Layout
 from srsjax.data.inputs import InputSpec
-from srsjax.data.kinds import KINDS, ArrayKind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import KINDS
 from srsjax.model import ctr
 from srsjax.model.attention import attend
 from srsjax.model.compute import Compute

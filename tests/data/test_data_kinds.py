@@ -34,7 +34,8 @@ from srsjax.config import (
 )
 from srsjax.data.batches.loader import eval_batches, train_batches
 from srsjax.data.inputs import InputSpec, input_specs
-from srsjax.data.kinds import KINDS, ArrayKind, kind_of, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import KINDS, kind_of, of_kind
 from srsjax.data.preparing.prepare import prepare
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError

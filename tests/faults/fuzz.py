@@ -32,7 +32,7 @@ from srsjax import cli
 from srsjax.config_io import leaves, with_field
 from srsjax.data.preparing.encode import load_encoder
 from srsjax.data.preparing.prepare import labelled_store, prepare
-from srsjax.data.preparing.sources import check_schema
+from srsjax.data.preparing.schema_checks import check_schema
 from srsjax.data.store.arrays import SPLITS, Store
 from srsjax.data.store.tokenizer import load_tokenizer
 from srsjax.errors import InputError

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from srsjax.config import Table, TrainConfig, Unknown, columns
 from srsjax.config_data import LABELS
-from srsjax.data.kinds import ArrayKind, HistoryKind, TextKind, kind_of, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import HistoryKind, TextKind, kind_of, of_kind
 from srsjax.data.preparing import convert, privacy
 from srsjax.data.preparing.catalogue import Catalogue, add_rows, read_catalogues
 from srsjax.data.preparing.clean import Cleaned, Cleaner

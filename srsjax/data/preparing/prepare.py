@@ -23,7 +23,8 @@ from srsjax.data.preparing.catalogue import read_catalogues
 from srsjax.data.preparing.clean import Cleaner
 from srsjax.data.preparing.encode import Encoder, refuse
 from srsjax.data.preparing.engine import Engine, Local, open_engine
-from srsjax.data.preparing.sources import Sources, check_schema
+from srsjax.data.preparing.schema_checks import check_schema
+from srsjax.data.preparing.sources import Sources
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.preparing.writer import StoreWriter
 from srsjax.data.reading import files

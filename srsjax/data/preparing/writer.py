@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from srsjax.config import Feature
-from srsjax.data.kinds import ArrayKind, of_kind
+from srsjax.data.kind import ArrayKind
+from srsjax.data.kinds import of_kind
 from srsjax.data.preparing.encode import Encoded
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import SPLITS, ArrayWriter, Items, RaggedWriter, Split
