@@ -25,9 +25,9 @@ from srsjax.errors import InputError
 from srsjax.model import ctr
 from srsjax.model.spec import ModelSpec
 from srsjax.objectives import losses, objectives
-from srsjax.runs.evaluation import scoring_batches
 from srsjax.runs.session import Session
 from srsjax.runs.sharding import put_batch
+from srsjax.runs.steps import loss_batches
 
 Drop = Literal["top", "alternate", "measured"]
 """Which layers are left out."""
@@ -90,14 +90,15 @@ def head_importance(
 ) -> np.ndarray:
     """How much the loss depends on each head: [layers, heads] float64.
 
-    A head's output times a mask m, which is 1: equation 2 of Michel et al. 2019 takes the mean of |dL/dm| over
-    examples. Here it is the mean of (dL/dm)^2 over batches, as Molchanov et al. 2019 ("Importance Estimation for Neural
-    Network Pruning", equation 8) sum what a batch gives. dL/dm is the sum of W * dL/dW over the head's rows of the
-    output product's weight W [A, D], so that one backward pass gives all heads.
+    A head's output times a mask m, which is 1: the mean of |dL/dm| over examples (Michel et al. 2019, equation 2).
+    dL/dm is the sum of W * dL/dW over the head's rows of the output product's weight W [A, D], so that one backward
+    pass gives all heads. L is the loss of training, without a teacher and `fairness`. An example is a row of a batch,
+    whatever the device; where the loss compares the candidates of a batch it is an evaluation batch.
 
     Args:
       params: float32, by path, whole on one device.
       split: labelled rows.
+      shape: of evaluation batches.
     """
     heads, goals = session.spec.encoder.num_heads, objectives(config.schema.tasks, session.spec.outputs)
     compares = losses.compares_batch(config.schema.tasks)
@@ -116,11 +117,14 @@ def head_importance(
         moved = jax.tree.map(lambda kernel, slope: kernel * slope, kernels, jax.grad(loss)(kernels))
         return jnp.stack([moved[path].reshape(heads, -1).sum(1) for path in paths])
 
-    total, count = np.zeros((len(paths), heads)), 0
-    for batch, _ in scoring_batches(split, items, shape):
-        total += np.asarray(slopes(params, put_batch(session.mesh, batch, row_axis=0)), np.float64) ** 2
-        count += 1
-    return total / count
+    sizes = {"rows": shape.eval_rows if compares else 1, "tokens": shape.tokens, "candidates": shape.candidates}
+    config = replace(config, batch=replace(config.batch, **sizes, micro_batches=1, workers=0))
+    batches = loss_batches(config, split, items, shape.layout)
+    total = np.zeros((len(paths), heads))
+    for packed, _ in batches:
+        batch = put_batch(session.mesh, jax.tree.map(lambda array: array[0], packed), row_axis=0)
+        total += np.abs(np.asarray(slopes(params, batch), np.float64))
+    return total / len(batches)
 
 
 def kept_heads(importance: np.ndarray, keep: int) -> list[list[int]]:

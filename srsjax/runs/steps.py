@@ -16,7 +16,7 @@ from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
 from srsjax.data.batches.teacher import with_teacher
 from srsjax.data.preparing.sources import Sources
-from srsjax.data.store.arrays import Store
+from srsjax.data.store.arrays import Items, Split, Store
 from srsjax.errors import InputError
 from srsjax.model import ctr
 from srsjax.objectives import losses
@@ -65,7 +65,22 @@ def training_batches(
     teacher: np.ndarray | None = None,
 ) -> Batches:
     """This host's part of every step's batch; `share` is from `row_share`, `teacher` from `teacher_logits`."""
-    split, items = with_fairness(config, store.split("train"), store.items), store.items
+    split, passes = with_fairness(config, store.split("train"), store.items), (config.epochs, config.max_steps)
+    return loss_batches(config, split, store.items, layout, *passes, share, teacher)
+
+
+def loss_batches(
+    config: TrainConfig,
+    split: Split,
+    items: Items,
+    layout: Layout,
+    epochs: float = 1.0,
+    max_steps: int = 0,
+    share: tuple[int, int] = (0, 1),
+    teacher: np.ndarray | None = None,
+) -> Batches:
+    """Batches [A, R / A, ...] of the labelled candidates of a split, with all that the losses of the config's tasks
+    read. Arguments and errors as in `training_batches` and `train_batches`."""
     if losses.compares_batch(config.schema.tasks):
         home = Sources(config.schema, config.data).home
         split, items = with_identities(split, items, catalogue=home is not None)
@@ -78,8 +93,8 @@ def training_batches(
         config.batch,
         whole_impressions=losses.needs_whole_impressions(config.schema.tasks),
         seed=config.seed,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
+        epochs=epochs,
+        max_steps=max_steps,
         process_index=share[0],
         process_count=share[1],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,7 @@ from batches import layout_for
 from models import make_spec
 from small_problem import SMALL, VOCAB, clicks
 
-from srsjax.config import Mesh, Model, Schema, Task, TrainConfig
+from srsjax.config import Batch, Mesh, Model, Schema, Task, TrainConfig
 from srsjax.data.batches.layout import BatchShape
 from srsjax.errors import InputError
 from srsjax.model.bert import BertConfig
@@ -20,14 +21,15 @@ from srsjax.model.spec import ModelSpec, encoder_config
 from srsjax.runs.evaluation import predict_split
 from srsjax.runs.pruning import head_importance, kept_heads, spec_without_heads, without_heads
 from srsjax.runs.session import open_session
+from srsjax.runs.steps import loss_batches
 
 OUT = "bert/layers/{}/attention/out/kernel"
 
 
-def make(spec: ModelSpec | None = None, model: Model = SMALL) -> SimpleNamespace:
+def make(spec: ModelSpec | None = None, model: Model = SMALL, task: Task = Task("click")) -> SimpleNamespace:
     """A model in float32 with weights large enough for heads to differ, and labelled pairs that are one batch."""
     spec = spec or make_spec(model, encoder_config(model, VOCAB))
-    config = TrainConfig(schema=Schema(tasks=(Task("click"),)), model=model, mesh=Mesh(1))
+    config = TrainConfig(schema=Schema(tasks=(task,)), model=model, mesh=Mesh(1))
     session = open_session(config, spec, jax.devices()[:1], training=False)
     params = {path: np.asarray(value) for path, value in session.init(jax.random.key(0)).items()}
     params = {path: 5 * value if path.startswith(("bert/layers", "head")) else value for path, value in params.items()}
@@ -43,10 +45,31 @@ def logits_of(made: SimpleNamespace, params: dict, session=None) -> np.ndarray:
     return predict_split(session.predict_step, params, made.split, made.items, made.shape, session.mesh)[:, 0]
 
 
-def loss(logits: np.ndarray, made: SimpleNamespace) -> float:
-    """Mean cross-entropy, float64, by its definition."""
-    x, weight, label = logits.astype(np.float64), made.split.weights[:, 0], made.split.labels[:, 0]
-    return float(weight @ (np.logaddexp(0, x) - label * x) / weight.sum())
+def binary(x, label, weight, impression) -> float:
+    """Mean cross-entropy."""
+    return weight @ (np.logaddexp(0, x) - label * x) / weight.sum()
+
+
+def listwise(x, label, weight, impression) -> float:
+    """Mean over impressions with a positive of the cross-entropy of their softmax."""
+    losses = []
+    for one in np.unique(impression):
+        own, target = x[impression == one], (label * weight)[impression == one]
+        if target.any():
+            losses.append(np.log(np.exp(own).sum()) - target @ own / target.sum())
+    return sum(losses) / max(len(losses), 1)
+
+
+def cosine(x, label, weight, impression) -> float:
+    """Mean of 1 - cos of positives and max(0, cos) of others; `make` has logits of 5 x 10 cosines."""
+    return weight @ (label * (1 - x / 50) + (1 - label) * np.maximum(0, x / 50)) / weight.sum()
+
+
+def batches_of(made: SimpleNamespace, rows: int) -> list[np.ndarray]:
+    """The candidates of each batch of so many rows."""
+    batch = Batch(rows=rows, tokens=made.shape.tokens, candidates=made.shape.candidates)
+    batches = loss_batches(replace(made.config, batch=batch), made.split, made.items, made.shape.layout)
+    return [numbers[numbers >= 0] for _, numbers in batches]
 
 
 def scaled(params: dict, layer: int, head: int, width: int, factor: float) -> dict:
@@ -56,20 +79,38 @@ def scaled(params: dict, layer: int, head: int, width: int, factor: float) -> di
     return params | {OUT.format(layer): kernel}
 
 
-def test_importance_is_the_squared_slope_of_the_loss_by_a_mask():
-    """Against central differences of the loss; of half-width 0.02, whose own error is some 1e-4 of the slope, beside
-    float32 logits, good to 1e-6 of a loss of about 1."""
-    made, width, step = make(), SMALL.hidden_size // SMALL.num_heads, 0.02
+@pytest.mark.parametrize(
+    ("task", "interaction", "loss"),
+    [
+        (Task("click"), "cross", binary),
+        (Task("click", kind="listwise"), "cross", listwise),
+        (Task("click", kind="contrastive", loss="cosine"), "towers", cosine),
+    ],
+    ids=lambda value: getattr(value, "kind", getattr(value, "__name__", value)),
+)
+def test_importance_is_the_mean_slope_of_the_loss_by_a_mask(task, interaction, loss):
+    """Against central differences of the loss of each row or, where candidates of a batch are compared, each batch; of
+    half-width 0.02, beside float32 logits, good to 1e-6 of a loss of about 1."""
+    made, width, step = make(model=replace(SMALL, interaction=interaction), task=task), 16, 0.02
     found = head_importance(made.session, made.config, made.params, made.split, made.items, made.shape)
-    assert found.shape == (SMALL.num_layers, SMALL.num_heads)
-    slopes = np.zeros(found.shape)
-    for layer, head in np.ndindex(*found.shape):
+    batches, expected = batches_of(made, 64 if loss is cosine else 1), np.zeros((SMALL.num_layers, SMALL.num_heads))
+    assert len(batches) > 3 or loss is cosine
+    assert sorted(np.concatenate(batches)) == [*range(len(made.split.item))]
+    known = made.split.labels[:, 0], made.split.weights[:, 0].astype(np.float64)
+    impression = np.repeat(np.arange(len(made.split)), np.diff(made.split.candidates))
+    for layer, head in np.ndindex(*expected.shape):
         up, down = (
-            loss(logits_of(made, scaled(made.params, layer, head, width, 1 + way * step)), made) for way in (1, -1)
+            logits_of(made, scaled(made.params, layer, head, width, 1 + way * step)).astype(np.float64)
+            for way in (1, -1)
         )
-        slopes[layer, head] = (up - down) / (2 * step)
-    assert np.abs(slopes).max() > 5 * np.abs(slopes).min() > 0
-    np.testing.assert_allclose(np.sqrt(found), np.abs(slopes), rtol=0.02, atol=1e-4)
+        changes = [
+            loss(*(values[own] for values in (up, *known, impression)))
+            - loss(*(values[own] for values in (down, *known, impression)))
+            for own in batches
+        ]
+        expected[layer, head] = np.abs(changes).mean() / (2 * step)
+    assert expected.max() > 2 * expected.min() > 0
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=1e-4)
 
 
 def test_the_most_important_heads_of_each_layer_are_kept():
