@@ -1,5 +1,7 @@
 """The formula against what XLA counts in the compiled forward pass, where nothing is padding."""
 
+from dataclasses import replace
+
 import jax
 import models
 import numpy as np
@@ -33,16 +35,17 @@ def full_batch(start: int | None, candidates: int):
     return batch
 
 
+@pytest.mark.parametrize("bert", [BERT, replace(BERT, num_heads=3, head_size=16)], ids=["whole", "heads left out"])
 @pytest.mark.parametrize("readout", ["first", "mean"])
-def test_a_full_row_of_one_pair_is_what_xla_counts(readout):
+def test_a_full_row_of_one_pair_is_what_xla_counts(readout, bert):
     """All tokens see all tokens, so XLA's dense attention does nothing in vain."""
     model, batch = config.Model(readout=readout, dtype="float32"), full_batch(None, 1)
-    params = models.init(model, BERT, 1, jax.random.key(0))
-    compiled = jax.jit(ctr.forward, static_argnums=0).lower(models.build(model, BERT, 1), params, batch).compile()
+    params = models.init(model, bert, 1, jax.random.key(0))
+    compiled = jax.jit(ctr.forward, static_argnums=0).lower(models.build(model, bert, 1), params, batch).compile()
     counted = compiled.cost_analysis()["flops"]
     # XLA counts additions, softmax, gelu and normalisation too: a few operations for each of the D to 4 D numbers that
     # a token has in a layer, against 24 D = 3072 in products for each of its D numbers.
-    assert 0.9 < models.forward_flops(model, BERT, batch) / counted < 1
+    assert 0.9 < models.forward_flops(model, bert, batch) / counted < 1
 
 
 @pytest.mark.parametrize(

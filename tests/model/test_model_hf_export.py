@@ -83,7 +83,7 @@ def roberta_text(tmp_path_factory) -> TextEncoder:
 
 
 def exported(
-    folder, text: TextEncoder, schema: Schema = SCHEMA, features=(), data: Data = Data(), **model
+    folder, text: TextEncoder, schema: Schema = SCHEMA, features=(), data: Data = Data(), head_size: int = 0, **model
 ) -> SimpleNamespace:
     """A model with random parameters, or those of `pretrained`, its `Scorer`, and the folder written of it."""
     config = TrainConfig(
@@ -95,6 +95,7 @@ def exported(
     )
     pretrained = config.model.pretrained
     bert = encoder_config(config.model, text.vocab_size) if pretrained else small_encoder(text, config.model.readout)
+    bert = replace(bert, head_size=head_size)
     spec = make_spec(config.model, bert, features=features)
     layout = make_layout(config, text, spec.interaction.shares_context, spec.interaction.apart)
     spec = replace(
@@ -187,6 +188,19 @@ def test_the_code_of_the_card_gives_the_scores(tmp_path, request, family, intera
     made = exported(
         tmp_path / "out", request.getfixturevalue(f"{family}_text"), interaction=interaction, readout=readout
     )
+    check_program(made, programs(made.folder)[0])
+
+
+@pytest.mark.parametrize("interaction", ["cross", "towers"])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_torch_computes_an_encoder_whose_heads_were_left_out(tmp_path, request, family, interaction):
+    """Two heads are left of four: transformers has them, and two of zeros."""
+    needs_torch()
+    text = request.getfixturevalue(f"{family}_text")
+    made = exported(tmp_path / "out", text, interaction=interaction, readout="pooled", head_size=4)
+    assert made.params["bert/layers/0/attention/out/kernel"].shape == (8, 16)
+    written = [json.loads(file.read_text()) for file in made.folder.rglob("config.json")]
+    assert {raw["num_attention_heads"] for raw in written if "num_attention_heads" in raw} == {4}
     check_program(made, programs(made.folder)[0])
 
 

@@ -144,6 +144,9 @@ def test_what_is_left_computes_what_the_whole_does_with_the_others_silent(intera
     np.testing.assert_allclose(logits_of(made, whole), expected, atol=2e-5)
     again = ModelSpec.from_json(spec.to_json(), "model.json")
     assert again == spec and again.encoder.attention_width == 2 * width
+    before = made.spec.to_json()  # as it was when heads were always those of the whole
+    del before["encoder"]["head_size"]
+    assert ModelSpec.from_json(before, "model.json") == made.spec
 
 
 def test_heads_that_do_not_divide_the_width_are_not_exported():
