@@ -41,6 +41,7 @@ from srsjax.runs import quantization
 from srsjax.runs.evaluation import run_store
 from srsjax.runs.pruning import (
     Drop,
+    check_keep,
     head_importance,
     kept_heads,
     kept_layers,
@@ -52,6 +53,7 @@ from srsjax.runs.pruning import (
 from srsjax.runs.reference import make_reference
 from srsjax.runs.run_folder import RunFolder
 from srsjax.runs.session import for_scoring, open_session, with_params
+from srsjax.runs.warm_start import read_spec
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Arguments:
     method: Literal["int8", "prune"] = "int8"
     """`int8` makes weights 8-bit, `prune` leaves out layers or heads."""
     layers: AtLeast0 = 0
-    """Layers that `prune` keeps; 0 keeps all where `heads` is given."""
+    """Layers that `prune` keeps; 0 keeps all."""
     heads: AtLeast0 = 0
     """Heads that `prune` keeps of each layer; 0 keeps all."""
     drop: Drop = "top"
@@ -88,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{output}: exists already; choose another --output")
     if folder.compressed.exists():
         raise InputError(f"{folder.path}: compressed already; compress the run that it was made of")
+    _check(arguments, read_spec(folder))
     enable_cache()
     keep_freed_memory()
     config = replace(config, mesh=Mesh(1))
@@ -112,6 +115,25 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.method == "prune":
         say(f"to train what is left: python -m srsjax.train ... --model.pretrained {shlex.quote(arguments.output)}")
     return 0
+
+
+def _check(arguments: Arguments, spec: ModelSpec) -> None:
+    """Raises InputError for layers and heads that cannot be kept, before anything is computed."""
+    kept: dict[Literal["layers", "heads"], tuple[int, int]] = {
+        "layers": (arguments.layers, spec.encoder.num_layers),
+        "heads": (arguments.heads, spec.encoder.num_heads),
+    }
+    asked = {part: numbers for part, numbers in kept.items() if numbers[0]}
+    if arguments.method != "prune":
+        for part, (keep, _) in asked.items():
+            raise InputError(f"--{part}: found {keep}, but --method {arguments.method} keeps all; use --method prune")
+        return
+    if not spec.reads_text:
+        raise InputError("this model has no encoder: there are no layers or heads to leave out")
+    if not asked:
+        raise InputError("--method prune: found --layers 0 and --heads 0, expected how many of either to keep")
+    for part, numbers in asked.items():
+        check_keep(part, *numbers)
 
 
 def _sample(split: Split, pairs: int) -> Split:
@@ -152,15 +174,13 @@ def _pruned(
     """The scorer with fewer layers and heads, its float32 weights, and which those are. Its logits are not calibrated.
     `exact` is the scorer in float32."""
     spec, expected = scorer.session.spec, scorer.raw_logits(sample, items)
-    if not spec.reads_text:
-        raise InputError("this model has no encoder: there are no layers or heads to leave out")
 
     def error(spec: ModelSpec, params: Mapping[str, Any]) -> float:
         return quantization.error(_of_spec(scorer, spec, params).raw_logits(sample, items), expected)
 
     said: dict[str, Any] = {}
     params: dict[str, Any] = dict(exact.params)
-    if arguments.layers or not arguments.heads:
+    if arguments.layers:
 
         def error_of(kept: tuple[int, ...]) -> float:
             return error(pruned_spec(spec, kept), pruned(params, kept))

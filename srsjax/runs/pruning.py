@@ -34,6 +34,17 @@ Drop = Literal["top", "alternate", "measured"]
 LAYER = re.compile(r"^bert/layers/(\d+)/")
 
 
+def check_keep(part: Literal["layers", "heads"], keep: int, count: int) -> None:
+    """Raises InputError where `keep` is below 1, or there are not more of them than that: `count` layers, or heads of a
+    layer."""
+    if 1 <= keep < count:
+        return
+    has = f"the encoder has {count} layer" if part == "layers" else f"a layer has {count} head"
+    if count == 1:
+        raise InputError(f"--{part}: found {keep}, but {has}: there is none to leave out")
+    raise InputError(f"--{part}: found {keep}, expected 1 to {count - 1}: {has}s")
+
+
 def kept_layers(count: int, keep: int, drop: Drop, error: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
     """The layers to keep of `count`, in their order.
 
@@ -41,10 +52,9 @@ def kept_layers(count: int, keep: int, drop: Drop, error: Callable[[tuple[int, .
     leaves out one after the other, each time the one without which `error` (kept layers -> how far the logits of a
     sample are from those of all layers) is smallest.
 
-    Raises InputError where there are not more than `keep` layers, or `keep` is below 1.
+    Raises InputError as `check_keep`.
     """
-    if not 1 <= keep < count:
-        raise InputError(f"--layers: found {keep}, expected 1 to {count - 1}: the encoder has {count} layers")
+    check_keep("layers", keep, count)
     if drop == "top":
         return tuple(range(keep))
     if drop == "alternate":
@@ -130,11 +140,9 @@ def head_importance(
 def kept_heads(importance: np.ndarray, keep: int) -> list[list[int]]:
     """The `keep` most important heads of each layer, in their order, of `importance` [layers, heads].
 
-    Raises InputError where there are not more than `keep` heads, or `keep` is below 1.
+    Raises InputError as `check_keep`.
     """
-    count = importance.shape[1]
-    if not 1 <= keep < count:
-        raise InputError(f"--heads: found {keep}, expected 1 to {count - 1}: a layer has {count} heads")
+    check_keep("heads", keep, importance.shape[1])
     return [sorted(np.argsort(-of_layer, kind="stable")[:keep].tolist()) for of_layer in importance]
 
 

@@ -55,6 +55,10 @@ def test_a_run_of_ids_alone_is_trained_scored_and_trained_on(command, tmp_path, 
     assert done.returncode == 0, done.stderr
     done = command("export", "--run", "runs/one", "--output", "out", cwd=tmp_path)
     assert done.returncode == 2 and "without text" in done.stderr
+    for part in ("--layers", "--heads"):
+        options = ("--run", "runs/one", "--output", "out", "--method", "prune", part, 1)
+        done = command("compress", *options, cwd=tmp_path)
+        assert done.returncode == 2 and "this model has no encoder" in done.stderr and done.stderr.count("\n") == 1
 
     done = command("train", "--config", "two.py", "--model.pretrained", "runs/one", "--epochs", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -80,6 +80,13 @@ def test_heads_are_left_out_too(pruned, small, command, monkeypatch):
     assert said["table"]["prune"]["MiB"] < said["table"]["float32"]["MiB"]
     for layer, own in enumerate(said["heads"]):
         assert f"layer {layer}: heads {' '.join(map(str, own))} of 4 are kept" in done.stdout
+    done = command("evaluate", "--run", "narrow", "--output", "narrow.json", cwd=pruned)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((pruned / "narrow.json").read_text())["model"]["auc"]
+    assert found == pytest.approx(said["table"]["prune"]["auc"], abs=1e-3)
+    options = ("--run", "narrow", "--input", "data/shop/log-0.parquet", "--output", "scores")
+    done = command("score", *options, cwd=pruned)
+    assert done.returncode == 0, done.stderr
     done = command("export", "--run", "narrow", "--output", "hf-narrow", cwd=pruned)
     assert done.returncode == 0, done.stderr
     assert json.loads((pruned / "hf-narrow/config.json").read_text())["num_attention_heads"] == 4
@@ -101,9 +108,12 @@ def test_heads_are_left_out_too(pruned, small, command, monkeypatch):
 def test_what_cannot_be_pruned_or_trained_is_said(pruned, small, command):
     prune = ("--output", "x", "--method", "prune")
     for arguments, said in (
-        (("--run", "runs/deep", *prune), "--layers: found 0, expected 1 to 2"),
+        (("--run", "runs/deep", *prune), "--method prune: found --layers 0 and --heads 0, expected how many of either"),
         (("--run", "runs/deep", *prune, "--layers", 3), "--layers: found 3, expected 1 to 2"),
         (("--run", "runs/deep", *prune, "--heads", 4), "--heads: found 4, expected 1 to 3"),
+        (("--run", "runs/deep", *prune, "--layers", 2, "--heads", 5), "--heads: found 5, expected 1 to 3"),
+        (("--run", "runs/deep", "--output", "x", "--heads", 2), "--heads: found 2, but --method int8 keeps all"),
+        (("--run", "runs/ctr", *prune, "--layers", 1), "--layers: found 1, but the encoder has 1 layer: there is none"),
         (("--run", "two", *prune, "--layers", 1), "compressed already"),
     ):
         done = command("compress", *arguments, cwd=pruned)
