@@ -329,21 +329,19 @@ def _from_file(path: Path) -> Tokenizer:
         raise InputError(f"{path}: not a tokenizer of the tokenizers library ({error}); get the file again") from error
     if lost := _lost_tokens(json.loads(made.to_str())["post_processor"]):
         raise InputError(
-            f"{path}: its template names {lost!r}, which is none of its special tokens; get the file again"
+            f"{path}: its template names {lost[0]!r}, which is none of its special tokens; get the file again"
         )
     return made
 
 
-def _lost_tokens(processor: dict | None) -> str:
-    """A token of a template that the template does not know, on which the library ends the program; else empty."""
+def _lost_tokens(processor: dict | None) -> list[str]:
+    """The tokens of a template that it does not know: the library ends the program where it is used."""
     if not processor:
-        return ""
-    parts = [_lost_tokens(each) for each in processor.get("processors", ())]
-    known = processor.get("special_tokens", {})
-    for piece in (*processor.get("single", ()), *processor.get("pair", ())):
-        if "SpecialToken" in piece and piece["SpecialToken"]["id"] not in known:
-            parts.append(piece["SpecialToken"]["id"])
-    return next(filter(None, parts), "")
+        return []
+    known, pieces = processor.get("special_tokens", {}), (*processor.get("single", ()), *processor.get("pair", ()))
+    named = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
+    inner = [token for each in processor.get("processors", ()) for token in _lost_tokens(each)]
+    return [token for token in named if token not in known] + inner
 
 
 # ---------------------------------------------------------------------------------------------- BERT's tokenizer
