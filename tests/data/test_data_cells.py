@@ -70,7 +70,8 @@ def test_callers_report_missing_values_with_the_value_that_stood_there():
 def test_nanoseconds_which_python_has_no_type_for_are_shown_as_text():
     """pyarrow gives them to pandas, which need not be there."""
     odd = pa.array([1, 1], pa.timestamp("ns"))
-    for values in (odd, pa.array([[1]], pa.list_(pa.duration("ns"))), pa.array([1], pa.time64("ns"))):
+    durations = (pa.array([[1]], pa.list_(pa.duration("ns"))), pa.array([2**60], pa.duration("s")))
+    for values in (odd, *durations, pa.array([1], pa.time64("ns")), pa.array([2**55], pa.timestamp("ms"))):
         said = line(columns.labels, values)
         assert said.startswith("items.parquet row 1201, column x: found ") and "\n" not in said
     assert line(columns.numbers, odd).startswith(

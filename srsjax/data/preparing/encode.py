@@ -385,13 +385,14 @@ def load_encoder(train: TrainConfig, folder: str | Path, unknown: Unknown | None
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         fitted = Fitted(**manifest["fitted"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        made = manifest.get("input", {}).get("secret", "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / 'manifest.json'}: not the manifest of a store ({error})") from None
     data = train.data
     if unknown:
         data = replace(data, catalogues=tuple(replace(each, unknown=unknown) for each in data.catalogues))
     sources = Sources(train.schema, data)
-    if (made := manifest.get("input", {}).get("secret", "")) != privacy.fingerprint(sources.secret):
+    if made != privacy.fingerprint(sources.secret):
         raise InputError(
             f"{folder}: made with {'another' if made and sources.secret else 'a' if made else 'no'} secret "
             f"(data.hash_key_env), found {f'that of ${data.hash_key_env}' if sources.secret else 'none'}"

@@ -81,10 +81,10 @@ class Problems:
 
 
 def _value(column: pa.Array, row: int):
-    """As Python has it; what Python has no type for (nanoseconds, without pandas) as text."""
+    """As Python has it; what it has no type for (nanoseconds, years beyond 9999) as text."""
     try:
         return column[row].as_py()
-    except ValueError:
+    except (ValueError, OverflowError):
         return " ".join(column.slice(row, 1).to_string().split()).removeprefix("[ ").removesuffix(" ]")
 
 

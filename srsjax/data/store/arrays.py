@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from srsjax.data.store.checksums import SEAL, Checks, is_sealed, of_file, sealed
+from srsjax.data.store.checksums import SEAL, Checks, are_checksums, is_sealed, of_file, sealed
 from srsjax.data.store.ragged import Ragged, spans
 from srsjax.errors import InputError
 from srsjax.files import write_json
@@ -168,6 +168,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON ({error}){_advice(folder)}") from None
     if not isinstance(found, dict) or ((FILES in found or SEAL in found) and not is_sealed(found)):
         raise InputError(f"{path}: damaged: found other contents than its checksum is of{_advice(folder)}")
+    if not are_checksums(found.get(FILES, {})):
+        raise InputError(f"{path}: found other data than checksums under {FILES!r}{_advice(folder)}")
     return found
 
 

@@ -51,6 +51,14 @@ def _hexadecimal(crc: int) -> str:
     return f"{crc:08x}"
 
 
+def are_checksums(files: Any) -> bool:
+    """Whether data are what `of_file` gave, by the name of each file."""
+    return isinstance(files, Mapping) and all(
+        isinstance(of, Mapping) and type(of.get("bytes")) is int and isinstance(of.get("crc32"), str)
+        for of in files.values()
+    )
+
+
 def check_size(path: Path, expected: Mapping[str, Any], advice: str = "") -> None:
     """Raises InputError where a file is missing or has another size than `expected`, of `of_file`."""
     try:
