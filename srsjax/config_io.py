@@ -211,7 +211,7 @@ def _from_json(data: Any, expected: Any, source: str, name: str) -> Any:
     if _is_union(expected):
         classes = {member.__name__: member for member in typing.get_args(expected)}
         tag, data = data.get("type"), {key: item for key, item in data.items() if key != "type"}
-        if tag not in classes:
+        if not isinstance(tag, str) or tag not in classes:
             raise InputError(f"{where}: found type {json.dumps(tag)}, expected one of {', '.join(classes)}")
         expected = classes[tag]
     if not (isinstance(expected, type) and dataclasses.is_dataclass(expected)):

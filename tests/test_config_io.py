@@ -64,6 +64,7 @@ def test_an_absent_field_takes_its_default():
         ({"schema": {"context": [{"type": "Text"}]}}, "schema.context.0: no field name, which Text needs"),
         ({"schema": {"context": [{"name": "x"}]}}, None),
         ({"schema": {"context": [{"type": "Txt", "name": "x"}]}}, None),
+        ({"schema": {"context": [{"type": ["Text"], "name": "x"}]}}, None),
         ({"schema": {"context": ["x"]}}, None),
         ({"data": {"split": {"values": list("abcd")}}}, None),
     ],

@@ -70,6 +70,8 @@ class BertConfig:
     """Width of a head where heads were left out (`srsjax.runs.pruning`); 0: D / H."""
 
     def __post_init__(self):
+        if self.num_heads < 1:
+            raise InputError(f"num_heads {self.num_heads}, expected at least 1")
         if not self.head_size and self.hidden_size % self.num_heads:
             raise InputError(f"hidden_size {self.hidden_size}, expected a multiple of num_heads {self.num_heads}")
         if self.activation not in ACTIVATIONS:

@@ -232,7 +232,10 @@ class RunFolder:
 
     def precision(self) -> dict | None:
         """What `model.dtype auto` was for the run, of `srsjax.runs.precision`; None where that is not written."""
-        return self.read(self.config_file).get(PRECISION) if self.config_file.exists() else None
+        if not self.config_file.exists():
+            return None
+        data = self.read(self.config_file)
+        return data.get(PRECISION) if isinstance(data, dict) else None  # `config` refuses what is none
 
     def read(self, file: Path) -> dict:
         """One of the folder's JSON files. Raises InputError where it is missing, broken, or not the one that the run

@@ -9,6 +9,7 @@ import pytest
 
 from srsjax.config import Batch, Mesh, Model, Optimizer, Profile, TrainConfig
 from srsjax.errors import InputError
+from srsjax.model.bert import BertConfig
 from srsjax.runs.run_folder import RunFolder
 
 CONFIG = TrainConfig()
@@ -76,3 +77,13 @@ def test_a_folder_that_is_no_run_is_left_alone(create, tmp_path, overwrite):
     with pytest.raises(InputError, match="model_type"):
         create(replace(CONFIG, overwrite=overwrite))
     assert (tmp_path / "run/weights.safetensors").read_bytes() == b"mine"
+
+
+def test_files_of_another_type_are_refused_and_not_read(tmp_path):
+    """Those of the first versions, which had no checksums."""
+    (tmp_path / "config.json").write_text("[1]")
+    assert RunFolder(tmp_path).precision() is None
+    with pytest.raises(InputError, match=r"config\.json"):
+        RunFolder(tmp_path).config()
+    with pytest.raises(InputError, match="num_heads 0, expected at least 1"):
+        BertConfig(100, num_heads=0)
