@@ -75,10 +75,12 @@ def _inputs(model: ctr.ClickModel, batch: PackedBatch):
 
 def baseline_of(batch: PackedBatch, features: Sequence[InputSpec], special: Sequence[int], unknown: int) -> PackedBatch:
     """A batch, on the host, that says nothing: every token but `special` ones is `unknown`, every id 0, every number
-    and vector missing (a vector that cannot be missing is 0)."""
+    and vector missing (a vector that cannot be missing is 0). `features` are those that the model reads."""
     kinds = {each.name: each for each in features}
 
     def nothing(name: str, values: np.ndarray) -> np.ndarray:
+        if name not in kinds:
+            return values  # a batch also has what `model.combine text` does not read
         if kinds[name].kind == "categorical" or (kinds[name].kind == "vector" and not kinds[name].may_be_missing):
             return np.zeros_like(values)
         return np.full_like(values, np.nan)

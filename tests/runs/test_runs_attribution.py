@@ -54,7 +54,7 @@ def store() -> tuple[Split, Items]:
 def make(interaction: str, combine: str, outputs: int = 1):
     model = config.Model(interaction=interaction, combine=combine, combine_layers=(12,), head_dropout=0.0)
     schema = Schema(tasks=tuple(Task(f"task-{t}") for t in range(outputs)))
-    spec = make_spec(model, BERT, outputs, FEATURES)
+    spec = make_spec(model, BERT, outputs, FEATURES if combine != "text" else ())
     session = open_session(TrainConfig(schema=schema, model=model, mesh=Mesh(1)), spec, jax.devices()[:1])
     large = ("features", "head", *["combine"] * (combine == "concat"))
     params = {path: 8 * x if path.startswith(large) else x for path, x in session.init(jax.random.key(0)).items()}
@@ -82,6 +82,14 @@ def test_values_of_tokens_and_features_sum_to_the_difference(interaction, combin
         for side, ids in texts.items():
             tokens = [token.token for token in explanation.tokens if token.side == side]
             assert tokens == [TEXT.tokenizer.id_to_token(int(i)) for i in ids]
+
+
+def test_features_that_the_model_does_not_read_explain_nothing():
+    """`combine="text"` has them in its batches, to compare with."""
+    split, items = store()
+    (found,) = make("cross", "text")[2].explain(split, items, np.array([6]), np.zeros(1, int))
+    assert found.features == {} and found.text
+    assert abs(found.error) <= max(0.01 * abs(found.logit - found.baseline), 5e-4)
 
 
 def test_a_linear_model_is_explained_by_its_weights():
