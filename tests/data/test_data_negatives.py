@@ -93,6 +93,10 @@ def test_rows_of_one_impression_keep_their_negatives_together_and_duplicates_go_
             "feature 'user2' is",
         ),
         ({"candidate": (Text("name", column="user"),)}, "feature 'name' is not read from the catalogue"),
+        (
+            {"candidate": (Categorical("brand", column="items.brand"), Categorical("user2", column="user"))},
+            "feature 'user2' is not read from the catalogue",
+        ),
         ({"tasks": (Task("brand", kind="multiclass"),)}, "has no label 0 that a drawn item could have"),
     ],
 )

@@ -208,8 +208,10 @@ def _check_negatives(sources: Sources) -> None:
         if sources.data.negatives_by:
             raise InputError("data.negatives_by: found data.negatives 0, expected at least 1")
         return
-    for feature in sources.schema.candidate:
-        if sources.column(feature).table != sources.home or not sources.home:
+    tables = [sources.column(feature).table for feature in sources.schema.candidate]
+    home = sources.home or next(filter(None, tables), "")  # without one, name a feature that is not of the first
+    for feature, table in zip(sources.schema.candidate, tables, strict=True):
+        if table != home or not home:
             raise InputError(
                 f"data.negatives: candidate feature {feature.name!r} is not read from the catalogue of the candidates, "
                 "and a drawn item has no row in the log; read all candidate features from one catalogue"
