@@ -179,11 +179,11 @@ def check_calibration(config: TrainConfig) -> None:
                     f"for the {kind} task {name!r}"
                 )
     wanted = config.evaluate.calibration_slice
-    names = [each.name for each in one_value_categories(config.schema)]
+    names = [each.name for each in one_value_categories(config.schema) if not each.training_only]
     if wanted and wanted not in names:
         raise InputError(
-            f"evaluate.calibration_slice: found {wanted!r}, expected a Categorical feature of one value"
-            + (f": {', '.join(names)}" if names else ", of which the schema has none")
+            f"evaluate.calibration_slice: found {wanted!r}, expected a Categorical feature of one value, which scoring "
+            "has too" + (f": {', '.join(names)}" if names else ", of which the schema has none")
         )
     if config.evaluate.negatives_rate == 0 and (not config.data.negatives or config.data.negatives_by):
         raise InputError(

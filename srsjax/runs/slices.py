@@ -56,14 +56,18 @@ class Frame:
 
 
 def check_slices(config: TrainConfig) -> None:
-    """Raises InputError where `evaluate.slices` names no feature with categories or numbers."""
-    names = [each.name for each in _sliceable(config.schema)]
+    """Raises InputError where `evaluate.slices` names no feature with categories or numbers, or a private one."""
     for name in config.evaluate.slices:
-        if name not in names:
-            raise InputError(
-                f"evaluate.slices: found {name!r}, expected a Categorical feature of one value or a Numeric one"
-                f"{did_you_mean(name, names)}" + (f": {', '.join(names)}" if names else ", of which there is none")
-            )
+        _check_slice("evaluate.slices", config.schema, name)
+
+
+def _check_slice(where: str, schema: Schema, name: str) -> None:
+    names = [each.name for each in _sliceable(schema)]
+    if name not in names:
+        raise InputError(
+            f"{where}: found {name!r}, expected a Categorical feature of one value or a Numeric one, not private"
+            f"{did_you_mean(name, names)}" + (f": {', '.join(names)}" if names else ", of which there is none")
+        )
 
 
 def slices(frame: Frame) -> Iterator[tuple[str, list[Group]]]:
@@ -88,11 +92,10 @@ def slices(frame: Frame) -> Iterator[tuple[str, list[Group]]]:
 def feature_groups(frame: Frame, name: str, largest: int = LARGEST) -> list[Group]:
     """The largest categories of a feature and the rest, or quarters of a number.
 
-    Raises InputError where it is neither.
+    Raises InputError where it is neither, or private.
     """
+    _check_slice("slices", frame.config.schema, name)
     values = slice_of(frame.config.schema, name, frame.split, frame.items)
-    if values.ndim > 1:
-        raise InputError(f"slices: found {name!r}, expected a Categorical feature of one value or a Numeric one")
     if values.dtype.kind == "f":
         return quarters(values, "{:.4g}")
     vocabulary = frame.vocabularies.get(_vocabulary_of(frame.config.schema, name))

@@ -33,8 +33,9 @@ ITEMS = Items(Ragged.from_rows([[1]] * 40, np.int32), {"brand": (np.arange(40) %
 
 
 def a_config(**evaluate) -> TrainConfig:
+    candidate = (Text("title"), Categorical("brand"), Categorical("slot", training_only=True))
     return TrainConfig(
-        schema=Schema(context=(Text("query"),), candidate=(Text("title"), Categorical("brand")), tasks=(Task(),)),
+        schema=Schema(context=(Text("query"),), candidate=candidate, tasks=(Task(),)),
         evaluate=Evaluate(**evaluate),
     )
 
@@ -225,7 +226,12 @@ def test_negatives_rate_is_added_to_binary_tasks_alone():
     [
         ({"calibration": "isotonic"}, (Task(kind="multiclass"),), "expected one of temperature, platt, auto or none"),
         ({"calibration": "platt"}, (Task(kind="listwise"),), "no task predicts a probability"),
-        ({"calibration_slice": "brnd"}, (Task(),), "found 'brnd', expected a Categorical feature of one value: brand"),
+        (
+            {"calibration_slice": "brnd"},
+            (Task(),),
+            "found 'brnd', expected a Categorical feature of one value.*: brand",
+        ),
+        ({"calibration_slice": "slot"}, (Task(),), "found 'slot', expected .* which scoring has too: brand"),
         ({"negatives_rate": 0.0}, (Task(),), r"evaluate.negatives_rate: found 0"),
     ],
 )

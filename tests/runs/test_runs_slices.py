@@ -15,7 +15,7 @@ from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
 from srsjax.metrics.calibration import sigmoid
 from srsjax.model.spec import Outputs
-from srsjax.runs.slices import Frame, check_slices, measure_slices, quarters, slice_table, slices
+from srsjax.runs.slices import Frame, check_slices, feature_groups, measure_slices, quarters, slice_table, slices
 
 CLICK = (Outputs("click", "binary"),)
 BRANDS = ("quib", "velda", "tarn")
@@ -102,6 +102,16 @@ def test_small_groups_and_missing_references_say_less():
     assert [*found] == ["brand", "price", "tokens of the context"]
     assert all([*group] == ["name", "rows"] for group in found["brand"]["groups"]) and not found["brand"]["gaps"]
     assert slice_table("brand", found["brand"]).row_count == 4
+
+
+@pytest.mark.parametrize("name", ["brand", "price", "query", "absent"])
+def test_groups_of_a_private_feature_or_of_none_are_refused(name):
+    """`compare --slices` may name any."""
+    frame, _ = a_frame(20, slices=())
+    hidden = (Text("title"), Categorical("brand", private=True), Numeric("price", private=True), Categorical("shop"))
+    frame = replace(frame, config=replace(frame.config, schema=replace(frame.config.schema, candidate=hidden)))
+    with pytest.raises(InputError, match=f"slices: found '{name}', expected .*, not private.*: shop"):
+        feature_groups(frame, name)
 
 
 def test_a_slice_that_is_no_feature_is_refused():
