@@ -85,11 +85,14 @@ class Explains(abc.ABC):
 
         `pairs` as in `predict`. They say what the model looks at, not what changes its score by how much.
 
-        Raises InputError where the features are combined otherwise, or as in `predict`.
+        Raises InputError where the features are combined otherwise, or those of the candidate (towers) are not there,
+        or as in `predict`.
         """
         session, spec = self.session, self.session.spec
         if spec.combine != "attention" or not spec.features:
             raise InputError(f"weights: found model.combine {spec.combine!r}, expected attention over features")
+        if not ctr.feature_names(spec)["candidate"]:
+            raise InputError("weights: found towers with features of the context alone, expected some of the candidate")
         single = requests.is_single(self.config.schema, pairs)
         contexts, candidates = requests.sides(self.config.schema, [pairs] if single else list(pairs))
         chunk = self._encode(contexts, [[c] for c in candidates])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from models import make_spec
 
 from srsjax.config import Mesh, Model
+from srsjax.data.inputs import InputSpec
 from srsjax.data.store.tokenizer import train_tokenizer
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
@@ -107,6 +110,15 @@ def test_a_class_is_explained_the_most_probable_one_if_none_is_named(tmp_path):
     assert scorer.explain(PAIRS[0], task="label/no").logit == pytest.approx(logits[0, 0], abs=1e-4)
     with pytest.raises(InputError, match="label/some"):
         scorer.explain(PAIRS[0], task="label/sum")
+
+
+def test_weights_of_towers_need_features_of_the_candidate(scorer):
+    """Its vector is then that of its text alone: there is nothing to weigh."""
+    age = InputSpec("age", "context", "numeric", 1)
+    spec = make_spec(Model(interaction="towers", combine="attention"), scorer.session.spec.encoder, 1, (age,))
+    of = (scorer.params, scorer.encoder, scorer.shape)
+    with pytest.raises(InputError, match=r"weights: found .* features of the context alone"):
+        Scorer(scorer.config, replace(scorer.session, spec=spec), *of).weights(PAIRS)
 
 
 def test_int8_weights_are_explained_as_what_they_stand_for(binary, scorer):
