@@ -123,6 +123,8 @@ def _features(about: Described, fitted: Fitted) -> list[dict[str, Any]]:
                 one["buckets"] = feature.hash_buckets
             else:
                 one["vocabulary"] = feature.like or feature.name
+            if feature.times:
+                one |= {"times": feature.times, "until": feature.until}
         elif spec.kind == "numeric":
             one |= {"period": spec.period, "since": kind.since}
         made.append(one)
@@ -228,10 +230,20 @@ def _said(field: dict[str, Any], hidden: bool) -> str:
     if "max_tokens" in field:
         return f"a text, at most {field['max_tokens']} tokens; {fill} where it is blank"
     number = "a list of categories" if field["shape"] else "a category"
-    words = {"numeric": "a number", "vector": f"a vector {field['shape']}", "categorical": f"{number}, as text"}
+    number += f", as text{_TIMES.get(field.get('times', ''), '').format(until=field.get('until'))}"
+    words = {"numeric": "a number", "vector": f"a vector {field['shape']}", "categorical": number}
     since = f", less `{field['since']}`, in seconds" if field.get("since") else ""
     missing = "may be missing" if field["missing"] is None else f"{fill} where it is missing"
     return f"{words[field['kind']]}{since}; {missing}"
+
+
+_TIMES = {
+    "recency": ": of each time how long before `{until}` it was, `2^k s` of 2^k seconds and less than twice as many, "
+    "`0 s` of less than one, `later` of a time after it",
+    "hour": ": of each time its hour in UTC, `00 h` to `23 h`",
+    "weekday": ": of each time its weekday in UTC, `Monday` to `Sunday`",
+}
+"""How times become categories (`srsjax.data.reading.listed_times`), by `Categorical.times`."""
 
 
 def _example(field: dict[str, Any]) -> Any:

@@ -255,6 +255,36 @@ def with_history(folder, text):
     return model, by_key, by_text
 
 
+def test_times_of_a_list_are_given_as_the_categories_that_the_readme_names(tmp_path, text):
+    lists = {"max_values": 3, "missing": "constant"}
+    vocabularies = {"seen": ["a", "b"], "ago": ["2^5 s", "2^6 s", "later"], "day": ["Thursday", "Friday"]}
+    context = (
+        Categorical("seen", **lists),
+        Categorical("ago", column="at", times="recency", until="now", along="seen", **lists),
+        Categorical("day", column="at", times="weekday", along="seen", **lists),
+    )
+    candidate = (Categorical("brand", hash_buckets=9, missing="constant"),)
+    schema = Schema(context, candidate, tasks=(Task("click"),))
+    model = made(text, schema, fitted=Fitted(vocabularies=vocabularies), combine="mlp", combine_layers=(8,))
+    loaded = saved(model, tmp_path)
+    item = {"brand": "x"}
+    given = [
+        ({"seen": ["a", "b"], "at": [100.0, 36.0], "now": 100.0}, item),  # of 1970-01-01, a Thursday
+        ({"seen": ["b"], "at": [200.0], "now": 100.0}, item),
+        ({"seen": ["a", "a"], "at": [86400.0, 86460.0], "now": 86500.0}, item),
+    ]
+    names = [
+        ({"seen": ["a", "b"], "ago": ["0 s", "2^6 s"], "day": ["Thursday"] * 2}, item),
+        ({"seen": ["b"], "ago": ["later"], "day": ["Thursday"]}, item),
+        ({"seen": ["a", "a"], "ago": ["2^6 s", "2^5 s"], "day": ["Friday"] * 2}, item),
+    ]
+    expected = model.scorer.predict(given)
+    np.testing.assert_allclose(loaded.score(names)["click"], expected, rtol=ATOL, atol=ATOL)
+    assert len(set(np.round(expected, 4))) == 3
+    card = (tmp_path / "README.md").read_text()
+    assert "how long before `now` it was, `2^k s`" in card and "its weekday in UTC, `Monday` to `Sunday`" in card
+
+
 ISOLATED = """
 import json, sys
 
