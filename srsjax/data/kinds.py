@@ -293,6 +293,12 @@ def is_text(feature: Feature) -> bool:
     return kind_of(feature).is_text
 
 
+def shown_by(schema: Schema) -> frozenset[str]:
+    """Names of the features that say how a candidate was shown and not what it is (`training_only`)."""
+    both = (*schema.context, *schema.candidate)
+    return frozenset(feature.name for feature in both if kind_of(feature).training_only)
+
+
 def has_text(schema: Schema) -> bool:
     """Whether any feature becomes tokens."""
     return any(map(is_text, (*schema.context, *schema.candidate)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -125,10 +126,11 @@ def number_users(train: Split, split: Split) -> tuple[np.ndarray, np.ndarray, in
     return of_train, of_split, len(distinct)
 
 
-def number_items(items: Items, train: Split, split: Split) -> tuple[Split, Split, int]:
+def number_items(items: Items, train: Split, split: Split, ignored: Collection[str] = ()) -> tuple[Split, Split, int]:
     """Both splits with one number for each distinct candidate, in place of rows of `Items` that may hold it repeatedly,
-    and how many there are. Candidates are equal whose text is, or, where none has text, whose categories are."""
-    parts = [candidate_hashes(each, items) for each in (train, split)]
+    and how many there are. Candidates are equal whose text is, or, where none has text, whose categories are, but for
+    features that are `ignored` (how a candidate was shown)."""
+    parts = [candidate_hashes(each, items, ignored) for each in (train, split)]
     distinct, number = np.unique(np.concatenate(parts), return_inverse=True)
     first = len(train.item)
     return replace(train, item=number[:first]), replace(split, item=number[first:]), len(distinct)

@@ -13,6 +13,7 @@ from srsjax.data.batches.batch import PackedBatch
 from srsjax.data.batches.contexts import join_equal_contexts
 from srsjax.data.batches.layout import BatchShape
 from srsjax.data.batches.loader import Batches, eval_batches
+from srsjax.data.kinds import shown_by
 from srsjax.data.preparing.shared import shared_store
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split, Store
@@ -135,7 +136,7 @@ def split_references(
         return {}
     numbered, names = None, ["popularity", "oracle"]
     if Sources(config.schema, config.data).home is None:  # the same text has several rows of `items`
-        numbered = baselines.number_items(items, train, split)
+        numbered = baselines.number_items(items, train, split, shown_by(config.schema))
         if (share := baselines.share_seen(*numbered[:2], "item")) < baselines.SEEN:
             names.remove("popularity")
             say(f"item popularity is left out: {share:.0%} of the weight is on items that training has")

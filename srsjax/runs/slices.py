@@ -16,6 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from srsjax.config import Categorical, Numeric, Schema, TrainConfig
+from srsjax.data.kinds import shown_by
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split
 from srsjax.errors import InputError, did_you_mean
@@ -78,7 +79,8 @@ def slices(frame: Frame) -> Iterator[tuple[str, list[Group]]]:
         home = Sources(frame.config.schema, frame.config.data).home
         # Without a catalogue the same text has several rows of `items`.
         pair = (frame.train, frame.split)
-        numbered = pair if home else baselines.number_items(frame.items, *pair)[:2]
+        shown = shown_by(frame.config.schema)
+        numbered = pair if home else baselines.number_items(frame.items, *pair, shown)[:2]
         seen, own = (np.asarray(each.item) for each in numbered)
         yield "item in training", _seen_groups(seen, own)
         if frame.config.data.user:

@@ -15,6 +15,7 @@ from srsjax.data.batches.identity import with_identities
 from srsjax.data.batches.layout import Layout
 from srsjax.data.batches.loader import Batches, rows_for, train_batches
 from srsjax.data.batches.teacher import with_teacher
+from srsjax.data.kinds import shown_by
 from srsjax.data.preparing.sources import Sources
 from srsjax.data.store.arrays import Items, Split, Store
 from srsjax.errors import InputError
@@ -83,7 +84,7 @@ def loss_batches(
     read. Arguments and errors as in `training_batches` and `train_batches`."""
     if losses.compares_batch(config.schema.tasks):
         home = Sources(config.schema, config.data).home
-        split, items = with_identities(split, items, catalogue=home is not None)
+        split, items = with_identities(split, items, catalogue=home is not None, ignored=shown_by(config.schema))
     if teacher is not None:
         split = with_teacher(split, teacher)
     return train_batches(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from batches import make_split
 
+from srsjax.data.batches.identity import ITEM, with_identities
 from srsjax.data.store.arrays import Items
 from srsjax.data.store.ragged import Ragged
 from srsjax.errors import InputError
@@ -114,6 +115,16 @@ def test_candidates_without_text_are_told_apart_by_their_categories():
     first, second, count = number_items(items, train, train)
     assert count == 2 and first.item.tolist() == second.item.tolist()
     assert first.item[0] == first.item[2] != first.item[1]
+
+
+def test_a_candidate_is_the_same_item_wherever_it_was_shown():
+    items = Items(Ragged.from_rows([[], []], np.int32))
+    shown = {"brand": np.int32([1, 2, 1]), "slot": np.int32([1, 1, 2]), "fairness/cohort": np.int32([0, 0, 1])}
+    train = replace(split_of([0, 0, 0], [1, 0, 1], [1, 1, 1]), candidate_features=shown)
+    _, second, count = number_items(items, train, train, ignored=("slot",))
+    assert count == 2 and second.item[0] == second.item[2]
+    told, _ = with_identities(train, items, catalogue=False, ignored=("slot",))
+    np.testing.assert_array_equal(told.candidate_features[ITEM], second.item)
 
 
 def test_the_share_of_users_seen_counts_known_labels_only():

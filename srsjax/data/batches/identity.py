@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +16,18 @@ ITEM, LOG_SHARE = "in_batch/item", "in_batch/log_share"
 item's share of the training candidates."""
 
 
-def with_identities(split: Split, items: Items, *, catalogue: bool) -> tuple[Split, Items]:
+def with_identities(
+    split: Split, items: Items, *, catalogue: bool, ignored: Collection[str] = ()
+) -> tuple[Split, Items]:
     """A training split and its items, whose batches say of every candidate which item it is.
 
-    `catalogue`: whether the rows of `items` are those of a catalogue; else candidates are the same that read the same.
+    `catalogue`: whether the rows of `items` are those of a catalogue; else candidates are the same that read the same,
+    features that are `ignored` aside.
     """
     trained = (split.weights > 0).any(axis=1)
     number, count = split.item, len(items.tokens)
     if not catalogue:
-        distinct, number = np.unique(candidate_hashes(split, items), return_inverse=True)
+        distinct, number = np.unique(candidate_hashes(split, items, ignored), return_inverse=True)
         count = len(distinct)
     counts = np.maximum(np.bincount(number, trained, count), 1)
     log_share = np.log(counts / counts.sum()).astype(np.float32)
@@ -34,11 +38,13 @@ def with_identities(split: Split, items: Items, *, catalogue: bool) -> tuple[Spl
     return replace(split, candidate_features=split.candidate_features | added), items
 
 
-def candidate_hashes(split: Split, items: Items) -> np.ndarray:
-    """[M] uint64, equal for candidates whose text is, or, where none has text, whose categories are."""
+def candidate_hashes(split: Split, items: Items, ignored: Collection[str] = ()) -> np.ndarray:
+    """[M] uint64, equal for candidates whose text is, or, where none has text, whose categories are: but for those of
+    features that are `ignored`, and for what losses put beside them."""
     if len(items.tokens.values):
         return hashing.hash_lists(items.tokens.values, items.tokens.offsets)[split.item]
-    ids = [values for _, values in sorted(split.candidate_features.items()) if values.dtype == np.int32]
+    told = {name: x for name, x in split.candidate_features.items() if "/" not in name and name not in ignored}
+    ids = [values for _, values in sorted(told.items()) if values.dtype == np.int32]
     several = [np.asarray(values).reshape(len(split.item), -1).astype(np.uint64) for values in ids]
     parts = [column for values in several for column in values.T] or [np.zeros(len(split.item), np.uint64)]
     return hashing.combine(parts)
