@@ -151,10 +151,15 @@ def example_pair(config: TrainConfig) -> tuple[dict[str, Any], dict[str, Any]] |
             if getattr(feature, "training_only", False):
                 continue
             own = sources.column(feature)
-            values[own.name] = _value(feature)
+            if own.name not in values or _value(feature) in (0, []):  # what all readers of a column take
+                values[own.name] = _value(feature)
             values |= {column.name: 0 for column in sources.read(feature) if column != own}
             if values[own.name] is None and getattr(feature, "missing", "") in ("error", "drop"):
                 return None
+        for feature in features:
+            other = sources.along(feature)
+            if other and values[other.name] == []:  # a list has an element for each of those that it says more of
+                values[sources.column(feature).name] = []
     return found
 
 
@@ -169,7 +174,7 @@ def _value(feature: Feature) -> Any:
     article = "an" if feature.name[0].lower() in "aeiou" else "a"
     words = f"{article} {feature.name.replace('_', ' ')}"
     if isinstance(feature, Categorical) and feature.max_values > 1:
-        return [] if feature.of else [words]
+        return [] if feature.of else [0] if feature.times else [words]
     return words
 
 

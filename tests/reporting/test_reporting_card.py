@@ -327,5 +327,20 @@ def test_an_example_has_a_value_for_every_column_and_none_of_the_data():
     context, candidate = example_pair(config)
     assert context == {"seen": [], "age": 0}
     assert candidate == {"title": "a title", "picture": [0.0] * 5, "tags": ["a tags"], "listed": 0, "time": 0}
+    lists = Schema(
+        context=(
+            Categorical("viewed", max_values=2),
+            Categorical("viewed_at", max_values=2, times="recency", until="now", along="viewed"),
+            Categorical("bought", max_values=2),
+            Categorical("bought_at", max_values=2, times="hour", along="bought"),
+            History("read", column="bought"),  # keys of a catalogue: no word is one
+            Categorical("age_group", column="age"),
+            Numeric("age"),
+        ),
+        candidate=(Text("title"), Categorical("title_id", column="title")),
+    )
+    context, candidate = example_pair(TrainConfig(schema=lists, data=config.data))
+    assert context == {"viewed": ["a viewed"], "viewed_at": [0], "now": 0, "bought": [], "bought_at": [], "age": 0}
+    assert candidate == {"title": "a title"}
     files = Schema(candidate=(Vector("picture", files="pictures", missing="error"),))
     assert example_pair(TrainConfig(schema=files)) is None
