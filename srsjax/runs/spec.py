@@ -31,11 +31,12 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
     candidate = most_tokens(config.schema.candidate) + layout.candidate_special
     features = input_specs(config.schema, manifest or {}) if model.combine != "text" else ()
     reads_text = has_text(config.schema)
-    if not reads_text and not features:
+    if not reads_text and all(feature.fixed is not None for feature in features):
         raise InputError(
             "model.combine: found text, but the schema has none; set model.combine mlp or dcn, which read its features"
             if model.combine == "text"
-            else "schema: no feature that the model can read, expected Text, Categorical, Numeric or Vector features"
+            else "schema: no feature that the model can read, expected Text, Categorical, Numeric or Vector "
+            "features, not all of them training_only"
         )
     if interaction.reads_context and not reads_text and len({feature.side for feature in features}) < 2:
         raise InputError("model.interaction: found towers, but the schema has features of one side alone")

@@ -334,6 +334,11 @@ def test_a_list_like_the_candidate_reads_its_embeddings(pooling):
     [
         (config.Schema(), config.Model(), "no feature that the model can read"),
         (
+            config.Schema(candidate=(config.Categorical("a", training_only=True),)),
+            config.Model(combine="mlp"),
+            "not all of them training_only",
+        ),
+        (
             config.Schema(candidate=(config.Categorical("a"),)),
             config.Model(combine="text"),
             "set model.combine mlp or dcn",
