@@ -271,11 +271,13 @@ class Evaluate:
     one number that divides the logits; a scale and an offset (of classes one each); or isotonic regression (binary
     only). `auto` takes the one with the best cross-fitted log loss where it gains more than chance, else `none`."""
     calibration_slice: str = ""
-    """A Categorical feature of one value: its categories get a scale and an offset of their own in binary tasks, where
-    they have enough rows and gain by it. Candidates of different categories may then change their order."""
+    """A Categorical feature of one value, not `training_only`: its categories get a scale and an offset of their own in
+    binary tasks, where they have enough rows and gain by it. Candidates of different categories may then change their
+    order."""
     slices: tuple[str, ...] = ()
-    """Features (Categorical of one value, or Numeric) within whose categories and quarters the report measures the
-    first task too, and the gaps between them; validation logs them without intervals (`gap by country/auc`)."""
+    """Features (Categorical of one value, or Numeric, not `private`) within whose categories and quarters the report
+    measures the first task too, and the gaps between them; validation logs them without intervals
+    (`gap by country/auc`)."""
     negatives_rate: Share = 1.0
     """Share of all negatives that the rows have, where they were sampled: log(rate) is added to the log-odds that
     `score` and `Scorer` give of binary tasks (not to those that are evaluated, on sampled rows). 0 is known of
