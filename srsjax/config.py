@@ -274,6 +274,10 @@ class Evaluate:
     """A Categorical feature of one value, not `training_only`: its categories get a scale and an offset of their own in
     binary tasks, where they have enough rows and gain by it. Candidates of different categories may then change their
     order."""
+    class_shares: dict[str, float] = field(default_factory=dict)
+    """Shares that classes of multiclass tasks have where the model is used, if others than in the validation rows:
+    `{"oos": 0.2}` where every fifth question is out of scope. Those rows are weighed by it, and `auto` may give the
+    named classes an offset as well; metrics count rows as they are."""
     slices: tuple[str, ...] = ()
     """Features (Categorical of one value, or Numeric, not `private`) within whose categories and quarters the report
     measures the first task too, and the gaps between them; validation logs them without intervals

@@ -29,6 +29,7 @@ from srsjax.metrics import report as metrics
 from srsjax.reporting.final import Final
 from srsjax.runs.calibration import check_calibration
 from srsjax.runs.checkpoints import load_params
+from srsjax.runs.class_shares import check_shared_classes
 from srsjax.runs.distillation import record_teacher
 from srsjax.runs.evaluation import predict_split, split_metrics
 from srsjax.runs.fairness import check_fairness
@@ -103,6 +104,7 @@ def run(
     training = set_up(config, console, kept)
     config, store, session = training.config, training.store, training.session
     check_monitor(config, session, store)
+    check_shared_classes(config, session.spec.outputs, store.split("valid") if has_split(store, "valid") else None)
     profiled_steps(config.profile.steps, training.batches.steps)
     create = (replace(config, model=asked), store.folder / "tokenizer", store.manifest, session.spec.to_json())
     distributed.on_first(lambda: folder.create(*create, training.precision.record(asked)))

@@ -5,6 +5,7 @@ All arithmetic is float64, and every map of one logit rises strictly, so that it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
         None where there is no such T > 0: labels of one class, or scores in the wrong order.
     """
     if logits.ndim == 2:
-        return _fit_classes(logits, labels, weights, by_class=False)
+        return _fit_classes(logits, labels, weights, 1, ())
     return _fit_binary(logits[:, None], labels, weights, np.ones(1))
 
 
@@ -85,8 +86,16 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Af
     Arguments and result as in `fit_temperature`.
     """
     if logits.ndim == 2:
-        return _fit_classes(logits, labels, weights, by_class=True)
+        return _fit_classes(logits, labels, weights, logits.shape[1], range(logits.shape[1]))
     return _fit_binary(np.stack([logits, np.ones(len(logits))], axis=1), labels, weights, np.array([1.0, 0.0]))
+
+
+def fit_shares(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: Sequence[int]) -> Affine | None:
+    """logit / T, with an offset of each of these classes, of least log loss: for rows that are weighed to other shares
+    of these classes than the model learnt from (prior shift, Saerens et al. 2002, "Adjusting the Outputs of a
+    Classifier to New a Priori Probabilities"). Arguments and result as in `fit_temperature`, of classes.
+    """
+    return _fit_classes(logits, labels, weights, 1, classes)
 
 
 def fit_isotonic(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Isotonic | None:
@@ -171,18 +180,23 @@ SCALES = (0.01, 100.0)
 """Least and largest scale of a class: where the logits part all labels, any larger one would be better."""
 
 
-def _fit_classes(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, by_class: bool) -> Affine | None:
-    """Least cross-entropy of softmax(scale * logits + offset), by L-BFGS-B: one scale, or K of both."""
+def _fit_classes(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, scales: int, shifted: Sequence[int]
+) -> Affine | None:
+    """Least cross-entropy of softmax(scale * logits + offset), by L-BFGS-B: `scales` is 1, or K for one of each class;
+    the `shifted` classes have an offset, the others 0."""
     from scipy.optimize import minimize
 
     logits = np.asarray(logits, np.float64)
-    count, number = logits.shape[1], labels.astype(np.int64)
+    count, number, shifted = logits.shape[1], labels.astype(np.int64), np.array(shifted, np.int64)
     if len(np.unique(number)) < 2:
         return None
     rows, share = np.arange(len(number)), weights / weights.sum()
 
     def parts(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (at[:count], at[count:]) if by_class else (np.full(count, at[0]), np.zeros(count))
+        offset = np.zeros(count)
+        offset[shifted] = at[scales:]
+        return np.resize(at[:scales], count), offset
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         scale, offset = parts(at)
@@ -193,9 +207,11 @@ def _fit_classes(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, by
         wrong[rows, number] -= 1
         wrong *= share[:, None]
         slope = (wrong * logits).sum(0)
-        return float(-share @ log_shares[rows, number]), np.r_[slope, wrong.sum(0)] if by_class else slope.sum()[None]
+        return float(-share @ log_shares[rows, number]), np.r_[
+            slope if scales > 1 else slope.sum(), wrong.sum(0)[shifted]
+        ]
 
-    start = np.r_[np.ones(count), np.zeros(count)] if by_class else np.ones(1)
-    bounds = [SCALES] * count + [(-20.0, 20.0)] * count if by_class else [SCALES]
+    start = np.r_[np.ones(scales), np.zeros(len(shifted))]
+    bounds = [SCALES] * scales + [(-20.0, 20.0)] * len(shifted)
     scale, offset = parts(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
     return Affine(tuple(map(float, scale)), tuple(map(float, offset)))

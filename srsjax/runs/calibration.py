@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from srsjax.metrics.recalibration import (
 )
 from srsjax.model.spec import Outputs
 from srsjax.objectives import objectives
+from srsjax.runs.class_shares import check_class_shares, fit_of, shares_of, weigh
 from srsjax.runs.run_folder import RunFolder
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Map | None]
@@ -167,6 +169,7 @@ class Calibration:
 
 def check_calibration(config: TrainConfig) -> None:
     """Raises InputError where `evaluate.calibration` does not fit the tasks, or its slice is no feature."""
+    check_class_shares(config)
     asked, tasks = config.evaluate.calibration, config.schema.tasks
     kinds = {task.kind: task.name for task in tasks if task.kind in METHODS}
     if asked not in ("auto", "none"):
@@ -204,14 +207,17 @@ def fit_calibration(
     for t, (made, own) in enumerate(objectives(config.schema.tasks, outputs)):
         if made.kind in METHODS:
             known = split.weights[:, t] > 0
+            labels, weights = split.labels[known, t], split.weights[known, t]
+            shares = shares_of(config, outputs[t])
             tasks[made.task.name] = fit_task(
                 made.task,
                 settings.calibration,
                 made.measured(logits[:, own])[known],
-                split.labels[known, t],
-                split.weights[known, t],
+                labels,
+                weigh(labels, weights, outputs[t], shares) if shares else weights,
                 users[known],
                 None if categories is None else categories[known],
+                {"shares": fit_of(outputs[t], shares)} if shares else {},
             )
     return Calibration(step, tasks, settings.calibration_slice, _drawn_from(config, items))
 
@@ -224,6 +230,7 @@ def fit_task(
     weights: np.ndarray,
     users: np.ndarray,
     categories: np.ndarray | None = None,
+    more: Mapping[str, Fit] = MappingProxyType({}),
 ) -> TaskCalibration:
     """The calibration of one task: `asked` names a method, `auto` chooses one, `none` takes none.
 
@@ -232,6 +239,7 @@ def fit_task(
         labels, weights: [M]; weights > 0.
         users: [M] int64; rows of different users are independent.
         categories: [M] int32, of the slice; 0 is unknown and has no map of its own.
+        more: further methods that `auto` chooses among.
     """
     if asked == "none":
         return TaskCalibration()
@@ -240,7 +248,7 @@ def fit_task(
     folds = _folds(number)
     if len(folds) < FOLDS:
         return TaskCalibration(found={"why": f"fewer than {FOLDS} users or impressions with labels"})
-    fits = METHODS[task.kind] if asked == "auto" else {asked: METHODS[task.kind][asked]}
+    fits = {**METHODS[task.kind], **more} if asked == "auto" else {asked: METHODS[task.kind][asked]}
     plain = losses(logits, labels)
     found: dict[str, Any] = {"plain": {"log_loss": float(weights @ plain / weights.sum())}}
     left = {name: _left_out(fit, logits, labels, weights, folds) for name, fit in fits.items()}

@@ -30,9 +30,9 @@ from srsjax.hardware import cpu
 CONTEXTS = {"query and description": (256, 16), "history and title": (256, 3)}
 """Contexts of one measurement: of srsjax, and of a peer."""
 PEERS = {
-    "CrossEncoder bfloat16": {"system": "library", "dtype": "bfloat16"},
-    "ONNX Runtime int8": {"system": "onnxruntime", "dtype": "int8"},
-    "OpenVINO int8": {"system": "openvino", "dtype": "int8"},
+    "CrossEncoder": {"system": "library", "dtype": "auto"},
+    "ONNX Runtime": {"system": "onnxruntime", "dtype": "int8"},
+    "OpenVINO": {"system": "openvino", "dtype": "int8"},
 }
 CONFIG = """
 from srsjax.config import Batch, Catalogue, Data, Evaluate, Model, Schema, Table, Task, Text, TrainConfig
@@ -66,6 +66,9 @@ class Lists:
         self.scorer.item_vectors()
         texts, _ = read_pairs(mix, contexts, AutoTokenizer.from_pretrained(encoder))
         self.contexts = [{"context": text} for text in texts]
+
+    def precision(self) -> str:
+        return self.scorer.session.compute.dtype.name
 
     def measure(self) -> dict[str, float]:
         times: dict[str, float] = {}
@@ -113,6 +116,7 @@ def main() -> None:
             workers = {"srsjax, towers": stack.enter_context(Worker(Path(__file__), args.threads, given))}
             script = Path(__file__).with_name("predict_peers.py")
             workers |= {name: stack.enter_context(Worker(script, args.threads, of)) for name, of in peers.items()}
+            precision = {name: worker.ask("precision") for name, worker in workers.items()}
             rounds = measure(workers, args.rounds)
         first = next(iter(workers))
         contexts = {name: own if name == first else of_peer for name in workers}
@@ -123,7 +127,7 @@ def main() -> None:
         for name, found in speed.items():
             median, low, high = quartiles(list(speed[first] / found))
             ratio = "" if name == first else f"**{median:.0f}** ({low:.0f} to {high:.0f})"
-            lines.append(f"| {mix} | {name} | {np.median(found):,.0f} | {ratio} |")
+            lines.append(f"| {mix} | {name}, {precision[name]} | {np.median(found):,.0f} | {ratio} |")
     table = "\n".join([*lines, "", f"CPU: {cpu()}, {args.threads} threads."])
     (out / "best_mode.md").write_text(table + "\n")
     print(table)
