@@ -51,6 +51,8 @@ class Recipe:
     """A file of the data set that the config's own command writes, where it reads one."""
     changed: str = ""
     """Another config, made of it (`of`) in Python."""
+    apart: str = ""
+    """A class that is measured apart, as `recall of CLASS`, `precision of CLASS` and `accuracy of the others`."""
 
 
 RECIPES = {
@@ -61,6 +63,15 @@ RECIPES = {
     "purchases": Recipe("purchases", ("auc",)),
     "sentiment": Recipe("sentiment", ("accuracy", "macro_f1", "recommended/auc")),
     "intent": Recipe("intent", ("accuracy", "macro_f1")),
+    "clinc": Recipe(
+        "intent",
+        ("accuracy", "accuracy of the others", "recall of oos", "precision of oos"),
+        (
+            *("--data.log.files", f"{DATA}/clinc150/utterances.parquet"),
+            *("--evaluate.class_shares", '{"oos": 0.2}'),
+        ),
+        apart="oos",
+    ),
     "bitext": Recipe(
         "intent",
         ("accuracy", "macro_f1"),
@@ -125,11 +136,23 @@ def train(folder: Path, recipe: str, seed: int) -> dict:
     command("train", "--config", config, "--run_dir", run, *options)
     report, maps = (json.loads((run / f"{name}.json").read_text()) for name in ("report", "calibration"))
     found = {name: report[name] for name in ("test", "test_uncalibrated", "test_intervals")}
+    if of.apart:
+        found["test"] |= measured_apart(report["test_classes"], of.apart)
     return {
         **found,
         "maps": {task: own["method"] for task, own in maps["tasks"].items()},
         "seconds": time.time() - started,
     }
+
+
+def measured_apart(tables: dict, name: str) -> dict[str, float]:
+    """Of the first task's table of classes."""
+    classes = dict(next(iter(tables.values())))
+    own = classes.pop(name)
+    rows = sum(each["support"] for each in classes.values())
+    right = sum(each["recall"] * each["support"] for each in classes.values())
+    found = {f"{key} of {name}": own[key] for key in ("recall", "precision")}
+    return found | {"accuracy of the others": right / rows}
 
 
 def run_of(folder: Path, recipe: str, seed: int) -> Path:
