@@ -58,7 +58,8 @@ def main() -> None:
 
     def config(signals: tuple[str, ...], combine: str) -> TrainConfig:
         made = with_signals(signals, (Task("click"),))
-        model = replace(made.model, pretrained=os.environ["SRSJAX_MINILM"], combine=combine)
+        one = {"interaction": "cross", "readout": "pooled", "combine": combine}
+        model = replace(made.model, pretrained=os.environ["SRSJAX_MINILM"], **one)
         return replace(made, model=model, batch=Batch(rows=16, tokens=128))
 
     plain = Arm(config((), "text"))

@@ -14,15 +14,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+ALL = ("ids", "numbers", "images")
 VARIANTS = {
-    "text": ((), False, "concat"),
-    "+ ids": (("ids",), False, "concat"),
-    "+ numbers": (("ids", "numbers"), False, "concat"),
-    "+ images": (("ids", "numbers", "images"), False, "concat"),
-    "attention": (("ids", "numbers", "images"), False, "attention"),
-    "three tasks": (("ids", "numbers", "images"), True, "concat"),
+    "text": ((), False, {}),
+    "+ ids": (ALL[:1], False, {}),
+    "+ numbers": (ALL[:2], False, {}),
+    "+ images": (ALL, False, {}),
+    "attention": (ALL, False, {"combine": "attention"}),
+    "three tasks": (ALL, True, {}),
+    "cross-encoder": (ALL, False, {"interaction": "cross", "readout": "pooled"}),
 }
-"""Signals, whether all tasks are trained, and the combination."""
+"""Signals, whether all tasks are trained, and what is another in the model."""
 CONFIG = """
 import runpy
 from dataclasses import replace
@@ -32,8 +34,7 @@ of = runpy.run_path({config!r})
 
 def get_config():
     made = of["with_signals"]({signals!r}, of["TASKS"] if {tasks} else of["TASKS"][:1])
-    combine = made.model.combine if made.model.combine == "text" else {combine!r}
-    return replace(made, model=replace(made.model, combine=combine), epochs={epochs}, seed={seed})
+    return replace(made, model=replace(made.model, **{model!r}), epochs={epochs}, seed={seed})
 """
 
 
@@ -47,12 +48,12 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     config = str(Path(__file__).parents[2] / "configs" / "signals.py")
     print("| | test AUC | gap closed | examples/s |\n|---|---|---|---|")
-    for number, (name, (signals, tasks, combine)) in enumerate(VARIANTS.items()):
+    for number, (name, (signals, tasks, model)) in enumerate(VARIANTS.items()):
         found = []
         for seed in given.seeds:
             run = given.out / f"{number}-{seed}"
             text = CONFIG.format(
-                config=config, signals=signals, tasks=tasks, combine=combine, epochs=given.epochs, seed=seed
+                config=config, signals=signals, tasks=tasks, model=model, epochs=given.epochs, seed=seed
             )
             (given.out / f"c{number}_{seed}.py").write_text(text)
             command = ["-m", "srsjax.train", "--config", f"c{number}_{seed}.py", "--run_dir", run.name]
