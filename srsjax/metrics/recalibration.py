@@ -188,14 +188,14 @@ def _fit_classes(
     from scipy.optimize import minimize
 
     logits = np.asarray(logits, np.float64)
-    count, number, shifted = logits.shape[1], labels.astype(np.int64), np.array(shifted, np.int64)
+    count, number, moved = logits.shape[1], labels.astype(np.int64), np.array(shifted, np.int64)
     if len(np.unique(number)) < 2:
         return None
     rows, share = np.arange(len(number)), weights / weights.sum()
 
     def parts(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         offset = np.zeros(count)
-        offset[shifted] = at[scales:]
+        offset[moved] = at[scales:]
         return np.resize(at[:scales], count), offset
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
@@ -208,10 +208,10 @@ def _fit_classes(
         wrong *= share[:, None]
         slope = (wrong * logits).sum(0)
         return float(-share @ log_shares[rows, number]), np.r_[
-            slope if scales > 1 else slope.sum(), wrong.sum(0)[shifted]
+            slope if scales > 1 else slope.sum(), wrong.sum(0)[moved]
         ]
 
-    start = np.r_[np.ones(scales), np.zeros(len(shifted))]
-    bounds = [SCALES] * scales + [(-20.0, 20.0)] * len(shifted)
+    start = np.r_[np.ones(scales), np.zeros(len(moved))]
+    bounds = [SCALES] * scales + [(-20.0, 20.0)] * len(moved)
     scale, offset = parts(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
     return Affine(tuple(map(float, scale)), tuple(map(float, offset)))
