@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srsjax.data.batches.batch import Array, PackedBatch
+from srsjax.model import lora
 from srsjax.model.attention import Visibility
 from srsjax.model.bert import Bert
 from srsjax.model.combine import COMBINATIONS
@@ -40,7 +41,10 @@ def init(spec: ModelSpec, key: jax.Array) -> Params:
     Pure: give it to `jax.eval_shape` for shapes, or to `jax.jit` with `out_shardings` so that they are born sharded.
     """
     state = nnx.state(ClickModel(spec, Compute(), nnx.Rngs(key)), nnx.Param)
-    return {"/".join(map(str, path)): param.get_value() for path, param in nnx.to_flat_state(state)}
+    params = {"/".join(map(str, path)): param.get_value() for path, param in nnx.to_flat_state(state)}
+    if spec.lora_rank:
+        params |= lora.init(params, spec.lora_rank, jax.random.fold_in(key, 1))
+    return params
 
 
 def forward(
@@ -129,7 +133,9 @@ def forward_stored(
 
 
 def merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
-    """The model with its parameters, inside of a jitted function or out of one."""
+    """The model with its parameters, inside of a jitted function or out of one; adapters are added to their kernels."""
+    if lora.has_adapters(params):
+        params = lora.merged(params)
     leaves = [
         (tuple(int(part) if part.isdigit() else part for part in path.split("/")), params[path]) for path in params
     ]

@@ -20,6 +20,7 @@ from srsjax.runs.rules import found_by, match
 
 # Decoupled weight decay is for matrices that multiply; shifts, scales and tables of positions and types are spared.
 DECAY = [
+    (r"^lora/", True),
     (r"(^|/)(bias|scale)$", False),
     (r"^(features|combine)/.*/(missing|place|query)$|^log_variance$", False),
     (r"embeddings/(position|token_type)/", False),

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srsjax.config import TrainConfig
 from srsjax.console import say
-from srsjax.model import ctr
+from srsjax.model import ctr, lora
 from srsjax.model.attention_choice import NONE, Choice, Job, choose
 from srsjax.model.compute import Compute, compute_dtype
 from srsjax.model.float8 import check_float8
@@ -118,6 +118,8 @@ def open_session(
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
     frozen = found_by(config.optimizer.frozen, shapes, "optimizer.frozen")
+    if spec.lora_rank:
+        frozen |= found_by((lora.FROZEN,), shapes, "model.lora_rank")
     return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, compute, frozen)
 
 
@@ -188,6 +190,9 @@ def load_run(
         params = stored_params(folder)
     else:
         params = load_params(folder.checkpoints, step, target(session), folder.identity())
+    if spec.lora_rank:
+        session = open_session(config, replace(spec, lora_rank=0), devices, training=False)
+        params = jax.jit(lora.merged, out_shardings=session.shardings)(params)
     if quantize == "int8" or folder.compressed.exists():
         return with_params(session, quantized(params) if quantize == "int8" else params)
     return session, params
@@ -212,6 +217,8 @@ def for_scoring(session: Session, params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with the encoder's kernels in the compute dtype already: logits are the same bit for bit, no call has
     to cast them again, and in bfloat16 they take half the memory."""
     dtype = session.compute.dtype
+    if lora.has_adapters(params):  # sums are cast, not what they are made of
+        return dict(params)
     cast = {path for path, value in params.items() if CAST_WHEN_READ.match(path) and not isinstance(value, Quantized)}
     return {path: value.astype(dtype) if path in cast else value for path, value in params.items()}
 

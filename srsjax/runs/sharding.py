@@ -19,6 +19,9 @@ from srsjax.runs.rules import match
 # What of each parameter is divided over `fsdp` and `tensor` (Megatron-style: heads and feed-forward columns first,
 # rows second, so that one all-reduce closes each half of a layer). Kernels are [in, out]; qkv is [in, 3, out].
 SHARDING: list[tuple[str, Any]] = [
+    (r"^lora/.*/a$", P("fsdp", None)),
+    (r"^lora/.*/qkv/kernel/b$", P(None, None, "fsdp")),
+    (r"^lora/.*/b$", P(None, "fsdp")),
     (r"attention/qkv/kernel$", P("fsdp", None, "tensor")),
     (r"attention/qkv/bias$", P(None, "tensor")),
     (r"attention/out/kernel$", P("tensor", "fsdp")),

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.errors import InputError
-from srsjax.model import hf
+from srsjax.model import hf, lora
 from srsjax.model.bert import BertConfig
 from srsjax.model.features import table_path
 from srsjax.model.int8 import Quantized, from_flat
@@ -104,7 +104,7 @@ def stored_params(folder: RunFolder) -> dict[str, Any]:
     folder.verify()
     if folder.compressed.exists():
         return from_flat(load_file(folder.compressed))
-    return dict(load_params(folder.checkpoints, folder.best_step(), None, folder.identity()))
+    return lora.merged(load_params(folder.checkpoints, folder.best_step(), None, folder.identity()))
 
 
 def _same_head(before: ModelSpec, spec: ModelSpec) -> bool:

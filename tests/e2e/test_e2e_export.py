@@ -19,16 +19,17 @@ from srsjax.inference.scorer import Scorer
 TOWERS = ("--model.interaction", "towers", "--model.readout", "mean")
 
 
+LORA = ("--model.pretrained", "runs/ctr", "--model.lora_rank", 4, "--optimizer.learning_rate", 1e-2)
 RETRIEVAL = ("--schema.tasks.0.kind", "contrastive")
 
 
-@pytest.fixture(scope="module", params=["cross", "towers", "retrieval"])
+@pytest.fixture(scope="module", params=["cross", "towers", "retrieval", "lora"])
 def exported(request, trained, small, command):
     """Folder of an exported run, and its scorer."""
     run = "runs/ctr"
     if request.param != "cross":
         run, more = f"runs/{request.param}", RETRIEVAL if request.param == "retrieval" else ()
-        options = (*small, *TOWERS, *more, "--run_dir", run, "--max_steps", 20)
+        options = (*small, *(LORA if request.param == "lora" else TOWERS), *more, "--run_dir", run, "--max_steps", 20)
         done = command("train", "--config", "ctr.py", *options, cwd=trained)
         assert done.returncode == 0, done.stderr
     done = command("export", "--run", run, "--output", f"exported-{request.param}", cwd=trained)
@@ -76,7 +77,7 @@ def test_the_card_of_the_run_loads_it_in_each_library_that_can(exported, trained
     text = (trained / "runs" / {"cross": "ctr"}.get(run, run) / "README.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     libraries = [program.split()[1].partition(".")[0] for program in programs]
-    towers = folder.name != "exported-cross"
+    towers = folder.name in ("exported-towers", "exported-retrieval")
     assert libraries == [
         "srsjax",
         *(["sentence_transformers"] if towers else ["transformers", "sentence_transformers"]),
