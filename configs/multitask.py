@@ -3,8 +3,8 @@
     bash launch/local.sh train --config multitask.py
 
 The shop and the signals of `signals.py`, whose tasks share all but their heads. Here each task mixes two experts that
-all share with one of its own, and pulls equally hard at what is shared (`task_weights gradients`). Experts read the
-one vector of a cross-encoder. Results: configs/README.md.
+all share with one of its own, and pulls equally hard at what is shared (`task_weights gradients`). Results:
+configs/README.md.
 """
 
 from dataclasses import replace
@@ -16,5 +16,4 @@ from srsjax.config import TrainConfig
 
 def get_config() -> TrainConfig:
     base = read_config(str(Path(__file__).with_name("signals.py")))
-    experts = {"experts": 2, "task_experts": 1, "task_weights": "gradients"}
-    return replace(base, model=replace(base.model, interaction="cross", readout="pooled", **experts))
+    return replace(base, model=replace(base.model, experts=2, task_experts=1, task_weights="gradients"))

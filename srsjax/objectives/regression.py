@@ -46,6 +46,11 @@ class Regression(Objective):
         """0: the mean of the training labels."""
         return np.zeros(1, np.float32)
 
+    @property
+    def scale(self) -> float:
+        """1: outputs are in standard deviations of the label, and the first ones should not be ten of them away."""
+        return 1.0
+
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """The number, in the units of the label."""
         mean, deviation = self._scale()

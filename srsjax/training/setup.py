@@ -16,7 +16,6 @@ from srsjax.data.preparing.shared import shared_store
 from srsjax.data.preparing.statistics import Fitted
 from srsjax.data.store.arrays import Store
 from srsjax.data.store.tokenizer import load_tokenizer
-from srsjax.objectives import losses
 from srsjax.objectives.priors import prior_logits
 from srsjax.runs import optimizers
 from srsjax.runs.distillation import teacher_logits
@@ -89,7 +88,7 @@ def set_up(config: TrainConfig, console: Console, kept: Precision | None = None)
     step = CompiledAhead(jitted, *target)
     goals = session.objectives(config)
     weights = {"head/dense/bias": prior_logits(goals, store.split("train"))}
-    if losses.compares_batch(config.schema.tasks) and spec.product == "cosine":
+    if spec.interaction.reads_context and spec.product == "cosine":
         scales = [np.full(own.stop - own.start, made.scale, np.float32) for made, own in goals]
         weights["head/dense/kernel"] = np.tile(np.concatenate(scales), (spec.encoder.hidden_size, 1))
     if config.model.pretrained:

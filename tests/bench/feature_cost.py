@@ -58,8 +58,7 @@ def main() -> None:
 
     def config(signals: tuple[str, ...], combine: str) -> TrainConfig:
         made = with_signals(signals, (Task("click"),))
-        one = {"interaction": "cross", "readout": "pooled", "combine": combine}
-        model = replace(made.model, pretrained=os.environ["SRSJAX_MINILM"], **one)
+        model = replace(made.model, pretrained=os.environ["SRSJAX_MINILM"], combine=combine)
         return replace(made, model=model, batch=Batch(rows=16, tokens=128))
 
     plain = Arm(config((), "text"))

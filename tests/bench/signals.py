@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 ALL = ("ids", "numbers", "images")
+TOWERS = {"interaction": "towers", "readout": "mean"}
 VARIANTS = {
     "text": ((), False, {}),
     "+ ids": (ALL[:1], False, {}),
@@ -22,7 +23,12 @@ VARIANTS = {
     "+ images": (ALL, False, {}),
     "attention": (ALL, False, {"combine": "attention"}),
     "three tasks": (ALL, True, {}),
-    "cross-encoder": (ALL, False, {"interaction": "cross", "readout": "pooled"}),
+    "text, towers": ((), False, TOWERS),
+    "+ ids, towers": (ALL[:1], False, TOWERS),
+    "+ numbers, towers": (ALL[:2], False, TOWERS),
+    "+ images, towers": (ALL, False, TOWERS),
+    "attention, towers": (ALL, False, TOWERS | {"combine": "attention"}),
+    "three tasks, towers": (ALL, True, TOWERS),
 }
 """Signals, whether all tasks are trained, and what is another in the model."""
 CONFIG = """
