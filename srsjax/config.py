@@ -281,7 +281,7 @@ class Evaluate:
     order."""
     class_shares: dict[str, float] = field(default_factory=dict)
     """Shares that classes of multiclass tasks have where the model is used, if others than in the validation rows:
-    `{"oos": 0.2}` where every fifth question is out of scope. Those rows are weighed by it, and `auto` may give the
+    oos=0.2 where every fifth question is out of scope. Those rows are weighed by it, and `auto` may give the
     named classes an offset as well; metrics count rows as they are."""
     slices: tuple[str, ...] = ()
     """Features (Categorical of one value, or Numeric, not `private`) within whose categories and quarters the report

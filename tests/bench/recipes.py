@@ -68,7 +68,7 @@ RECIPES = {
         ("accuracy", "accuracy of the others", "recall of oos", "precision of oos"),
         (
             *("--data.log.files", f"{DATA}/clinc150/utterances.parquet"),
-            *("--evaluate.class_shares", '{"oos": 0.2}'),
+            *("--evaluate.class_shares", "oos=0.2"),
         ),
         apart="oos",
     ),
