@@ -5,8 +5,7 @@
 The shop of `ctr.py` where clicks also depend on what no text says (`srsjax.data.shop_signals`), written to
 `data/signals` by the run. A small BERT reads the texts; embeddings of the item's id, its price, image vector and the
 user's income are combined with what it read. A purchase is asked after a click (ESMM). For clicks alone the product of
-two vectors (`--model.interaction towers --model.readout mean`) is better here, for all three it is worse. Results:
-configs/README.md.
+two vectors (`multimodal.py`) is better here, for all three it is not. Results: configs/README.md.
 """
 
 from dataclasses import replace
