@@ -93,7 +93,7 @@ class Model:
     lora_rank: AtLeast0 = 0
     """Above 0, `pretrained` weights of the encoder stay as they are and each kernel of its layers gets two small
     matrices of this rank beside it (LoRA, Hu et al. 2021), which are trained with the head and the other features:
-    little optimizer state, and less to unlearn. Takes a larger learning rate, about 1e-3. Scoring and exports have the
+    little optimizer state, and less to unlearn. Learning rates of 1e-4 to 1e-3 are usual. Scoring and exports have the
     sums."""
     product: Literal["cosine", "bilinear"] = "cosine"
     """How the two vectors of `towers` meet: in a scaled product of vectors of length 1, or of the two mapped to one
@@ -281,8 +281,8 @@ class Evaluate:
     order."""
     class_shares: dict[str, float] = field(default_factory=dict)
     """Shares that classes of multiclass tasks have where the model is used, if others than in the validation rows:
-    oos=0.2 where every fifth question is out of scope. Those rows are weighed by it, and `auto` may give the
-    named classes an offset as well; metrics count rows as they are."""
+    oos=0.2 where every fifth question is out of scope. Those rows are weighed by it, and `auto` may give the named
+    classes an offset as well; metrics count rows as they are."""
     slices: tuple[str, ...] = ()
     """Features (Categorical of one value, or Numeric, not `private`) within whose categories and quarters the report
     measures the first task too, and the gaps between them; validation logs them without intervals
