@@ -12,6 +12,8 @@ import sklearn.metrics
 
 from srsjax.errors import InputError
 from srsjax.inference.scorer import Scorer
+from srsjax.runs.run_folder import RunFolder
+from srsjax.runs.warm_start import stored_params
 
 CONFIG = """
 from srsjax.config import *
@@ -228,6 +230,18 @@ def test_the_steps_of_retrieval_do_not_depend_on_the_devices(command, retrieval,
         losses.append([line["loss"] for line in lines if line["kind"] == "train"])
     assert len(losses[0]) == 4
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_towers_begin_near_the_mean_of_a_number(command, retrieval):
+    """Outputs are in standard deviations of the label: a cosine of 1 begins as one of them, a click's as a log-odds of
+    10."""
+    number = ("--schema.tasks.0.kind", "regression", "--schema.tasks.0.column", "request")
+    for kind, options, scale in (("number", number, 1), ("click", ("--schema.tasks.0.kind", "binary"), 10)):
+        options += ("--max_steps", "1", "--optimizer.learning_rate", "1e-9", "--run_dir", f"runs/first-{kind}")
+        done = command("train", "--config", "takes.py", *options, cwd=retrieval)
+        assert done.returncode == 0, done.stderr
+        kernel = stored_params(RunFolder(retrieval / f"runs/first-{kind}"))["head/dense/kernel"]
+        np.testing.assert_allclose(kernel, scale, atol=1e-5)
 
 
 def test_retrieval_needs_vectors_of_both_sides(command, retrieval):
