@@ -90,7 +90,7 @@ class Model:
     """Dropout of hidden states; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
     attention_dropout: DefaultOrShare = -1.0
     """Dropout of attention probabilities; -1 keeps the checkpoint's (0.1 for a fresh encoder)."""
-    lora_rank: AtLeast0 = 0
+    adapter_rank: AtLeast0 = 0
     """Above 0, `pretrained` weights of the encoder stay as they are and each kernel of its layers gets two small
     matrices of this rank beside it (LoRA, Hu et al. 2021), which are trained with the head and the other features:
     little optimizer state, and less to unlearn. Learning rates of 1e-4 to 1e-3 are usual. Scoring and exports have the

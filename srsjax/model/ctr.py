@@ -42,8 +42,8 @@ def init(spec: ModelSpec, key: jax.Array) -> Params:
     """
     state = nnx.state(ClickModel(spec, Compute(), nnx.Rngs(key)), nnx.Param)
     params = {"/".join(map(str, path)): param.get_value() for path, param in nnx.to_flat_state(state)}
-    if spec.lora_rank:
-        params |= lora.init(params, spec.lora_rank, jax.random.fold_in(key, 1))
+    if spec.adapter_rank:
+        params |= lora.init(params, spec.adapter_rank, jax.random.fold_in(key, 1))
     return params
 
 

@@ -57,8 +57,8 @@ class ModelSpec:
     """With which sizes."""
     product: str = "cosine"
     """Of the two vectors of towers: `model.product`."""
-    lora_rank: int = 0
-    """Of the adapters in training, `model.lora_rank`; a run is loaded without them."""
+    adapter_rank: int = 0
+    """Of the adapters in training, `model.adapter_rank`; a run is loaded without them."""
     experts: int = 0
     """Experts of a mixture for each task before the heads; 0 is one head for all."""
     task_experts: int = 0
@@ -124,7 +124,7 @@ class ModelSpec:
             head_dropout=model.head_dropout,
             combine=model.combine,
             product=model.product,
-            lora_rank=model.lora_rank,
+            adapter_rank=model.adapter_rank,
             experts=model.experts,
             task_experts=model.task_experts,
             expert_levels=model.expert_levels,

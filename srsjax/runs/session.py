@@ -118,8 +118,8 @@ def open_session(
     forward = partial(ctr.forward, graphdef)
     predict_step = jit_predict_step(forward, mesh, shardings)
     frozen = found_by(config.optimizer.frozen, shapes, "optimizer.frozen")
-    if spec.lora_rank:
-        frozen |= found_by((lora.FROZEN,), shapes, "model.lora_rank")
+    if spec.adapter_rank:
+        frozen |= found_by((lora.FROZEN,), shapes, "model.adapter_rank")
     return Session(mesh, spec, graphdef, forward, init, shapes, shardings, predict_step, attention, compute, frozen)
 
 
@@ -190,8 +190,8 @@ def load_run(
         params = stored_params(folder)
     else:
         params = load_params(folder.checkpoints, step, target(session), folder.identity())
-    if spec.lora_rank:
-        session = open_session(config, replace(spec, lora_rank=0), devices, training=False)
+    if spec.adapter_rank:
+        session = open_session(config, replace(spec, adapter_rank=0), devices, training=False)
         params = jax.jit(lora.merged, out_shardings=session.shardings)(params)
     if quantize == "int8" or folder.compressed.exists():
         return with_params(session, quantized(params) if quantize == "int8" else params)

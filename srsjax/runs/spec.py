@@ -38,10 +38,10 @@ def make_spec(config: TrainConfig, text: TextEncoder, manifest: dict | None = No
             else "schema: no feature that the model can read, expected Text, Categorical, Numeric or Vector "
             "features, not all of them training_only"
         )
-    if model.lora_rank and not (reads_text and model.pretrained):
+    if model.adapter_rank and not (reads_text and model.pretrained):
         raise InputError(
-            f"model.lora_rank: found {model.lora_rank} without {'model.pretrained' if reads_text else 'any text'}: "
-            "adapters change a pre-trained encoder"
+            f"model.adapter_rank: found {model.adapter_rank} without "
+            f"{'model.pretrained' if reads_text else 'any text'}: adapters change a pre-trained encoder"
         )
     if interaction.reads_context and not reads_text and len({feature.side for feature in features}) < 2:
         raise InputError("model.interaction: found towers, but the schema has features of one side alone")

@@ -19,7 +19,7 @@ from srsjax.inference.scorer import Scorer
 TOWERS = ("--model.interaction", "towers", "--model.readout", "mean")
 
 
-LORA = ("--model.pretrained", "runs/ctr", "--model.lora_rank", 4, "--optimizer.learning_rate", 1e-2)
+LORA = ("--model.pretrained", "runs/ctr", "--model.adapter_rank", 4, "--optimizer.learning_rate", 1e-2)
 RETRIEVAL = ("--schema.tasks.0.kind", "contrastive")
 
 

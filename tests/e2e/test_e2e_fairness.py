@@ -51,6 +51,7 @@ def gap(report: dict) -> float:
     return report["test_slices"]["country"]["gaps"]["recall"]["gap"][0]
 
 
+@pytest.mark.slow  # a minute
 def test_either_method_halves_the_gap_at_a_small_cost(command, folder):
     plain = trained(command, folder, "plain")
     assert gap(plain) > 0.2

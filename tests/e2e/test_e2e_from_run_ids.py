@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from srsjax.config import Mesh
 from srsjax.data.preparing.statistics import Fitted
@@ -42,6 +43,7 @@ def write_log(path, items: list[str], seed: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow  # a minute
 def test_a_run_of_ids_alone_is_trained_scored_and_trained_on(command, tmp_path, monkeypatch):
     for day, items in (("one", ["a", "b", "c", "d"]), ("two", ["d", "c", "new", "e", "a"])):
         write_log(tmp_path / f"{day}.csv", items, len(items))

@@ -31,6 +31,7 @@ def test_it_prints_memory_and_collectives_and_writes_no_run(trained, small, comm
     assert sorted(trained.rglob("*")) == before
 
 
+@pytest.mark.slow  # a minute
 def test_what_does_not_fit_is_said_and_auto_finds_what_does(trained, small, command):
     plan = ("plan", "--config", "ctr.py", *small, *ROWS, "--topology", "cpu:8", "--memory", 0.0007)
     done = command(*plan, cwd=trained)

@@ -1,4 +1,4 @@
-"""Adapters beside the encoder's kernels (`model.lora_rank`)."""
+"""Adapters beside the encoder's kernels (`model.adapter_rank`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srsjax.config import Mesh
 from srsjax.model import ctr, lora
 from srsjax.runs.sharding import put_batch
 
-LORA = replace(SMALL, lora_rank=4)
+LORA = replace(SMALL, adapter_rank=4)
 
 
 def run(p, steps=4):
