@@ -134,10 +134,9 @@ def forward_stored(
 
 def merge(graphdef: nnx.GraphDef, params: Params) -> ClickModel:
     """The model with its parameters, inside of a jitted function or out of one; adapters are added to their kernels."""
-    if lora.has_adapters(params):
-        params = lora.merged(params)
     leaves = [
-        (tuple(int(part) if part.isdigit() else part for part in path.split("/")), params[path]) for path in params
+        (tuple(int(part) if part.isdigit() else part for part in path.split("/")), array)
+        for path, array in lora.merged(params).items()
     ]
     return nnx.merge(graphdef, nnx.from_flat_state(leaves))
 

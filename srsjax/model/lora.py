@@ -47,8 +47,3 @@ def merged(params: Mapping[str, Any]) -> dict[str, Any]:
             change = params[path] @ b.reshape(len(b), math.prod(b.shape[1:]))
             made[kernel] = made[kernel] + np.float32(SCALE) * change.reshape(made[kernel].shape)
     return made
-
-
-def has_adapters(params: Mapping[str, Any]) -> bool:
-    """Whether any parameter is an adapter's."""
-    return any(path.startswith("lora/") for path in params)

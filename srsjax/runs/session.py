@@ -108,8 +108,7 @@ def open_session(
     if config.model.dtype == "float8":
         check_float8(mesh.devices.flat[0])
     init = partial(ctr.init, spec)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = parameter_shardings(mesh, shapes)
+    shapes, shardings = _places(spec, mesh)
     attention = NONE
     if spec.reads_text:
         attention = choose(config.model.attention, attention_job(config, spec, mesh, training))
@@ -142,9 +141,18 @@ def attention_job(config: TrainConfig, spec: ModelSpec, mesh: jax.sharding.Mesh,
 
 def target(session: Session) -> dict[str, jax.ShapeDtypeStruct]:
     """What a restored parameter must be: shape, dtype and sharding."""
+    return _target(session.shapes, session.shardings)
+
+
+def _places(spec: ModelSpec, mesh: jax.sharding.Mesh):
+    """Shape and sharding of every parameter, by path."""
+    shapes = jax.eval_shape(partial(ctr.init, spec), jax.random.key(0))
+    return shapes, parameter_shardings(mesh, shapes)
+
+
+def _target(shapes: Mapping[str, Any], shardings: Mapping[str, NamedSharding]) -> dict[str, jax.ShapeDtypeStruct]:
     return {
-        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=session.shardings[path])
-        for path, shape in session.shapes.items()
+        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shardings[path]) for path, shape in shapes.items()
     }
 
 
@@ -185,14 +193,13 @@ def load_run(
     kept = kept_precision(folder, resuming=False)
     config = choose_precision(config.model, spec.encoder, kept, training=False).apply(config)
     check_room(config, spec, training=False)
-    session = open_session(config, spec, devices, training=False)
+    session = open_session(config, replace(spec, adapter_rank=0), devices, training=False)
     if folder.compressed.exists():
         params = stored_params(folder)
     else:
-        params = load_params(folder.checkpoints, step, target(session), folder.identity())
-    if spec.adapter_rank:
-        session = open_session(config, replace(spec, adapter_rank=0), devices, training=False)
-        params = jax.jit(lora.merged, out_shardings=session.shardings)(params)
+        params = load_params(folder.checkpoints, step, _target(*_places(spec, session.mesh)), folder.identity())
+        if spec.adapter_rank:
+            params = jax.jit(lora.merged, out_shardings=session.shardings)(params)
     if quantize == "int8" or folder.compressed.exists():
         return with_params(session, quantized(params) if quantize == "int8" else params)
     return session, params
@@ -217,8 +224,6 @@ def for_scoring(session: Session, params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with the encoder's kernels in the compute dtype already: logits are the same bit for bit, no call has
     to cast them again, and in bfloat16 they take half the memory."""
     dtype = session.compute.dtype
-    if lora.has_adapters(params):  # sums are cast, not what they are made of
-        return dict(params)
     cast = {path for path, value in params.items() if CAST_WHEN_READ.match(path) and not isinstance(value, Quantized)}
     return {path: value.astype(dtype) if path in cast else value for path, value in params.items()}
 
